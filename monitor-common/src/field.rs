@@ -1,0 +1,197 @@
+//! The kernel struct fields the programs read. The daemon resolves each against the running
+//! kernel's BTF and hands the offsets over as one frozen read-only global; an accessor answers
+//! `None` for a field that this kernel does not have.
+
+/// Offset of a field this kernel does not have.
+pub const MISSING: u32 = u32::MAX;
+
+macro_rules! fields {
+    ($($(#[$m:meta])* $variant:ident = [$($name:literal),+ $(,)?] $need:ident),+ $(,)?) => {
+        /// A kernel field (or the size of a struct, or the value of an enumerator).
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Field { $($(#[$m])* $variant),+ }
+
+        /// How a field is found: `struct.member.member`, `sizeof struct`, or
+        /// `enum NAME.ENUMERATOR`; the first spelling that the kernel has counts.
+        pub struct Spec {
+            /// The field.
+            pub field: Field,
+            /// Spellings over kernel versions.
+            pub names: &'static [&'static str],
+            /// Without it nothing works.
+            pub required: bool,
+        }
+
+        /// All of them, indexed by `Field as usize`.
+        pub const FIELDS: &[Spec] = &[
+            $(Spec { field: Field::$variant, names: &[$($name),+], required: fields!(@ $need) }),+
+        ];
+    };
+    (@ required) => { true };
+    (@ optional) => { false };
+}
+
+fields! {
+    /// Thread group id.
+    TaskTgid = ["task_struct.tgid"] required,
+    /// Thread id.
+    TaskPid = ["task_struct.pid"] required,
+    /// Start time incl. suspend, ns (renamed in 5.5).
+    TaskStart = ["task_struct.start_boottime", "task_struct.real_start_time"] required,
+    /// Parent that is waited on by.
+    TaskRealParent = ["task_struct.real_parent"] required,
+    /// Leader of the thread group.
+    TaskGroupLeader = ["task_struct.group_leader"] required,
+    /// Address space.
+    TaskMm = ["task_struct.mm"] required,
+    /// Descriptor table.
+    TaskFiles = ["task_struct.files"] required,
+    /// Root and working directory.
+    TaskFs = ["task_struct.fs"] required,
+    /// Shared by the threads of a group.
+    TaskSignal = ["task_struct.signal"] required,
+    /// Its cgroups.
+    TaskCgroups = ["task_struct.cgroups"] required,
+    /// Credentials.
+    TaskCred = ["task_struct.cred"] required,
+    /// Wait status.
+    TaskExitCode = ["task_struct.exit_code"] required,
+    /// Name.
+    TaskComm = ["task_struct.comm"] required,
+    /// Threads not yet dead.
+    SignalLive = ["signal_struct.live"] required,
+    /// Argument block.
+    MmArgStart = ["mm_struct.arg_start"] required,
+    /// Its end.
+    MmArgEnd = ["mm_struct.arg_end"] required,
+    /// Code segment.
+    MmStartCode = ["mm_struct.start_code"] required,
+    /// Its end.
+    MmEndCode = ["mm_struct.end_code"] required,
+    /// Data segment.
+    MmStartData = ["mm_struct.start_data"] required,
+    /// Its end.
+    MmEndData = ["mm_struct.end_data"] required,
+    /// Real uid.
+    CredUid = ["cred.uid"] required,
+    /// Current table.
+    FilesFdt = ["files_struct.fdt"] required,
+    /// Array of files.
+    FdtableFd = ["fdtable.fd"] required,
+    /// Its length.
+    FdtableMax = ["fdtable.max_fds"] required,
+    /// Root directory.
+    FsRoot = ["fs_struct.root"] required,
+    /// Inode of an open file.
+    FileInode = ["file.f_inode"] required,
+    /// Mode bits of an open file.
+    FileMode = ["file.f_mode"] required,
+    /// Flags of an open file.
+    FileFlags = ["file.f_flags"] required,
+    /// Its path (an anonymous union since 6.16).
+    FilePath = ["file.f_path", "file.__f_path"] required,
+    /// The socket of a socket file.
+    FilePrivate = ["file.private_data"] required,
+    /// Directory entry of a path.
+    PathDentry = ["path.dentry"] required,
+    /// Mount of a path.
+    PathMnt = ["path.mnt"] required,
+    /// Superblock of a mount.
+    VfsmountSb = ["vfsmount.mnt_sb"] required,
+    /// Parent entry.
+    DentryParent = ["dentry.d_parent"] required,
+    /// Name, pointer.
+    DentryName = ["dentry.d_name.name", "dentry.__d_name.name"] required,
+    /// Inode of an entry.
+    DentryInode = ["dentry.d_inode"] required,
+    /// File type and permissions.
+    InodeMode = ["inode.i_mode"] required,
+    /// Number.
+    InodeNumber = ["inode.i_ino"] required,
+    /// Superblock.
+    InodeSb = ["inode.i_sb"] required,
+    /// Size in bytes.
+    InodeSize = ["inode.i_size"] required,
+    /// Links.
+    InodeLinks = ["inode.i_nlink", "inode.__i_nlink"] required,
+    /// Size of struct inode: overlayfs keeps the upper dentry right behind it.
+    InodeSizeOf = ["sizeof inode"] required,
+    /// Device.
+    SbDev = ["super_block.s_dev"] required,
+    /// Magic.
+    SbMagic = ["super_block.s_magic"] required,
+    /// Protocol state.
+    SocketSk = ["socket.sk"] required,
+    /// Address family.
+    SockFamily = ["sock.__sk_common.skc_family"] required,
+    /// TCP state.
+    SockState = ["sock.__sk_common.skc_state"] required,
+    /// Peer port, network order.
+    SockDport = ["sock.__sk_common.skc_dport"] required,
+    /// Local port, host order.
+    SockNum = ["sock.__sk_common.skc_num"] required,
+    /// Peer IPv4 address.
+    SockDaddr = ["sock.__sk_common.skc_daddr"] required,
+    /// Peer IPv6 address.
+    SockV6Daddr = ["sock.__sk_common.skc_v6_daddr"] optional,
+    /// Cookie, 0 until somebody asked for it.
+    SockCookie = ["sock.__sk_common.skc_cookie"] required,
+    /// SOCK_STREAM, …
+    SockType = ["sock.sk_type"] optional,
+    /// IPPROTO_*.
+    SockProtocol = ["sock.sk_protocol"] required,
+    /// Other end of an AF_UNIX socket.
+    UnixPeer = ["unix_sock.peer"] optional,
+    /// Bound name.
+    UnixAddr = ["unix_sock.addr"] optional,
+    /// Bound path.
+    UnixPath = ["unix_sock.path"] optional,
+    /// The sockaddr of a bound name.
+    UnixAddressName = ["unix_address.name"] optional,
+    /// Executable being started.
+    BprmFile = ["linux_binprm.file"] required,
+    /// Name it was invoked by.
+    BprmFilename = ["linux_binprm.filename"] required,
+    /// v1 controllers.
+    CssSetSubsys = ["css_set.subsys"] required,
+    /// Unified cgroup.
+    CssSetDefault = ["css_set.dfl_cgrp"] required,
+    /// Cgroup of a controller state.
+    CssCgroup = ["cgroup_subsys_state.cgroup"] required,
+    /// Parent controller state.
+    CssParent = ["cgroup_subsys_state.parent"] required,
+    /// Controller state of a cgroup itself.
+    CgroupSelf = ["cgroup.self"] required,
+    /// kernfs node.
+    CgroupKn = ["cgroup.kn"] required,
+    /// Hierarchy.
+    CgroupRoot = ["cgroup.root"] required,
+    /// Number of the hierarchy as in /proc/PID/cgroup.
+    CgroupRootHierarchy = ["cgroup_root.hierarchy_id"] required,
+    /// 64-bit id (a union before 5.5).
+    KernfsId = ["kernfs_node.id"] required,
+    /// Name of the cgroup's directory.
+    KernfsName = ["kernfs_node.name"] required,
+    /// First system call argument of a task (x86-64).
+    RegsFirstArg = ["pt_regs.di", "user_pt_regs.regs"] optional,
+    /// Index of the pids controller in css_set.subsys.
+    SubsysPids = ["enum cgroup_subsys_id.pids_cgrp_id"] optional,
+    /// Index of the memory controller.
+    SubsysMemory = ["enum cgroup_subsys_id.memory_cgrp_id"] optional,
+    /// Index of the cpu controller.
+    SubsysCpu = ["enum cgroup_subsys_id.cpu_cgrp_id"] optional,
+}
+
+/// Number of fields.
+pub const COUNT: usize = FIELDS.len();
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_table_is_in_the_order_of_the_enum() {
+        for (i, spec) in super::FIELDS.iter().enumerate() {
+            assert_eq!(spec.field as usize, i);
+        }
+    }
+}

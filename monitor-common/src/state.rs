@@ -1,0 +1,240 @@
+//! Map keys and values of the reflex: tasks, pipes, inodes, sockets.
+
+use crate::header::Header;
+use crate::net::Peer;
+use bytemuck::{Pod, Zeroable};
+
+/// The container id of the host itself.
+pub const HOST: u64 = 1;
+
+/// [`Task::flags`]: connected or sent to an inet address in this program's life.
+pub const TASK_NET_OUT: u32 = 1 << 0;
+/// Reads bytes that came from the network through a pipe or a file.
+pub const TASK_TAINTED: u32 = 1 << 1;
+/// The program is a shell.
+pub const TASK_SHELL: u32 = 1 << 2;
+/// The program is another interpreter (Python, Perl, …).
+pub const TASK_INTERPRETER: u32 = 1 << 3;
+/// The program, or an ancestor, is a package manager out of the image.
+pub const TASK_PACKAGE_MANAGER: u32 = 1 << 4;
+/// The executable is not from the image: overlay upper layer, volume, tmpfs, memfd.
+pub const TASK_DRIFT: u32 = 1 << 5;
+/// The executable's bytes came from the network.
+pub const TASK_EXE_TAINTED: u32 = 1 << 6;
+/// Takes program text from standard input.
+pub const TASK_READS_STDIN: u32 = 1 << 7;
+/// A child shell that takes commands from a pipe or socket pair of this process is alive or was.
+pub const TASK_FEEDS_SHELL: u32 = 1 << 8;
+/// Has an outbound inet socket on descriptor 0.
+pub const TASK_STDIN_INET: u32 = 1 << 9;
+/// Has an outbound inet socket on descriptor 1 or 2.
+pub const TASK_STDOUT_INET: u32 = 1 << 10;
+/// Was started from outside the container (the runtime's exec, or its first process).
+pub const TASK_ENTERED: u32 = 1 << 11;
+/// Serves inbound sessions by design (sshd, inetd, …) out of the image.
+pub const TASK_SESSION_SERVER: u32 = 1 << 12;
+
+/// (device, inode number) of a file, pipe or FIFO.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct InodeKey {
+    /// Inode number.
+    pub ino: u64,
+    /// Device, kernel encoding.
+    pub dev: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<InodeKey>() == 16);
+
+/// Where tainted bytes came from.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Origin {
+    /// Process that had the connection.
+    pub tgid: u32,
+    /// Rewrites between the connection and here (0 = written by the downloader itself).
+    pub hops: u32,
+    /// Its start, ns since boot.
+    pub start_ns: u64,
+    /// Address it was connected to last.
+    pub peer: Peer,
+    /// When the taint was set, ns since boot.
+    pub time_ns: u64,
+}
+const _: () = assert!(size_of::<Origin>() == 48);
+
+/// Value of the `INODES` map: a file whose bytes came from the network.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Taint {
+    /// From where.
+    pub origin: Origin,
+    /// Container of the writer.
+    pub container: u64,
+}
+const _: () = assert!(size_of::<Taint>() == 56);
+
+/// Files a task has opened for writing that are remembered until it connects.
+pub const WRITES: usize = 4;
+
+/// Value of the `TASKS` map, keyed by tgid.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Task {
+    /// Start of the process, ns since boot.
+    pub start_ns: u64,
+    /// Container root cgroup id, or [`HOST`].
+    pub container: u64,
+    /// `TASK_*`.
+    pub flags: u32,
+    /// Parent's tgid at fork.
+    pub parent_tgid: u32,
+    /// Standard input if it is a pipe (else `ino` 0).
+    pub stdin: InodeKey,
+    /// Standard output if it is a pipe or regular file (else `ino` 0).
+    pub stdout: InodeKey,
+    /// Last FIFO opened for writing besides standard output (else `ino` 0).
+    pub fifo_out: InodeKey,
+    /// Ring of files opened for writing before a connection.
+    pub writes: [InodeKey; WRITES],
+    /// Next slot in `writes`.
+    pub write_next: u32,
+    /// Hash of the script operand's last name component, 0 if none.
+    pub script: u32,
+    /// Origin of the task's taint or, for `TASK_NET_OUT`, its own last peer.
+    pub origin: Origin,
+    /// Last inode reported for this task, so that it is reported once.
+    pub last_open: InodeKey,
+}
+const _: () = assert!(size_of::<Task>() == 24 + 48 + 64 + 8 + 48 + 16);
+
+/// Value of the `PIPES` map, keyed by [`InodeKey`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Pipe {
+    /// Reader known by exec or FIFO open, 0 if none.
+    pub reader: u32,
+    /// Writer known by exec or FIFO open, 0 if none.
+    pub writer: u32,
+    /// The reader takes program text from this pipe: its tgid, else 0.
+    pub shell: u32,
+    /// 1 once bytes from the network may be in it.
+    pub tainted: u32,
+    /// Order barrier: bumped with an atomic add between a mark and the check of the other end.
+    pub barrier: u64,
+    /// Standard output of the reader when that is a pipe.
+    pub down: InodeKey,
+    /// From where, if tainted.
+    pub origin: Origin,
+}
+const _: () = assert!(size_of::<Pipe>() == 24 + 16 + 48);
+
+/// Value of the `SOCKETS` map, keyed by socket cookie: an inet socket a watched process connected.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Socket {
+    /// Who connected it.
+    pub tgid: u32,
+    /// Payload segments seen outwards.
+    pub sent: u16,
+    /// And inwards.
+    pub received: u16,
+    /// Start of that process.
+    pub start_ns: u64,
+    /// Its container.
+    pub container: u64,
+    /// Where to.
+    pub peer: Peer,
+    /// Real uid.
+    pub uid: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<Socket>() == 56);
+
+/// A program's content as far as the kernel can tell at exec without reading it: file size and the
+/// extents of its code and data segments. A copy under another name has the same.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct Fingerprint {
+    /// File size, bytes.
+    pub size: u64,
+    /// `mm->end_code - mm->start_code`.
+    pub code: u64,
+    /// `mm->end_data - mm->start_data`.
+    pub data: u64,
+}
+const _: () = assert!(size_of::<Fingerprint>() == 24);
+
+/// Class bits of a program name or fingerprint (`CLASSES`, `FINGERPRINTS`).
+pub const CLASS_SHELL: u32 = 1 << 0;
+/// Another interpreter.
+pub const CLASS_INTERPRETER: u32 = 1 << 1;
+/// A package manager.
+pub const CLASS_PACKAGE_MANAGER: u32 = 1 << 2;
+/// A multi-call binary: the applet (argv\[0\], or argv\[1\]) decides.
+pub const CLASS_MULTICALL: u32 = 1 << 3;
+/// `-c` introduces program text (shells, Python).
+pub const CLASS_FLAG_C: u32 = 1 << 4;
+/// `-e` introduces program text (Perl, Ruby, Node, Lua).
+pub const CLASS_FLAG_E: u32 = 1 << 5;
+/// `-r` introduces program text (PHP).
+pub const CLASS_FLAG_R: u32 = 1 << 6;
+/// sshd, inetd and their like.
+pub const CLASS_SESSION_SERVER: u32 = 1 << 7;
+
+/// A cgroup came (`gone == 0`) or went.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct CgroupChange {
+    /// Common header; `container` is the cgroup's own id.
+    pub header: Header,
+    /// Id of the parent cgroup.
+    pub parent: u64,
+    /// 1 = removed.
+    pub gone: u32,
+    /// Hierarchy id (0 = the unified one).
+    pub hierarchy: u32,
+    /// Path in the hierarchy, NUL-padded.
+    pub path: [u8; 256],
+}
+const _: () = assert!(size_of::<CgroupChange>() == 64 + 16 + 256);
+
+/// Key of the `LOSS` map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct LossKey {
+    /// Container the lost record was about.
+    pub container: u64,
+    /// [`crate::header::Kind`] as integer.
+    pub kind: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<LossKey>() == 16);
+
+/// Key of the `ERRORS` map: a handler failed on something it should have been able to read.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct ErrorKey {
+    /// Index into the daemon's table of hooks.
+    pub probe: u32,
+    /// Source line.
+    pub line: u32,
+}
+
+/// Value of the one-entry `CONFIG` map: what may change while the programs run.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Config {
+    /// Policy of a container that the daemon has not confirmed yet.
+    pub default_enforce: u32,
+    /// 1: watch the host's own processes too.
+    pub watch_host: u32,
+    /// The daemon's own tgid: never acted upon.
+    pub self_tgid: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<Config>() == 16);
