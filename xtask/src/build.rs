@@ -36,7 +36,7 @@ pub fn object(toolchain: &Toolchain) -> Result<PathBuf> {
     if !ebpf_dir.join("Cargo.toml").exists() {
         bail!("no eBPF crate in {}", ebpf_dir.display());
     }
-    run(inner_cargo(toolchain, &versions)
+    run(inner_cargo(toolchain)
         .args(["build", "--locked", "--release"])
         .args(target_flags(&versions)))
     .context("build the eBPF half")?;
@@ -79,7 +79,7 @@ pub fn target_flags(versions: &Versions) -> [String; 4] {
 
 /// A cargo for the eBPF workspace. Unstable flags are switched on for this one process only: through
 /// the whole build they would change what build scripts that probe for nightly do.
-pub fn inner_cargo(toolchain: &Toolchain, versions: &Versions) -> Command {
+pub fn inner_cargo(toolchain: &Toolchain) -> Command {
     let mut command = match toolchain {
         Toolchain::Nightly(_) => {
             let mut command = Command::new("rustup");

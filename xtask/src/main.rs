@@ -1,9 +1,11 @@
 //! Build, test and benchmark commands: `cargo xtask …`.
 
 mod build;
+mod check;
 mod process;
 mod run;
 mod setup;
+mod test;
 mod workspace;
 
 use anyhow::Result;
@@ -35,6 +37,10 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Run the unit tests and, as root, the privileged tests and the scenarios.
+    Test(test::Options),
+    /// Check formatting, lints, dependencies, licences and generated files.
+    Check,
 }
 
 fn main() -> ExitCode {
@@ -63,6 +69,8 @@ fn dispatch(task: Task) -> Result<ExitCode> {
             println!("{}", daemon.display());
         }
         Task::Run { arguments } => run::run(&arguments)?,
+        Task::Test(options) => return test::run_tests(&options),
+        Task::Check => check::check()?,
     }
     Ok(ExitCode::SUCCESS)
 }
