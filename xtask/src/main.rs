@@ -1,2 +1,76 @@
-//! Build, test and benchmark commands.
-fn main() {}
+//! Build, test and benchmark commands: `cargo xtask …`.
+
+mod build;
+mod check;
+mod process;
+mod run;
+mod setup;
+mod test;
+mod workspace;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use process::Failure;
+use std::process::ExitCode;
+
+/// Bulkhead's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building and testing need; does nothing when nothing is missing.
+    Setup,
+    /// Build the eBPF object and the daemon that embeds it.
+    Build {
+        /// Optimised, as shipped and measured.
+        #[arg(long)]
+        release: bool,
+    },
+    /// Set up, build, and run the monitor on this terminal.
+    Run {
+        /// Passed on to `bulkhead run`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run the unit tests and, as root, the privileged tests and the scenarios.
+    Test(test::Options),
+    /// Check formatting, lints, dependencies, licences and generated files.
+    Check,
+}
+
+fn main() -> ExitCode {
+    match dispatch(Arguments::parse().command) {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            let status = error
+                .downcast_ref::<Failure>()
+                .map_or(1, |failure| failure.status);
+            ExitCode::from(status)
+        }
+    }
+}
+
+fn dispatch(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Setup => setup::run(setup::Purpose::Test).map(drop)?,
+        Task::Build { release } => {
+            let profile = if release {
+                build::Profile::Release
+            } else {
+                build::Profile::Dev
+            };
+            let daemon = build::all(profile)?;
+            println!("{}", daemon.display());
+        }
+        Task::Run { arguments } => run::run(&arguments)?,
+        Task::Test(options) => return test::run_tests(&options),
+        Task::Check => check::check()?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
