@@ -3,33 +3,60 @@
 use crate::kernel::task::Task;
 use crate::maps::{ERRORS, EVENTS, LOSS, SEQUENCE, VERDICTS};
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns};
+use aya_ebpf::btf_maps::PerCpuArray;
+use aya_ebpf::macros::btf_map;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use monitor_common::ABI_VERSION;
 use monitor_common::header::{Header, Kind, Reason, Rung, Verdict};
 use monitor_common::state::{ErrorKey, LossKey};
 
 /// What a handler found, besides the fact.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Judgement {
-    pub reason: Reason,
-    pub verdict: Verdict,
-    pub rung: Rung,
-    pub peer_tgid: u32,
+    /// Reason, verdict and rung, a byte each from the lowest.
+    word: u32,
+    peer_tgid: u32,
 }
+
+#[btf_map]
+static OPAQUE: PerCpuArray<Judgement, 1> = PerCpuArray::new();
 
 impl Judgement {
     /// Nothing special.
-    pub const NOTHING: Self = Self {
-        reason: Reason::None,
-        verdict: Verdict::Observed,
-        rung: Rung::None,
-        peer_tgid: 0,
-    };
+    pub const NOTHING: Self = Self { word: 0, peer_tgid: 0 };
 
     /// A reason, not acted on.
+    #[inline(always)]
     pub const fn told(reason: Reason, peer_tgid: u32) -> Self {
-        Self { reason, verdict: Verdict::Observed, rung: Rung::None, peer_tgid }
+        Self { word: reason as u32, peer_tgid }
     }
+
+    /// A reason that was acted on.
+    #[inline(always)]
+    pub const fn acted(self, verdict: Verdict, rung: Rung) -> Self {
+        Self { word: self.word | (verdict as u32) << 8 | (rung as u32) << 16, peer_tgid: self.peer_tgid }
+    }
+
+    /// Was the act refused?
+    #[inline(always)]
+    pub const fn denied(&self) -> bool {
+        (self.word >> 8) & 0xff == Verdict::Denied as u32
+    }
+}
+
+/// A copy that the verifier knows nothing of. Writing a record tests the judgement's fields; each
+/// combination of known values that reaches it would be walked on its own.
+#[inline(always)]
+pub fn opaque(judgement: &Judgement) -> Judgement {
+    let Some(slot) = OPAQUE.get_ptr_mut(0) else { return Judgement::NOTHING };
+    // SAFETY: this CPU's slot, written and read at once.
+    let (word, peer_tgid) = unsafe {
+        (&raw mut (*slot).word).write_volatile(judgement.word);
+        (&raw mut (*slot).peer_tgid).write_volatile(judgement.peer_tgid);
+        ((&raw const (*slot).word).read_volatile(), (&raw const (*slot).peer_tgid).read_volatile())
+    };
+    Judgement { word, peer_tgid }
 }
 
 /// Who the record is about.
@@ -72,7 +99,7 @@ pub fn begin<T: 'static>(
     time_ns: u64,
 ) -> Option<RingBufEntry<T>> {
     let sequence = next();
-    let entry = if judgement.reason as u8 != Reason::None as u8 {
+    let entry = if judgement.word & 0xff != 0 {
         VERDICTS.reserve_untyped::<T>(0)
     } else {
         EVENTS.reserve_untyped::<T>(0)
@@ -95,9 +122,9 @@ pub fn begin<T: 'static>(
         (*header).container = subject.container;
         (*header).cpu = bpf_get_smp_processor_id() as u32;
         (*header).uid = subject.uid;
-        (*header).verdict = judgement.verdict as u8;
-        (*header).reason = judgement.reason as u8;
-        (*header).rung = judgement.rung as u8;
+        (*header).reason = judgement.word as u8;
+        (*header).verdict = (judgement.word >> 8) as u8;
+        (*header).rung = (judgement.word >> 16) as u8;
         (*header).reserved = 0;
         (*header).peer_tgid = judgement.peer_tgid;
     }

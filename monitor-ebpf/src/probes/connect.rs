@@ -12,7 +12,7 @@ use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::macros::{btf_tracepoint, cgroup_sock_addr};
 use aya_ebpf::programs::{BtfTracePointContext, SockAddrContext};
-use monitor_common::header::{Kind, Reason, Rung, Verdict};
+use monitor_common::header::{Kind, Reason, Rung};
 use monitor_common::net::{Connect, OP_CONNECT, OP_LISTEN, OP_SENDTO, Peer};
 use monitor_common::state::{self, HOST, Socket, TASK_FEEDS_SHELL, TASK_NET_OUT, TASK_PACKAGE_MANAGER};
 
@@ -115,7 +115,7 @@ fn try_outbound(ctx: &SockAddrContext, family: u16, op: u32) -> Option<i32> {
     let (judgement, sink) = judge(entry, tgid, &peer, time_ns);
     let subject = Subject::of(task, entry.container);
     emit(&subject, &judgement, time_ns, entry, &peer, cookie, op, sink, task);
-    if judgement.verdict as u8 == Verdict::Denied as u8 {
+    if judgement.denied() {
         let _ = SOCKETS.remove(&cookie);
         return Some(DENY);
     }

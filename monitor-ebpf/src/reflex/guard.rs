@@ -25,13 +25,10 @@ pub fn enforced(container: u64, tgid: u32, reason: Reason) -> bool {
 /// Kills the running task's process if the policy says so: it does not return to user space.
 #[inline(always)]
 pub fn kill(container: u64, tgid: u32, reason: Reason, peer_tgid: u32) -> Judgement {
-    let mut judgement = Judgement::told(reason, peer_tgid);
-    if enforced(container, tgid, reason) {
-        // SAFETY: acts on the current task only.
-        if unsafe { bpf_send_signal(SIGKILL) } == 0 {
-            judgement.verdict = Verdict::Killed;
-            judgement.rung = Rung::Signal;
-        }
+    let judgement = Judgement::told(reason, peer_tgid);
+    // SAFETY: acts on the current task only.
+    if enforced(container, tgid, reason) && unsafe { bpf_send_signal(SIGKILL) } == 0 {
+        return judgement.acted(Verdict::Killed, Rung::Signal);
     }
     judgement
 }
@@ -39,10 +36,6 @@ pub fn kill(container: u64, tgid: u32, reason: Reason, peer_tgid: u32) -> Judgem
 /// For hooks that can refuse: EPERM on `rung` if the policy says so.
 #[inline(always)]
 pub fn deny(container: u64, tgid: u32, reason: Reason, peer_tgid: u32, rung: Rung) -> Judgement {
-    let mut judgement = Judgement::told(reason, peer_tgid);
-    if enforced(container, tgid, reason) {
-        judgement.verdict = Verdict::Denied;
-        judgement.rung = rung;
-    }
-    judgement
+    let judgement = Judgement::told(reason, peer_tgid);
+    if enforced(container, tgid, reason) { judgement.acted(Verdict::Denied, rung) } else { judgement }
 }
