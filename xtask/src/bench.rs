@@ -17,12 +17,16 @@ use crate::build::{self, Profile};
 use crate::process::{Failure, is_root};
 use crate::setup::{self, Purpose};
 use crate::workspace;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use container::Container;
 use daemon::Daemon;
 use report::{Report, Workload};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use worker::Place;
 
 /// How to measure.
@@ -46,8 +50,10 @@ pub fn run(options: &Options) -> Result<()> {
             "the benchmark loads eBPF programs and makes cgroups: run `sudo -E env \"PATH=$PATH\" cargo xtask bench`",
         ));
     }
+    refuse_beside_another()?;
     build::object(&setup::run(Purpose::Build)?)?;
-    let bench = Bench { daemon: build::daemon(Profile::Release)?, scratch: Scratch::new()? };
+    let daemon = build::daemon(Profile::Release)?;
+    let bench = Bench { daemon, interrupted: catch_signals()?, scratch: Scratch::new()? };
     let mut report = Report::new(machine::describe(), options.rounds);
     for round in 1..=options.rounds {
         eprintln!("bench: round {round} of {}", options.rounds);
@@ -73,6 +79,33 @@ pub fn run(options: &Options) -> Result<()> {
 struct Bench {
     daemon: PathBuf,
     scratch: Scratch,
+    /// Set by SIGINT and SIGTERM: the run then ends as after a failure, taking its daemon, its cgroups and
+    /// the kernel's statistics switch with it.
+    interrupted: Arc<AtomicBool>,
+}
+
+/// A monitor that already runs would be in both columns.
+fn refuse_beside_another() -> Result<()> {
+    for entry in fs::read_dir("/proc").context("list /proc")?.flatten() {
+        let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        if name.trim_end() == "bulkhead" {
+            let pid = entry.file_name();
+            bail!("a monitor already runs (pid {}): stop it first", pid.to_string_lossy());
+        }
+    }
+    Ok(())
+}
+
+/// Catches the signals that end a run early. A second one ends the process at once.
+fn catch_signals() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        let end_status = 128 + signal;
+        flag::register_conditional_shutdown(signal, end_status, Arc::clone(&flag))
+            .and_then(|_| flag::register(signal, Arc::clone(&flag)))
+            .context("catch signals")?;
+    }
+    Ok(flag)
 }
 
 impl Bench {
@@ -91,10 +124,17 @@ impl Bench {
         // A fresh container each time, made while the daemon watches, as an engine makes them.
         let container = Container::make()?;
         for workload in Workload::ALL {
-            let place = if workload.contained { Place::Container(&container) } else { Place::Host };
-            note(workload, worker::measure(workload.work, place, &self.scratch.0)?);
+            note(workload, self.measure(workload, &container)?);
         }
         container.remove()
+    }
+
+    fn measure(&self, workload: Workload, container: &Container) -> Result<f64> {
+        if self.interrupted.load(Ordering::Relaxed) {
+            bail!("interrupted");
+        }
+        let place = if workload.contained { Place::Container(container) } else { Place::Host };
+        worker::measure(workload.work, place, &self.scratch.0)
     }
 
     fn kernel_time(&self, report: &mut Report) -> Result<()> {
@@ -104,8 +144,7 @@ impl Bench {
         let container = Container::make()?;
         for workload in Workload::ALL {
             let before = kernel_time::programs()?;
-            let place = if workload.contained { Place::Container(&container) } else { Place::Host };
-            worker::measure(workload.work, place, &self.scratch.0)?;
+            self.measure(workload, &container)?;
             let after = kernel_time::programs()?;
             let operations = workload.work.operations_with_warm_up();
             report.programs(workload, kernel_time::spent(&foreign, &before, &after, operations));
