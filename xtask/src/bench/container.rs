@@ -42,20 +42,29 @@ impl Container {
 
     /// Removes the cgroups. A process that has just ended may still be counted in for a moment.
     pub fn remove(mut self) -> Result<()> {
-        for folder in std::mem::take(&mut self.folders).iter().chain(&std::mem::take(&mut self.parents)) {
-            remove_folder(folder).with_context(|| format!("remove {}", folder.display()))?;
+        for folder in std::mem::take(&mut self.folders) {
+            remove_folder(&folder).with_context(|| format!("remove {}", folder.display()))?;
         }
+        self.remove_parents();
         Ok(())
+    }
+
+    /// An engine that started meanwhile may have put its own containers there: then they stay.
+    fn remove_parents(&self) {
+        for parent in &self.parents {
+            let _ = fs::remove_dir(parent);
+        }
     }
 }
 
 impl Drop for Container {
     fn drop(&mut self) {
-        for folder in self.folders.iter().chain(&self.parents) {
+        for folder in &self.folders {
             if let Err(error) = remove_folder(folder) {
                 eprintln!("bench: {} is left behind: {error}", folder.display());
             }
         }
+        self.remove_parents();
     }
 }
 
