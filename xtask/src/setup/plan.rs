@@ -278,4 +278,16 @@ mod tests {
         let error = decide_for(&machine, Purpose::Build).unwrap_err().to_string();
         assert!(error.contains("rustup toolchain install nightly"), "{error}");
     }
+
+    #[test]
+    fn steps_read_as_one_would_type_them() {
+        let packages = Step::Packages(vec!["rustc-web".to_owned(), "docker.io".to_owned()]);
+        assert!(packages.needs_root());
+        assert_eq!(packages.command_line(), "apt-get install --no-install-recommends rustc-web docker.io");
+        let linker = Step::BpfLinker { version: "0.13.0".to_owned(), llvm: 22 };
+        assert!(!linker.needs_root(), "cargo install writes to the user's own folder");
+        let expected = "LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --locked --version 0.13.0 \
+                        --no-default-features --features llvm-22";
+        assert_eq!(linker.command_line(), expected);
+    }
 }
