@@ -38,16 +38,11 @@ fn embed_default(manifest_dir: &Path, embedded: &Path) -> io::Result<()> {
 
 fn embed(object: &Path, embedded: &Path) -> io::Result<()> {
     println!("cargo::rerun-if-changed={}", object.display());
-    fs::copy(object, embedded).map(drop).map_err(|error| {
-        io::Error::new(
-            error.kind(),
-            format!("eBPF object {}: {error}", object.display()),
-        )
-    })
+    fs::copy(object, embedded)
+        .map(drop)
+        .map_err(|error| io::Error::new(error.kind(), format!("eBPF object {}: {error}", object.display())))
 }
 
 fn variable(name: &str) -> io::Result<PathBuf> {
-    env::var_os(name)
-        .map(PathBuf::from)
-        .ok_or_else(|| io::Error::other(format!("cargo did not set {name}")))
+    env::var_os(name).map(PathBuf::from).ok_or_else(|| io::Error::other(format!("cargo did not set {name}")))
 }

@@ -36,15 +36,9 @@ pub fn object(toolchain: &Toolchain) -> Result<PathBuf> {
     if !ebpf_dir.join("Cargo.toml").exists() {
         bail!("no eBPF crate in {}", ebpf_dir.display());
     }
-    run(inner_cargo(toolchain)
-        .args(["build", "--locked", "--release"])
-        .args(target_flags(&versions)))
-    .context("build the eBPF half")?;
-    let built = ebpf_dir
-        .join("target")
-        .join(&versions.ebpf.target)
-        .join("release")
-        .join(EBPF_BINARY);
+    run(inner_cargo(toolchain).args(["build", "--locked", "--release"]).args(target_flags(&versions)))
+        .context("build the eBPF half")?;
+    let built = ebpf_dir.join("target").join(&versions.ebpf.target).join("release").join(EBPF_BINARY);
     let object = workspace::bpf_object();
     install(&built, &object)?;
     Ok(object)
@@ -53,14 +47,7 @@ pub fn object(toolchain: &Toolchain) -> Result<PathBuf> {
 /// Builds the daemon around whatever object is in place; returns its path.
 pub fn daemon(profile: Profile) -> Result<PathBuf> {
     let mut command = cargo();
-    command.current_dir(workspace::root()).args([
-        "build",
-        "--locked",
-        "--package",
-        "monitor",
-        "--bin",
-        "bulkhead",
-    ]);
+    command.current_dir(workspace::root()).args(["build", "--locked", "--package", "monitor", "--bin", "bulkhead"]);
     let folder = match profile {
         Profile::Dev => "debug",
         Profile::Release => {
@@ -110,9 +97,7 @@ pub fn inner_cargo(toolchain: &Toolchain) -> Command {
             command.env("RUSTC_BOOTSTRAP", "1");
         }
         Toolchain::Debian(_) => {
-            command
-                .env("RUSTC_BOOTSTRAP", "1")
-                .env("RUSTC", DEBIAN_RUSTC);
+            command.env("RUSTC_BOOTSTRAP", "1").env("RUSTC", DEBIAN_RUSTC);
         }
     }
     command
@@ -136,7 +121,12 @@ fn rustflags() -> String {
 fn path_with_linker() -> Option<std::ffi::OsString> {
     let linker = crate::process::find("bpf-linker")?;
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(linker.parent().map(Path::to_path_buf));
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let folder = linker.parent()?.to_path_buf();
+    if folders.contains(&folder) {
+        return None;
+    }
+    folders.push(folder);
     std::env::join_paths(folders).ok()
 }
 

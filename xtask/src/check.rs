@@ -14,9 +14,11 @@ use std::process::Command;
 /// Debian's clippy of the same compiler, from the package `rust-web-clippy`.
 const DEBIAN_CLIPPY: &str = "/usr/bin/clippy-driver";
 
+type Step = (&'static str, fn() -> Result<()>);
+
 /// Runs every step.
 pub fn check() -> Result<()> {
-    let steps: [(&str, fn() -> Result<()>); 5] = [
+    let steps: [Step; 5] = [
         ("formatting", formatting),
         ("clippy", clippy),
         ("clippy of the eBPF half", ebpf_clippy),
@@ -42,27 +44,15 @@ fn has_ebpf() -> bool {
 }
 
 fn formatting() -> Result<()> {
-    run(cargo()
-        .current_dir(workspace::root())
-        .args(["fmt", "--all", "--check"]))?;
+    run(cargo().current_dir(workspace::root()).args(["fmt", "--all", "--check"]))?;
     if has_ebpf() {
-        run(cargo()
-            .current_dir(workspace::ebpf_dir())
-            .args(["fmt", "--check"]))?;
+        run(cargo().current_dir(workspace::ebpf_dir()).args(["fmt", "--check"]))?;
     }
     Ok(())
 }
 
 fn clippy() -> Result<()> {
-    let arguments = [
-        "clippy",
-        "--locked",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "--deny",
-        "warnings",
-    ];
+    let arguments = ["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"];
     run(cargo().current_dir(workspace::root()).args(arguments))
 }
 
@@ -90,10 +80,7 @@ fn ebpf_clippy() -> Result<()> {
         // What `cargo clippy` does, without rustup's cargo-clippy, which would start rustup's driver.
         Toolchain::Debian(_) => command
             .env("RUSTC_WORKSPACE_WRAPPER", DEBIAN_CLIPPY)
-            .env(
-                "CLIPPY_ARGS",
-                "--deny__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__",
-            )
+            .env("CLIPPY_ARGS", "--deny__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__")
             .args(["check", "--locked", "--release"])
             .args(build::target_flags(&versions)),
         Toolchain::Nightly(_) | Toolchain::Default(_) => command
@@ -115,19 +102,16 @@ fn dependencies() -> Result<()> {
     }
     let program = program().context("cargo-deny was installed but is not found")?;
     let root = workspace::root();
-    let manifests = [
-        Some(root.join("Cargo.toml")),
-        has_ebpf().then(|| workspace::ebpf_dir().join("Cargo.toml")),
-    ];
+    let manifests = [Some(root.join("Cargo.toml")), has_ebpf().then(|| workspace::ebpf_dir().join("Cargo.toml"))];
     for manifest in manifests.into_iter().flatten() {
         // Advisories are left to a machine that can fetch the database; they change without the tree.
         run(Command::new(&program)
             .current_dir(&root)
             .args(["--all-features", "--locked", "--manifest-path"])
             .arg(manifest)
-            .args(["check", "--config"])
+            .arg("--config")
             .arg(root.join("deny.toml"))
-            .args(["bans", "licenses", "sources"]))?;
+            .args(["check", "bans", "licenses", "sources"]))?;
     }
     Ok(())
 }
@@ -135,8 +119,6 @@ fn dependencies() -> Result<()> {
 /// The sample config, the reference of findings and the alerts' schema come from the daemon's own types.
 fn generated_files() -> Result<()> {
     let daemon = build::daemon(Profile::Dev)?;
-    run(Command::new(daemon)
-        .current_dir(workspace::root())
-        .args(["docs", "--check"]))
-    .context("stale; run `cargo run --package monitor -- docs --write .`")
+    run(Command::new(daemon).current_dir(workspace::root()).args(["docs", "--check"]))
+        .context("stale; run `cargo run --package monitor -- docs --write .`")
 }

@@ -1,5 +1,6 @@
 //! Build, test and benchmark commands: `cargo xtask …`.
 
+mod bench;
 mod build;
 mod check;
 mod process;
@@ -41,6 +42,11 @@ enum Task {
     Test(test::Options),
     /// Check formatting, lints, dependencies, licences and generated files.
     Check,
+    /// Measure what the monitor costs: with and without it, in turn.
+    Bench(bench::Options),
+    /// The process that the benchmark measures.
+    #[command(hide = true)]
+    BenchWorker(bench::worker::WorkerOptions),
 }
 
 fn main() -> ExitCode {
@@ -48,9 +54,7 @@ fn main() -> ExitCode {
         Ok(status) => status,
         Err(error) => {
             eprintln!("xtask: {error:#}");
-            let status = error
-                .downcast_ref::<Failure>()
-                .map_or(1, |failure| failure.status);
+            let status = error.downcast_ref::<Failure>().map_or(1, |failure| failure.status);
             ExitCode::from(status)
         }
     }
@@ -60,17 +64,15 @@ fn dispatch(task: Task) -> Result<ExitCode> {
     match task {
         Task::Setup => setup::run(setup::Purpose::Test).map(drop)?,
         Task::Build { release } => {
-            let profile = if release {
-                build::Profile::Release
-            } else {
-                build::Profile::Dev
-            };
+            let profile = if release { build::Profile::Release } else { build::Profile::Dev };
             let daemon = build::all(profile)?;
             println!("{}", daemon.display());
         }
         Task::Run { arguments } => run::run(&arguments)?,
         Task::Test(options) => return test::run_tests(&options),
         Task::Check => check::check()?,
+        Task::Bench(options) => bench::run(&options)?,
+        Task::BenchWorker(options) => bench::worker::work(&options)?,
     }
     Ok(ExitCode::SUCCESS)
 }

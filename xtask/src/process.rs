@@ -30,11 +30,7 @@ impl std::error::Error for Failure {}
 impl Failure {
     /// A missing privilege.
     pub fn privilege(message: impl Into<String>) -> anyhow::Error {
-        Self {
-            status: EXIT_NO_PRIVILEGE,
-            message: message.into(),
-        }
-        .into()
+        Self { status: EXIT_NO_PRIVILEGE, message: message.into() }.into()
     }
 }
 
@@ -73,26 +69,16 @@ pub fn cargo() -> Command {
 /// Runs a command on this terminal after naming it; anything but success is an error.
 pub fn run(command: &mut Command) -> Result<()> {
     eprintln!("+ {}", render(command));
-    let status = command
-        .status()
-        .with_context(|| format!("start {}", render(command)))?;
+    let status = command.status().with_context(|| format!("start {}", render(command)))?;
     check(command, status)
 }
 
 /// Runs a command quietly and returns what it printed; on failure the error carries its standard error.
 pub fn capture(command: &mut Command) -> Result<String> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("start {}", render(command)))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("start {}", render(command)))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "{} ended with {}: {}",
-            render(command),
-            output.status,
-            said.trim()
-        );
+        bail!("{} ended with {}: {}", render(command), output.status, said.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -100,31 +86,20 @@ pub fn capture(command: &mut Command) -> Result<String> {
 /// Runs a command, passing on its standard output line by line and keeping it.
 pub fn tee(command: &mut Command) -> Result<(ExitStatus, String)> {
     eprintln!("+ {}", render(command));
-    let mut child = command
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("start {}", render(command)))?;
+    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("start {}", render(command)))?;
     let mut kept = String::new();
     if let Some(pipe) = child.stdout.take() {
         let mut reader = BufReader::new(pipe);
         let mut line = Vec::new();
-        while reader
-            .read_until(b'\n', &mut line)
-            .context("read a test's output")?
-            > 0
-        {
+        while reader.read_until(b'\n', &mut line).context("read a test's output")? > 0 {
             let text = String::from_utf8_lossy(&line);
             print!("{text}");
             kept.push_str(&text);
             line.clear();
         }
-        std::io::stdout()
-            .flush()
-            .context("write to standard output")?;
+        std::io::stdout().flush().context("write to standard output")?;
     }
-    let status = child
-        .wait()
-        .with_context(|| format!("wait for {}", render(command)))?;
+    let status = child.wait().with_context(|| format!("wait for {}", render(command)))?;
     Ok((status, kept))
 }
 
@@ -137,9 +112,8 @@ fn check(command: &Command, status: ExitStatus) -> Result<()> {
 
 /// A command as one could type it: the variables it sets, the program's name, its arguments.
 pub fn render(command: &Command) -> String {
-    let variables = command
-        .get_envs()
-        .filter_map(|(name, value)| Some(format!("{}={}", name.to_string_lossy(), quote(value?))));
+    let variables =
+        command.get_envs().filter_map(|(name, value)| Some(format!("{}={}", name.to_string_lossy(), quote(value?))));
     let program = std::path::Path::new(command.get_program());
     let name = program.file_name().unwrap_or(command.get_program());
     let words = std::iter::once(quote(name)).chain(command.get_args().map(quote));
@@ -149,11 +123,7 @@ pub fn render(command: &Command) -> String {
 fn quote(word: &OsStr) -> String {
     let word = word.to_string_lossy().replace('\x1f', " ");
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+%@".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
+    if !word.is_empty() && word.chars().all(plain) { word } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
 #[cfg(test)]
@@ -165,13 +135,8 @@ mod tests {
     #[test]
     fn renders_what_could_be_typed() {
         let mut command = Command::new("/opt/rust/bin/cargo");
-        command
-            .env("LLVM_PREFIX", "/usr/lib/llvm-22")
-            .args(["install", "a b", "it's"]);
-        assert_eq!(
-            render(&command),
-            r"LLVM_PREFIX=/usr/lib/llvm-22 cargo install 'a b' 'it'\''s'"
-        );
+        command.env("LLVM_PREFIX", "/usr/lib/llvm-22").args(["install", "a b", "it's"]);
+        assert_eq!(render(&command), r"LLVM_PREFIX=/usr/lib/llvm-22 cargo install 'a b' 'it'\''s'");
     }
 
     #[test]
@@ -182,16 +147,14 @@ mod tests {
 
     #[test]
     fn tee_keeps_output_and_status() {
-        let (status, text) =
-            tee(Command::new("sh").args(["-c", "echo one; echo two; exit 3"])).unwrap();
+        let (status, text) = tee(Command::new("sh").args(["-c", "echo one; echo two; exit 3"])).unwrap();
         assert_eq!(status.code(), Some(3));
         assert_eq!(text, "one\ntwo\n");
     }
 
     #[test]
     fn capture_reports_standard_error() {
-        let error =
-            capture(Command::new("sh").args(["-c", "echo broken >&2; exit 1"])).unwrap_err();
+        let error = capture(Command::new("sh").args(["-c", "echo broken >&2; exit 1"])).unwrap_err();
         assert!(error.to_string().contains("broken"), "{error}");
     }
 }

@@ -42,26 +42,13 @@ mod tests {
 
     fn words(arguments: &[&str]) -> String {
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-        render(&command(
-            Path::new("/x/bulkhead"),
-            Path::new("/dev/null"),
-            &arguments,
-        ))
+        render(&command(Path::new("/x/bulkhead"), Path::new("/dev/null"), &arguments))
     }
 
     #[test]
     fn uses_the_sample_configuration_unless_another_is_named() {
-        assert_eq!(
-            words(&["--mode", "protect"]),
-            "bulkhead run --config /dev/null --mode protect"
-        );
-        assert_eq!(
-            words(&["--config", "mine.toml"]),
-            "bulkhead run --config mine.toml"
-        );
-        assert_eq!(
-            words(&["--config=mine.toml"]),
-            "bulkhead run --config=mine.toml"
-        );
+        assert_eq!(words(&["--mode", "protect"]), "bulkhead run --config /dev/null --mode protect");
+        assert_eq!(words(&["--config", "mine.toml"]), "bulkhead run --config mine.toml");
+        assert_eq!(words(&["--config=mine.toml"]), "bulkhead run --config=mine.toml");
     }
 }

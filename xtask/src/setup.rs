@@ -27,10 +27,7 @@ pub fn run(purpose: Purpose) -> Result<Toolchain> {
     let machine = Machine::look(&versions);
     let plan = plan::decide(&machine, &versions, purpose)?;
     if plan.steps.is_empty() {
-        eprintln!(
-            "setup: eBPF toolchain: {}; nothing to install",
-            plan.toolchain
-        );
+        eprintln!("setup: eBPF toolchain: {}; nothing to install", plan.toolchain);
         return Ok(plan.toolchain);
     }
     eprintln!("setup: eBPF toolchain: {}", plan.toolchain);
@@ -48,28 +45,18 @@ pub fn ready_toolchain() -> Result<Toolchain> {
     let plan = plan::decide(&Machine::look(&versions), &versions, Purpose::Build)?;
     if !plan.steps.is_empty() {
         let missing: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
-        bail!(
-            "the eBPF half cannot be built here yet; missing: {}; run `cargo xtask setup`",
-            missing.join("; ")
-        );
+        bail!("the eBPF half cannot be built here yet; missing: {}; run `cargo xtask setup`", missing.join("; "));
     }
     Ok(plan.toolchain)
 }
 
 fn refuse_without_root(plan: &Plan) -> Result<()> {
-    let needs_root: Vec<String> = plan
-        .steps
-        .iter()
-        .filter(|step| step.needs_root())
-        .map(plan::Step::command_line)
-        .collect();
+    let needs_root: Vec<String> =
+        plan.steps.iter().filter(|step| step.needs_root()).map(plan::Step::command_line).collect();
     if needs_root.is_empty() || is_root() {
         return Ok(());
     }
-    let commands: String = needs_root
-        .iter()
-        .map(|line| format!("\n  sudo {line}"))
-        .collect();
+    let commands: String = needs_root.iter().map(|line| format!("\n  sudo {line}")).collect();
     Err(Failure::privilege(format!(
         "installing packages needs root. Run\n  sudo apt-get update{commands}\n  cargo xtask setup"
     )))
@@ -85,8 +72,5 @@ fn confirm(purpose: Purpose) -> Result<Toolchain> {
         return Ok(plan.toolchain);
     }
     let missing: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
-    bail!(
-        "still missing after the installation: {}",
-        missing.join("; ")
-    )
+    bail!("still missing after the installation: {}", missing.join("; "))
 }

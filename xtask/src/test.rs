@@ -43,9 +43,7 @@ pub fn run_tests(options: &Options) -> Result<ExitCode> {
     }
     let only = options.only.as_deref();
     let binaries = artefacts::build()?;
-    let (privileged, unit): (Vec<_>, Vec<_>) = binaries
-        .into_iter()
-        .partition(|binary| binary.name == PRIVILEGED);
+    let (privileged, unit): (Vec<_>, Vec<_>) = binaries.into_iter().partition(|binary| binary.name == PRIVILEGED);
     let mut results = Results::default();
     for binary in &unit {
         results.unit.add(run_binary(binary, only)?);
@@ -72,23 +70,14 @@ fn run_privileged(binaries: &[TestBinary], options: &Options, results: &mut Resu
 fn run_binary(binary: &TestBinary, only: Option<&str>) -> Result<Tally> {
     let mut command = Command::new(&binary.executable);
     // As `cargo test` starts it: in its package's folder, which tests find their data by.
-    command
-        .current_dir(&binary.package_dir)
-        .env("CARGO_MANIFEST_DIR", &binary.package_dir)
-        .args(only);
+    command.current_dir(&binary.package_dir).env("CARGO_MANIFEST_DIR", &binary.package_dir).args(only);
     let (status, output) = tee(&mut command)?;
     Ok(Tally::of_libtest(&output, status.success()))
 }
 
 fn doc_tests(only: Option<&str>) -> Result<Tally> {
     let mut command = cargo();
-    command.current_dir(workspace::root()).args([
-        "test",
-        "--locked",
-        "--workspace",
-        "--doc",
-        "--quiet",
-    ]);
+    command.current_dir(workspace::root()).args(["test", "--locked", "--workspace", "--doc", "--quiet"]);
     if let Some(word) = only {
         command.arg("--").arg(word);
     }
@@ -114,24 +103,15 @@ fn finish(results: &Results, only: Option<&str>, root: bool) -> Result<ExitCode>
              privileged tests and the scenarios"
         );
     }
-    println!(
-        "{} passed, {} failed, {} skipped",
-        total.passed, total.failed, total.skipped
-    );
+    println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
     let good = total.failed == 0 && unmet.is_empty() && total.passed > 0;
-    Ok(if good {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Compiles the workspace's tests without running them; a separate step so that a compile error is
 /// reported as one.
 fn compile_tests() -> Result<()> {
     let mut command = cargo();
-    command
-        .current_dir(workspace::root())
-        .args(["test", "--locked", "--workspace", "--no-run"]);
+    command.current_dir(workspace::root()).args(["test", "--locked", "--workspace", "--no-run"]);
     run(&mut command).context("compile the tests")
 }

@@ -45,10 +45,7 @@ pub struct Versions {
     /// How the eBPF half is compiled.
     pub ebpf: Ebpf,
     /// Exact versions of the aya family, as in the manifests.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "a test compares them with the manifests")
-    )]
+    #[cfg_attr(not(test), expect(dead_code, reason = "a test compares them with the manifests"))]
     pub crates: BTreeMap<String, String>,
 }
 

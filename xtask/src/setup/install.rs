@@ -41,10 +41,7 @@ fn packages(names: &[String]) -> Result<()> {
 
 fn apt(arguments: &[&str]) -> Command {
     let mut command = Command::new("apt-get");
-    command
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .args(["-o", LOCK_WAIT])
-        .args(arguments);
+    command.env("DEBIAN_FRONTEND", "noninteractive").args(["-o", LOCK_WAIT]).args(arguments);
     command
 }
 
@@ -58,9 +55,12 @@ fn all_known(names: &[String]) -> bool {
 fn bpf_linker(version: &str, llvm: u32) -> Result<()> {
     // Without LLVM_PREFIX its build script takes the first llvm-config on PATH, of whatever version.
     let feature = format!("llvm-{llvm}");
-    run(cargo_install("bpf-linker", version)
-        .env("LLVM_PREFIX", llvm_prefix(llvm))
-        .args(["--force", "--no-default-features", "--features", &feature]))
+    run(cargo_install("bpf-linker", version).env("LLVM_PREFIX", llvm_prefix(llvm)).args([
+        "--force",
+        "--no-default-features",
+        "--features",
+        &feature,
+    ]))
     .context("compile bpf-linker")
 }
 

@@ -53,21 +53,11 @@ impl Machine {
                 })
             }),
             default: compiler(|| Command::new("rustc")),
-            debian: Path::new(DEBIAN_RUSTC)
-                .exists()
-                .then(|| compiler(|| Command::new(DEBIAN_RUSTC)))
-                .flatten(),
+            debian: Path::new(DEBIAN_RUSTC).exists().then(|| compiler(|| Command::new(DEBIAN_RUSTC))).flatten(),
             bpf_linker: bpf_linker_version(),
             has_apt: find("apt-get").is_some(),
-            packages: packages
-                .into_iter()
-                .filter(|name| package_installed(name))
-                .collect(),
-            programs: programs
-                .iter()
-                .filter(|name| find(name).is_some())
-                .map(ToString::to_string)
-                .collect(),
+            packages: packages.into_iter().filter(|name| package_installed(name)).collect(),
+            programs: programs.iter().filter(|name| find(name).is_some()).map(ToString::to_string).collect(),
         }
     }
 }
@@ -78,23 +68,14 @@ fn compiler(start: impl Fn() -> Command) -> Option<Compiler> {
     let (release, llvm) = parse_version(&ask(&["-vV"])?)?;
     let sysroot = PathBuf::from(ask(&["--print", "sysroot"])?.trim());
     let source = sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs");
-    Some(Compiler {
-        release,
-        llvm,
-        has_source: source.exists(),
-    })
+    Some(Compiler { release, llvm, has_source: source.exists() })
 }
 
 /// Release and LLVM's major version from the output of `rustc -vV`.
 fn parse_version(text: &str) -> Option<(String, u32)> {
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
     let release = field("release: ")?.trim().to_owned();
-    let llvm = field("LLVM version: ")?
-        .split('.')
-        .next()?
-        .trim()
-        .parse()
-        .ok()?;
+    let llvm = field("LLVM version: ")?.split('.').next()?.trim().parse().ok()?;
     Some((release, llvm))
 }
 

@@ -23,10 +23,7 @@ impl fmt::Display for Toolchain {
         match self {
             Self::Nightly(release) => write!(formatter, "rustup nightly ({release}) with rust-src"),
             Self::Default(release) => write!(formatter, "rustc {release} with rust-src"),
-            Self::Debian(release) => write!(
-                formatter,
-                "Debian's rustc-web ({release}) with rust-web-src"
-            ),
+            Self::Debian(release) => write!(formatter, "Debian's rustc-web ({release}) with rust-web-src"),
         }
     }
 }
@@ -54,10 +51,7 @@ impl Step {
     /// As one would type it.
     pub fn command_line(&self) -> String {
         match self {
-            Self::Packages(names) => format!(
-                "apt-get install --no-install-recommends {}",
-                names.join(" ")
-            ),
+            Self::Packages(names) => format!("apt-get install --no-install-recommends {}", names.join(" ")),
             Self::BpfLinker { version, llvm } => format!(
                 "LLVM_PREFIX={} cargo install bpf-linker --locked --version {version} \
                  --no-default-features --features llvm-{llvm}",
@@ -72,10 +66,7 @@ impl fmt::Display for Step {
         match self {
             Self::Packages(names) => write!(formatter, "Debian packages {}", names.join(", ")),
             Self::BpfLinker { version, llvm } => {
-                write!(
-                    formatter,
-                    "bpf-linker {version} with LLVM {llvm} (compiled here, some minutes)"
-                )
+                write!(formatter, "bpf-linker {version} with LLVM {llvm} (compiled here, some minutes)")
             }
         }
     }
@@ -97,12 +88,8 @@ pub fn llvm_prefix(llvm: u32) -> String {
 
 /// What the tests' containers are made with: program looked for, package that holds it. An engine from
 /// another source (docker-ce) is as good, so programs count, not packages.
-const TEST_PROGRAMS: &[(&str, &str)] = &[
-    ("dockerd", "docker.io"),
-    ("docker", "docker.io"),
-    ("debootstrap", "debootstrap"),
-    ("ip", "iproute2"),
-];
+const TEST_PROGRAMS: &[(&str, &str)] =
+    &[("dockerd", "docker.io"), ("docker", "docker.io"), ("debootstrap", "debootstrap"), ("ip", "iproute2")];
 
 /// Only the package tells whether busybox is the static one, which runs in an otherwise empty image.
 const TEST_PACKAGE: &str = "busybox-static";
@@ -119,12 +106,7 @@ pub fn asked_packages(versions: &Versions) -> Vec<String> {
 }
 
 fn llvm_packages(llvm: u32) -> Vec<String> {
-    vec![
-        format!("llvm-{llvm}-dev"),
-        format!("libpolly-{llvm}-dev"),
-        "zlib1g-dev".to_owned(),
-        "libzstd-dev".to_owned(),
-    ]
+    vec![format!("llvm-{llvm}-dev"), format!("libpolly-{llvm}-dev"), "zlib1g-dev".to_owned(), "libzstd-dev".to_owned()]
 }
 
 /// Decides what this machine needs. An error says why it cannot be made ready.
@@ -161,33 +143,21 @@ pub fn decide(machine: &Machine, versions: &Versions, purpose: Purpose) -> Resul
         steps.push(Step::Packages(wanted.into_iter().collect()));
     }
     if !has_linker {
-        steps.push(Step::BpfLinker {
-            version: versions.bpf_linker.version.clone(),
-            llvm,
-        });
+        steps.push(Step::BpfLinker { version: versions.bpf_linker.version.clone(), llvm });
     }
     Ok(Plan { toolchain, steps })
 }
 
 fn present_toolchain(machine: &Machine, llvm: u32) -> Option<Toolchain> {
     let fits = |compiler: &&Compiler| compiler.has_source && compiler.llvm == llvm;
-    let release = |compiler: &Option<Compiler>| {
-        compiler
-            .as_ref()
-            .filter(fits)
-            .map(|compiler| compiler.release.clone())
-    };
+    let release = |compiler: &Option<Compiler>| compiler.as_ref().filter(fits).map(|compiler| compiler.release.clone());
     (release(&machine.nightly).map(Toolchain::Nightly))
         .or_else(|| release(&machine.default).map(Toolchain::Default))
         .or_else(|| release(&machine.debian).map(Toolchain::Debian))
 }
 
 fn missing(machine: &Machine, packages: &[String]) -> Vec<String> {
-    packages
-        .iter()
-        .filter(|name| !machine.packages.contains(*name))
-        .cloned()
-        .collect()
+    packages.iter().filter(|name| !machine.packages.contains(*name)).cloned().collect()
 }
 
 fn missing_for_tests(machine: &Machine) -> Result<Vec<String>> {
@@ -200,10 +170,7 @@ fn missing_for_tests(machine: &Machine) -> Result<Vec<String>> {
         if wanted.is_empty() {
             return Ok(wanted);
         }
-        bail!(
-            "the container tests need {}, and there is no apt to install them",
-            wanted.join(", ")
-        );
+        bail!("the container tests need {}, and there is no apt to install them", wanted.join(", "));
     }
     wanted.extend(missing(machine, &[TEST_PACKAGE.to_owned()]));
     Ok(wanted)
@@ -216,9 +183,7 @@ fn misfit(debian: Option<&Compiler>, llvm: u32) -> String {
              xtask/versions.toml, or install the nightly of that LLVM with rust-src",
             compiler.release, compiler.llvm
         ),
-        None => {
-            "Debian's compiler packages are installed, but /usr/bin/rustc does not run".to_owned()
-        }
+        None => "Debian's compiler packages are installed, but /usr/bin/rustc does not run".to_owned(),
     }
 }
 
@@ -230,11 +195,7 @@ mod tests {
     use crate::workspace::versions;
 
     fn compiler(llvm: u32, has_source: bool) -> Option<Compiler> {
-        Some(Compiler {
-            release: format!("1.{llvm}"),
-            llvm,
-            has_source,
-        })
+        Some(Compiler { release: format!("1.{llvm}"), llvm, has_source })
     }
 
     /// A machine that lacks nothing and builds with Debian's compiler.
@@ -264,27 +225,13 @@ mod tests {
 
     #[test]
     fn a_fresh_debian_gets_compiler_linker_and_engine() {
-        let machine = Machine {
-            default: compiler(22, false),
-            has_apt: true,
-            ..Machine::default()
-        };
+        let machine = Machine { default: compiler(22, false), has_apt: true, ..Machine::default() };
         let plan = decide_for(&machine, Purpose::Test).unwrap();
         let [Step::Packages(names), Step::BpfLinker { version, llvm: 22 }] = &plan.steps[..] else {
             panic!("{:?}", plan.steps);
         };
-        for name in [
-            "rustc-web",
-            "rust-web-src",
-            "llvm-22-dev",
-            "libpolly-22-dev",
-            "docker.io",
-            "g++",
-        ] {
-            assert!(
-                names.iter().any(|found| found == name),
-                "{name} not in {names:?}"
-            );
+        for name in ["rustc-web", "rust-web-src", "llvm-22-dev", "libpolly-22-dev", "docker.io", "g++"] {
+            assert!(names.iter().any(|found| found == name), "{name} not in {names:?}");
         }
         assert_eq!(names.iter().filter(|name| *name == "docker.io").count(), 1);
         assert_eq!(*version, versions().unwrap().bpf_linker.version);
@@ -292,84 +239,55 @@ mod tests {
 
     #[test]
     fn building_does_not_need_an_engine() {
-        let machine = Machine {
-            programs: BTreeSet::from(["c++".to_owned()]),
-            ..complete()
-        };
+        let machine = Machine { programs: BTreeSet::from(["c++".to_owned()]), ..complete() };
         assert_eq!(decide_for(&machine, Purpose::Build).unwrap().steps, []);
         assert_eq!(decide_for(&machine, Purpose::Test).unwrap().steps.len(), 1);
     }
 
     #[test]
     fn nightly_with_source_comes_first_without_source_not_at_all() {
-        let with = Machine {
-            nightly: compiler(22, true),
-            ..complete()
-        };
-        assert!(matches!(
-            decide_for(&with, Purpose::Build).unwrap().toolchain,
-            Toolchain::Nightly(_)
-        ));
-        let without = Machine {
-            nightly: compiler(22, false),
-            ..complete()
-        };
-        assert!(matches!(
-            decide_for(&without, Purpose::Build).unwrap().toolchain,
-            Toolchain::Debian(_)
-        ));
+        let with = Machine { nightly: compiler(22, true), ..complete() };
+        assert!(matches!(decide_for(&with, Purpose::Build).unwrap().toolchain, Toolchain::Nightly(_)));
+        let without = Machine { nightly: compiler(22, false), ..complete() };
+        assert!(matches!(decide_for(&without, Purpose::Build).unwrap().toolchain, Toolchain::Debian(_)));
     }
 
     #[test]
     fn a_compiler_of_another_llvm_does_not_count() {
-        let machine = Machine {
-            nightly: compiler(23, true),
-            default: compiler(22, true),
-            ..complete()
-        };
-        assert!(matches!(
-            decide_for(&machine, Purpose::Build).unwrap().toolchain,
-            Toolchain::Default(_)
-        ));
+        let machine = Machine { nightly: compiler(23, true), default: compiler(22, true), ..complete() };
+        assert!(matches!(decide_for(&machine, Purpose::Build).unwrap().toolchain, Toolchain::Default(_)));
     }
 
     #[test]
     fn a_debian_compiler_that_moved_on_is_an_error_that_says_so() {
-        let machine = Machine {
-            debian: compiler(23, true),
-            ..complete()
-        };
-        let error = decide_for(&machine, Purpose::Build)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("LLVM 23") && error.contains("versions.toml"),
-            "{error}"
-        );
+        let machine = Machine { debian: compiler(23, true), ..complete() };
+        let error = decide_for(&machine, Purpose::Build).unwrap_err().to_string();
+        assert!(error.contains("LLVM 23") && error.contains("versions.toml"), "{error}");
     }
 
     #[test]
     fn another_linker_version_is_replaced_without_packages_it_has() {
-        let machine = Machine {
-            bpf_linker: Some("0.10.4".to_owned()),
-            ..complete()
-        };
+        let machine = Machine { bpf_linker: Some("0.10.4".to_owned()), ..complete() };
         let steps = decide_for(&machine, Purpose::Build).unwrap().steps;
         assert!(matches!(&steps[..], [Step::BpfLinker { .. }]), "{steps:?}");
     }
 
     #[test]
     fn without_apt_the_error_names_the_rustup_command() {
-        let machine = Machine {
-            default: compiler(22, false),
-            ..Machine::default()
-        };
-        let error = decide_for(&machine, Purpose::Build)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("rustup toolchain install nightly"),
-            "{error}"
-        );
+        let machine = Machine { default: compiler(22, false), ..Machine::default() };
+        let error = decide_for(&machine, Purpose::Build).unwrap_err().to_string();
+        assert!(error.contains("rustup toolchain install nightly"), "{error}");
+    }
+
+    #[test]
+    fn steps_read_as_one_would_type_them() {
+        let packages = Step::Packages(vec!["rustc-web".to_owned(), "docker.io".to_owned()]);
+        assert!(packages.needs_root());
+        assert_eq!(packages.command_line(), "apt-get install --no-install-recommends rustc-web docker.io");
+        let linker = Step::BpfLinker { version: "0.13.0".to_owned(), llvm: 22 };
+        assert!(!linker.needs_root(), "cargo install writes to the user's own folder");
+        let expected = "LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --locked --version 0.13.0 \
+                        --no-default-features --features llvm-22";
+        assert_eq!(linker.command_line(), expected);
     }
 }

@@ -58,20 +58,12 @@ fn parse(messages: &str) -> Result<Vec<TestBinary>> {
     let mut binaries = Vec::new();
     for line in messages.lines().filter(|line| line.starts_with('{')) {
         let message: Message = serde_json::from_str(line).context("read cargo's message")?;
-        let is_test = message.reason == "compiler-artifact"
-            && message.profile.is_some_and(|profile| profile.test);
-        if let (true, Some(executable), Some(target), Some(manifest)) = (
-            is_test,
-            message.executable,
-            message.target,
-            message.manifest_path,
-        ) {
+        let is_test = message.reason == "compiler-artifact" && message.profile.is_some_and(|profile| profile.test);
+        if let (true, Some(executable), Some(target), Some(manifest)) =
+            (is_test, message.executable, message.target, message.manifest_path)
+        {
             let package_dir = manifest.parent().map(PathBuf::from).unwrap_or_default();
-            binaries.push(TestBinary {
-                name: target.name,
-                executable,
-                package_dir,
-            });
+            binaries.push(TestBinary { name: target.name, executable, package_dir });
         }
     }
     Ok(binaries)

@@ -44,11 +44,7 @@ mod tests {
     use super::*;
 
     fn list() -> MustRun {
-        MustRun {
-            unit: vec!["a::one".into()],
-            privileged: vec!["loads".into()],
-            scenarios: vec!["rs-1".into()],
-        }
+        MustRun { unit: vec!["a::one".into()], privileged: vec!["loads".into()], scenarios: vec!["rs-1".into()] }
     }
 
     fn ran(name: &str) -> Tally {
@@ -62,25 +58,16 @@ mod tests {
 
     #[test]
     fn asks_only_for_stages_that_ran() {
-        let results = Results {
-            unit: ran("a::one"),
-            ..Results::default()
-        };
+        let results = Results { unit: ran("a::one"), ..Results::default() };
         assert!(list().unmet(&results, None).is_empty());
-        let results = Results {
-            privileged: Some(Tally::default()),
-            ..results
-        };
+        let results = Results { privileged: Some(Tally::default()), ..results };
         assert_eq!(list().unmet(&results, None), ["loads"]);
     }
 
     #[test]
     fn a_skipped_test_is_unmet() {
         let unit = Tally::of_libtest("test a::one ... ignored\n", true);
-        let results = Results {
-            unit,
-            ..Results::default()
-        };
+        let results = Results { unit, ..Results::default() };
         assert_eq!(list().unmet(&results, None), ["a::one"]);
     }
 

@@ -40,11 +40,7 @@ pub fn play(quick: bool, only: Option<&str>) -> Result<Tally> {
 
 fn rounds(files: &[PathBuf], quick: bool) -> Vec<(&'static str, Vec<PathBuf>)> {
     let rank = |file: &Path| FIRST_FILES.iter().position(|name| file.ends_with(name));
-    let mut first: Vec<PathBuf> = files
-        .iter()
-        .filter(|file| rank(file).is_some())
-        .cloned()
-        .collect();
+    let mut first: Vec<PathBuf> = files.iter().filter(|file| rank(file).is_some()).cloned().collect();
     first.sort_by_key(|file| rank(file));
     if quick {
         return vec![("monitor", first)];
@@ -64,10 +60,7 @@ fn scenario_files() -> Result<Vec<PathBuf>> {
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<Vec<_>, _>>()
         .with_context(|| format!("list {}", folder.display()))?;
-    files.retain(|file| {
-        file.extension()
-            .is_some_and(|extension| extension == "toml")
-    });
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
     files.sort();
     Ok(files)
 }
@@ -76,12 +69,7 @@ fn play_files(mode: &str, files: &[PathBuf], scratch: &Path) -> Result<Tally> {
     let rows = scratch.join("rows.json");
     let myself = std::env::current_exe().context("find this program")?;
     let mut command = Command::new(myself);
-    command
-        .arg("scenarios")
-        .args(files)
-        .args(["--mode", mode, "--json"])
-        .arg(&rows)
-        .current_dir(workspace::root());
+    command.arg("scenarios").args(files).args(["--mode", mode, "--json"]).arg(&rows).current_dir(workspace::root());
     let (status, output) = tee(&mut command)?;
     let mut tally = Tally::of_summary(&output, status.success());
     tally.outcomes = outcomes(&fs::read_to_string(&rows).unwrap_or_default());
@@ -89,9 +77,7 @@ fn play_files(mode: &str, files: &[PathBuf], scratch: &Path) -> Result<Tally> {
 }
 
 fn outcomes(rows: &str) -> Vec<(String, Outcome)> {
-    let rows = rows
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Row>(line).ok());
+    let rows = rows.lines().filter_map(|line| serde_json::from_str::<Row>(line).ok());
     rows.map(|row| {
         let outcome = match (row.skipped, row.passed) {
             (true, _) => Outcome::Skipped,
@@ -124,10 +110,7 @@ fn select_in(text: &str, word: &str) -> Result<Option<String>> {
         return Ok(None);
     };
     let contains = |scenario: &toml::Value, key| {
-        scenario
-            .get(key)
-            .and_then(toml::Value::as_str)
-            .is_some_and(|value| value.contains(word))
+        scenario.get(key).and_then(toml::Value::as_str).is_some_and(|value| value.contains(word))
     };
     scenarios.retain(|scenario| contains(scenario, "id") || contains(scenario, "title"));
     if scenarios.is_empty() {
@@ -166,32 +149,13 @@ mod tests {
 
     #[test]
     fn quick_plays_the_first_files_and_full_everything_twice() {
-        let files = paths(&[
-            "t/benign.toml",
-            "t/extra.toml",
-            "t/first.toml",
-            "t/seed.toml",
-        ]);
+        let files = paths(&["t/benign.toml", "t/extra.toml", "t/first.toml", "t/seed.toml"]);
         let quick = rounds(&files, true);
-        assert_eq!(
-            quick,
-            [(
-                "monitor",
-                paths(&["t/seed.toml", "t/first.toml", "t/benign.toml"])
-            )]
-        );
+        assert_eq!(quick, [("monitor", paths(&["t/seed.toml", "t/first.toml", "t/benign.toml"]))]);
         let full = rounds(&files, false);
         assert_eq!(full.len(), 2);
         assert_eq!(full[1].0, "protect");
-        assert_eq!(
-            full[1].1,
-            paths(&[
-                "t/seed.toml",
-                "t/first.toml",
-                "t/benign.toml",
-                "t/extra.toml"
-            ])
-        );
+        assert_eq!(full[1].1, paths(&["t/seed.toml", "t/first.toml", "t/benign.toml", "t/extra.toml"]));
     }
 
     #[test]
@@ -201,10 +165,7 @@ mod tests {
         let kept = select_in(text, "rs-").unwrap().unwrap();
         let table: toml::Table = toml::from_str(&kept).unwrap();
         assert_eq!(table["scenario"].as_array().unwrap().len(), 1);
-        assert_eq!(
-            table["scenario"][0]["serve"]["x.sh"].as_str(),
-            Some("touch /tmp/p\n")
-        );
+        assert_eq!(table["scenario"][0]["serve"]["x.sh"].as_str(), Some("touch /tmp/p\n"));
         assert_eq!(select_in(text, "nothing").unwrap(), None);
     }
 
@@ -212,12 +173,8 @@ mod tests {
     fn reads_rows() {
         let rows = "{\"id\":\"a\",\"passed\":true,\"found\":[]}\n{\"id\":\"b\",\"passed\":false}\n\
                     {\"id\":\"c\",\"passed\":false,\"skipped\":true}\n";
-        let expected = [
-            ("a", Outcome::Passed),
-            ("b", Outcome::Failed),
-            ("c", Outcome::Skipped),
-        ]
-        .map(|(id, outcome)| (id.to_owned(), outcome));
+        let expected = [("a", Outcome::Passed), ("b", Outcome::Failed), ("c", Outcome::Skipped)]
+            .map(|(id, outcome)| (id.to_owned(), outcome));
         assert_eq!(outcomes(rows), expected);
     }
 }

@@ -35,17 +35,12 @@ impl Tally {
 
     /// Whether a test of this name ran.
     pub fn ran(&self, name: &str) -> bool {
-        self.outcomes
-            .iter()
-            .any(|(found, outcome)| found == name && *outcome != Outcome::Skipped)
+        self.outcomes.iter().any(|(found, outcome)| found == name && *outcome != Outcome::Skipped)
     }
 
     /// Names of the failed tests.
     pub fn names_of_failed(&self) -> impl Iterator<Item = &str> {
-        let failed = self
-            .outcomes
-            .iter()
-            .filter(|(_, outcome)| *outcome == Outcome::Failed);
+        let failed = self.outcomes.iter().filter(|(_, outcome)| *outcome == Outcome::Failed);
         failed.map(|(name, _)| name.as_str())
     }
 
@@ -66,11 +61,7 @@ impl Tally {
 
     /// Reads a scenario run's last line, `N passed, N failed, N skipped`.
     pub fn of_summary(output: &str, succeeded: bool) -> Self {
-        let last = output
-            .lines()
-            .rev()
-            .find(|line| !line.trim().is_empty())
-            .unwrap_or_default();
+        let last = output.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
         let tally = Self {
             passed: count(last, "passed"),
             failed: count(last, "failed"),
@@ -91,14 +82,8 @@ impl Tally {
 
 /// The number before `word` in `12 passed; 0 failed, …`.
 fn count(text: &str, word: &str) -> u64 {
-    let words: Vec<&str> = text
-        .split([' ', ';', ',', '.'])
-        .filter(|part| !part.is_empty())
-        .collect();
-    let number = words
-        .windows(2)
-        .find(|pair| pair[1] == word)
-        .map(|pair| pair[0].parse());
+    let words: Vec<&str> = text.split([' ', ';', ',', '.']).filter(|part| !part.is_empty()).collect();
+    let number = words.windows(2).find(|pair| pair[1] == word).map(|pair| pair[0].parse());
     number.and_then(Result::ok).unwrap_or(0)
 }
 
@@ -150,10 +135,7 @@ mod tests {
 
     #[test]
     fn reads_a_scenario_summary() {
-        let tally = Tally::of_summary(
-            "rs-1 reverse_shell ok\n40 passed, 2 failed, 3 skipped\n\n",
-            false,
-        );
+        let tally = Tally::of_summary("rs-1 reverse_shell ok\n40 passed, 2 failed, 3 skipped\n\n", false);
         assert_eq!((tally.passed, tally.failed, tally.skipped), (40, 2, 3));
     }
 
