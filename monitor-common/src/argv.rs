@@ -36,7 +36,8 @@ impl Form {
 pub struct Text {
     /// The form.
     pub form: Form,
-    /// For [`Form::Script`]: hash of the operand's last path component.
+    /// [`Form::Script`]: hash of the operand's last path component, as [`crate::hash::name`];
+    /// [`Form::Argument`] by Python's `-m`: the module's; else 0.
     pub script: u32,
 }
 
@@ -57,6 +58,8 @@ pub struct Scan {
     text: u32,
     /// A shell's `-s` is in this option cluster.
     stdin: u32,
+    /// The next argument is the module of `-m`.
+    module: u32,
     hash: u32,
     form: u32,
     script: u32,
@@ -77,6 +80,7 @@ impl Scan {
             operands: 0,
             text: 0,
             stdin: 0,
+            module: 0,
             hash: crate::hash::OFFSET,
             form: 0,
             script: 0,
@@ -109,10 +113,7 @@ impl Scan {
                 b'r' => crate::state::CLASS_FLAG_R,
                 _ => 0,
             };
-            let python_module = byte == b'm'
-                && self.class & crate::state::CLASS_INTERPRETER != 0
-                && self.class & crate::state::CLASS_FLAG_C != 0;
-            if self.class & wanted != 0 || python_module {
+            if self.class & wanted != 0 {
                 self.text = 1;
             }
             if byte == b's' && self.class & crate::state::CLASS_SHELL != 0 {
@@ -136,6 +137,11 @@ impl Scan {
             self.skip -= 1;
             return;
         }
+        if self.module != 0 {
+            self.form = Form::Argument as u32;
+            self.script = crate::hash::finish(self.hash);
+            return;
+        }
         let option = self.operands == 0 && (self.first == b'-' || self.first == b'+');
         if !option {
             self.form = Form::Script as u32;
@@ -149,6 +155,11 @@ impl Scan {
             }
         } else if self.text != 0 {
             self.form = Form::Argument as u32;
+        } else if self.last == b'm'
+            && self.class & crate::state::CLASS_INTERPRETER != 0
+            && self.class & crate::state::CLASS_FLAG_C != 0
+        {
+            self.module = 1;
         } else if self.stdin != 0 {
             self.form = Form::Stdin as u32;
         } else if (self.class & crate::state::CLASS_SHELL != 0
@@ -158,6 +169,12 @@ impl Scan {
         {
             self.skip = 1;
         }
+    }
+
+    /// Nothing more will change the answer.
+    #[inline(always)]
+    pub const fn decided(&self) -> bool {
+        self.form != 0
     }
 
     /// The answer. `complete` tells whether all arguments were fed.

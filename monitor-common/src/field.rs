@@ -117,6 +117,8 @@ fields! {
     InodeLinks = ["inode.i_nlink", "inode.__i_nlink"] required,
     /// Size of struct inode: overlayfs keeps the upper dentry right behind it.
     InodeSizeOf = ["sizeof inode"] required,
+    /// Device number of a device file.
+    InodeRdev = ["inode.i_rdev"] required,
     /// Device.
     SbDev = ["super_block.s_dev"] required,
     /// Magic.

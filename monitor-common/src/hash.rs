@@ -34,20 +34,25 @@ pub const fn finish(hash: u32) -> u32 {
     if hash == 0 { 1 } else { hash }
 }
 
-/// Length of a program name without its version: `python3.11` → `python`, `lua5.4` → `lua`,
-/// `php8.2` → `php`; a name that is all digits keeps them.
+/// [`name`] of a program without its version: `python3.11` counts as `python`, `lua5.4` as `lua`; a
+/// name of nothing but digits, dots and dashes keeps them.
 #[inline(always)]
-pub fn unversioned(bytes: &[u8]) -> usize {
-    let mut end = 0;
-    let mut kept = 0;
-    while end < HASHED_LEN && end < bytes.len() && bytes[end] != 0 {
-        let b = bytes[end];
-        end += 1;
-        if !(b.is_ascii_digit() || b == b'.' || b == b'-') {
-            kept = end;
+pub fn program(bytes: &[u8]) -> u32 {
+    let mut hash: u32 = OFFSET;
+    let mut kept: u32 = 0;
+    let mut i = 0;
+    while i < HASHED_LEN && i < bytes.len() {
+        let b = bytes[i];
+        if b == 0 {
+            break;
         }
+        hash = step(hash, b);
+        if !(b.is_ascii_digit() || b == b'.' || b == b'-') {
+            kept = hash;
+        }
+        i += 1;
     }
-    if kept == 0 { end } else { kept }
+    finish(if kept == 0 { hash } else { kept })
 }
 
 /// Key of the `SENSITIVE` map for the last components of a path: file name, parent directory,
@@ -56,4 +61,18 @@ pub fn unversioned(bytes: &[u8]) -> usize {
 pub const fn path_key(name: u32, parent: u32, grandparent: u32) -> u64 {
     let low = name as u64 | (parent as u64) << 32;
     low.rotate_left(13) ^ (grandparent as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{name, program};
+
+    #[test]
+    fn versions_do_not_count() {
+        assert_eq!(program(b"python3.11\0garbage"), name(b"python"));
+        assert_eq!(program(b"busybox"), name(b"busybox"));
+        assert_eq!(program(b"7z"), name(b"7z"));
+        assert_eq!(program(b"42"), name(b"42"));
+        assert_ne!(program(b"bash"), program(b"dash"));
+    }
 }

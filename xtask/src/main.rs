@@ -1,23 +1,87 @@
-//! Build, test and benchmark commands.
+//! Build, test and benchmark commands: `cargo xtask …`.
 
+mod build;
+mod check;
 mod lab;
+mod process;
+mod run;
 mod scenarios;
+mod setup;
+mod test;
+mod workspace;
 
-use clap::Parser;
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use process::Failure;
 use std::process::ExitCode;
 
+/// Bulkhead's own commands.
 #[derive(Parser)]
-enum Command {
-    /// Plays scenarios under the monitor and judges what it found.
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building and testing need; does nothing when nothing is missing.
+    Setup,
+    /// Build the eBPF object and the daemon that embeds it.
+    Build {
+        /// Optimised, as shipped and measured.
+        #[arg(long)]
+        release: bool,
+    },
+    /// Set up, build, and run the monitor on this terminal.
+    Run {
+        /// Passed on to `bulkhead run`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run the unit tests and, as root, the privileged tests and the scenarios.
+    Test(test::Options),
+    /// Check formatting, lints, dependencies, licences and generated files.
+    Check,
+    /// Play scenarios in containers under a fresh monitor and judge what it found and stopped.
     Scenarios(scenarios::Args),
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    let Command::Scenarios(args) = Command::parse();
-    let summary = scenarios::run(&args)?;
-    Ok(if summary.is_green() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+fn main() -> ExitCode {
+    match dispatch(Arguments::parse().command) {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            let status = error
+                .downcast_ref::<Failure>()
+                .map_or(1, |failure| failure.status);
+            ExitCode::from(status)
+        }
+    }
+}
+
+fn dispatch(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Setup => setup::run(setup::Purpose::Test).map(drop)?,
+        Task::Build { release } => {
+            let profile = if release {
+                build::Profile::Release
+            } else {
+                build::Profile::Dev
+            };
+            let daemon = build::all(profile)?;
+            println!("{}", daemon.display());
+        }
+        Task::Run { arguments } => run::run(&arguments)?,
+        Task::Test(options) => return test::run_tests(&options),
+        Task::Check => check::check()?,
+        Task::Scenarios(arguments) => {
+            return Ok(if scenarios::run(&arguments)?.is_green() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }

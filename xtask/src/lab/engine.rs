@@ -35,6 +35,8 @@ const SHARED_FOLDERS: [&str; 4] = [
 struct State {
     run_dir: PathBuf,
     cgroup: String,
+    /// Folders that were not there before and go again if they are empty.
+    absent_before: Vec<PathBuf>,
 }
 
 /// The running engine.
@@ -66,6 +68,9 @@ impl Paths {
     }
     fn exec(&self) -> PathBuf {
         self.run.join("exec")
+    }
+    fn monitor_pid_file(&self) -> PathBuf {
+        self.run.join("monitor.pid")
     }
     fn log(&self) -> PathBuf {
         self.cache.join("dockerd.log")
@@ -120,6 +125,7 @@ impl Engine {
         let state = State {
             run_dir: paths.run.clone(),
             cgroup: self.cgroup.clone(),
+            absent_before: self.absent_before.clone(),
         };
         fs::write(paths.state(), serde_json::to_vec(&state)?)?;
         // An empty file of our own, or dockerd would read the machine's /etc/docker/daemon.json.
@@ -246,6 +252,12 @@ impl Engine {
         format!("/{}", self.cgroup)
     }
 
+    /// Where whoever runs a monitor under this engine notes its process id, so that it is ended even
+    /// when the run was killed. Its command line must name a path in [`Engine::cache`].
+    pub fn monitor_pid_file(&self) -> PathBuf {
+        self.paths.monitor_pid_file()
+    }
+
     /// The network everything lives in.
     pub fn network(&self) -> &Network {
         &self.network
@@ -297,15 +309,12 @@ impl Drop for Engine {
         if let Some(mut child) = self.dockerd.take() {
             process::terminate(&mut child, Duration::from_secs(20));
         }
-        clear(&self.paths, &self.cgroup);
-        for folder in &self.absent_before {
-            // Only if empty: another engine may have moved in.
-            let _in_use = fs::remove_dir(folder);
-        }
+        clear(&self.paths, &self.cgroup, &self.absent_before);
     }
 }
 
-fn clear(paths: &Paths, cgroup: &str) {
+fn clear(paths: &Paths, cgroup: &str, absent_before: &[PathBuf]) {
+    leftovers::end_process(&paths.monitor_pid_file(), &paths.cache);
     leftovers::end_process(&paths.pid_file(), &paths.data());
     leftovers::end_process(
         &paths.exec().join("containerd/containerd.pid"),
@@ -318,6 +327,14 @@ fn clear(paths: &Paths, cgroup: &str) {
         let _absent = fs::remove_dir_all(path);
     }
     let _absent = fs::remove_file(paths.state());
+    for folder in absent_before.iter().filter(|path| {
+        SHARED_FOLDERS
+            .iter()
+            .any(|shared| path.as_path() == Path::new(shared))
+    }) {
+        // Only if empty: another engine may have moved in.
+        let _in_use = fs::remove_dir(folder);
+    }
 }
 
 fn clean_up_after_crash(cache: &Path) {
@@ -337,7 +354,7 @@ fn clean_up_after_crash(cache: &Path) {
             cache: cache.to_owned(),
             run: state.run_dir,
         };
-        clear(&paths, &state.cgroup);
+        clear(&paths, &state.cgroup, &state.absent_before);
     }
 }
 

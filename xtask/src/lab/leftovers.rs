@@ -107,7 +107,7 @@ pub fn end_process(pid_file: &Path, marker: &Path) {
     }
 }
 
-/// Detaches every mount below `folder`, deepest first.
+/// Detaches every mount on and below `folder`, deepest first.
 pub fn unmount_below(folder: &Path) {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     for mount in mounts_below(&text, folder) {
@@ -120,7 +120,7 @@ fn mounts_below(mountinfo: &str, folder: &Path) -> Vec<PathBuf> {
         .lines()
         .filter_map(|line| line.split(' ').nth(4))
         .map(|path| PathBuf::from(path.replace("\\040", " ")))
-        .filter(|path| path != folder && path.starts_with(folder))
+        .filter(|path| path.starts_with(folder))
         .collect();
     found.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
     found
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_mounts_below_the_folder_deepest_first() {
+    fn mounts_on_and_below_the_folder_deepest_first() {
         let info = "1 0 8:1 / / rw - ext4 x rw\n\
             2 1 8:1 / /a/lab/docker/overlay2/x/merged rw - overlay overlay rw\n\
             3 2 8:1 / /a/lab/docker/overlay2/x/merged/proc rw - proc proc rw\n\

@@ -204,7 +204,7 @@ fn shown(command: &Command) -> String {
         text.push(' ');
         text.push_str(&argument.to_string_lossy());
     }
-    text.truncate(text.floor_char_boundary(200));
+    text.truncate(text.floor_char_boundary(120));
     text
 }
 

@@ -1,8 +1,8 @@
-//! The monitor under test: built, started with a config of the run's own, watched, ended.
+//! The monitor under test: started with a config of the run's own, watched, ended.
 
 use super::verdict::Mode;
+use crate::lab::Engine;
 use crate::lab::process::{self, Interrupt};
-use crate::lab::{Engine, repository, target_dir};
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
 use std::os::unix::net::UnixDatagram;
@@ -14,9 +14,6 @@ use std::time::{Duration, Instant};
 
 /// Loading every program on a busy machine; a second is the goal on an idle one.
 const READY_LIMIT: Duration = Duration::from_secs(20);
-
-/// A release build from nothing.
-const BUILD_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Where a run's alerts, config and log are; kept after the run.
 pub struct Files {
@@ -48,36 +45,6 @@ impl Files {
     fn config(&self) -> PathBuf {
         self.folder.join("config.toml")
     }
-}
-
-/// Builds the monitor and returns its path.
-pub fn build(interrupt: &Interrupt) -> Result<PathBuf> {
-    eprintln!("lab: building the monitor");
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .current_dir(repository())
-        .args([
-            "build",
-            "--quiet",
-            "--release",
-            "-p",
-            "monitor",
-            "--bin",
-            "bulkhead",
-        ])
-        .stdin(Stdio::null())
-        .spawn()
-        .context("starting cargo")
-        .and_then(|mut child| {
-            let fd = process::pidfd(child.id())?;
-            if !process::wait_pidfd(&fd, Instant::now() + BUILD_LIMIT, interrupt) {
-                child.kill().context("ending cargo")?;
-            }
-            child.wait().context("waiting for cargo")
-        })?;
-    if !status.success() {
-        bail!("the monitor does not build ({status})");
-    }
-    Ok(target_dir().join("release/bulkhead"))
 }
 
 /// Config of a run.
@@ -139,6 +106,8 @@ impl Daemon {
             .process_group(0)
             .spawn()
             .with_context(|| format!("starting {}", binary.display()))?;
+        // For whoever cleans up after a runner that was killed.
+        fs::write(engine.monitor_pid_file(), child.id().to_string())?;
         let mut daemon = Self {
             child,
             log: files.log(),

@@ -14,6 +14,7 @@ mod verdict;
 pub use report::Summary;
 pub use verdict::Mode;
 
+use crate::build;
 use crate::lab::Engine;
 use crate::lab::images::Images;
 use crate::lab::process::Interrupt;
@@ -80,7 +81,7 @@ pub fn run(args: &Args) -> Result<Summary> {
     let mut report = Report::new(std::io::stdout().lock(), args.json.as_deref())?;
     let binary = match &args.monitor {
         Some(path) => path.clone(),
-        None => daemon::build(&interrupt)?,
+        None => build::all(build::Profile::Release)?,
     };
     let engine = Arc::new(Engine::start(&interrupt)?);
     let services = Arc::new(Services::start(engine.network())?);

@@ -1,7 +1,7 @@
 //! Builds one image: root file system, packages, users, files, set-up script, `docker import`.
 
 use super::super::engine::Engine;
-use super::super::{process, repository};
+use super::super::process;
 use super::definition::{Definition, FileEntry, FullUser};
 use super::rootfs;
 use anyhow::{Context, Result, anyhow, bail};
@@ -76,7 +76,7 @@ pub fn subject(engine: &Engine, name: &str) -> Result<PathBuf> {
     let folder = engine.cache().join("subjects");
     process::must(
         Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .current_dir(repository())
+            .current_dir(crate::workspace::root())
             .args([
                 "build",
                 "--quiet",

@@ -9,7 +9,7 @@ pub use build::subject;
 pub use definition::Definition;
 
 use super::engine::Engine;
-use super::repository;
+use crate::workspace;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -32,7 +32,7 @@ impl Images {
     /// `extra` folders are looked into before the repository's own.
     pub fn new(extra: &[PathBuf]) -> Self {
         let mut folders = extra.to_vec();
-        folders.push(repository().join("tests/images"));
+        folders.push(workspace::root().join("tests/images"));
         Self {
             folders,
             known: HashMap::new(),

@@ -136,6 +136,8 @@ pub fn install(engine: &Engine, root: &Path, packages: &[String]) -> Result<()> 
 }
 
 fn lend_apt(engine: &Engine, root: &Path) -> Result<()> {
+    // debootstrap's own would name the same mirror a second time.
+    let _absent = fs::remove_file(root.join("etc/apt/sources.list"));
     for file in APT_FILES
         .iter()
         .filter(|file| Path::new("/").join(file).exists())

@@ -1,0 +1,267 @@
+//! `struct file`, `inode`, `dentry`, `super_block`.
+
+use super::sock::Sock;
+use super::{Object, read};
+use crate::maps::offset;
+use aya_ebpf::helpers::bpf_probe_read_kernel_buf;
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
+use monitor_common::field::Field;
+use monitor_common::file::{
+    COMPONENT_LEN, COMPONENTS, FILE_FOREIGN_SB, FILE_MEMFD, FILE_OVERLAY, FILE_PATH_CUT, FILE_TMPFS,
+    FILE_UNLINKED, FILE_UPPER, FileRef,
+};
+use monitor_common::state::InodeKey;
+
+const S_IFMT: u32 = 0o170_000;
+const S_IFSOCK: u32 = 0o140_000;
+const S_IFREG: u32 = 0o100_000;
+const S_IFCHR: u32 = 0o020_000;
+const S_IFIFO: u32 = 0o010_000;
+
+/// include/linux/fs.h
+pub const FMODE_READ: u32 = 1;
+/// include/linux/fs.h
+pub const FMODE_WRITE: u32 = 2;
+/// include/linux/fs.h
+pub const FMODE_CREATED: u32 = 0x10_0000;
+/// include/uapi/asm-generic/fcntl.h
+pub const O_TRUNC: u32 = 0o1000;
+
+/// include/uapi/linux/magic.h
+const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// Major number of terminals: 4 (tty), 5 (/dev/tty), 136–143 (pts); Documentation/admin-guide/devices.txt
+const TTY_MAJORS: [u32; 3] = [4, 5, 136];
+
+/// An open file.
+#[derive(Clone, Copy)]
+pub struct File(pub Object);
+
+impl File {
+    /// Its inode.
+    #[inline(always)]
+    pub fn inode(self) -> Option<Inode> {
+        self.0.follow(Field::FileInode).map(Inode)
+    }
+
+    /// `FMODE_*`.
+    #[inline(always)]
+    pub fn mode(self) -> Option<u32> {
+        self.0.get(Field::FileMode)
+    }
+
+    /// `O_*`.
+    #[inline(always)]
+    pub fn flags(self) -> Option<u32> {
+        self.0.get(Field::FileFlags)
+    }
+
+    /// Its directory entry.
+    #[inline(always)]
+    pub fn dentry(self) -> Option<Dentry> {
+        self.0.embedded(Field::FilePath)?.follow(Field::PathDentry).map(Dentry)
+    }
+
+    /// The socket behind a socket file.
+    #[inline(always)]
+    pub fn sock(self) -> Option<Sock> {
+        self.0.follow(Field::FilePrivate)?.follow(Field::SocketSk).map(Sock)
+    }
+
+    /// Fills a [`FileRef`]. `root_sb` is the superblock of the task's root directory.
+    #[inline(always)]
+    pub fn describe(self, out: &mut FileRef, root_sb: Option<Object>) -> Option<()> {
+        let inode = self.inode()?;
+        inode.describe(out, root_sb);
+        let dentry = self.dentry()?;
+        dentry.components(out);
+        if out.flags & FILE_TMPFS != 0
+            && out.flags & FILE_UNLINKED != 0
+            && out.names[0].starts_with(b"memfd:")
+        {
+            out.flags |= FILE_MEMFD;
+        }
+        Some(())
+    }
+}
+
+/// An inode.
+#[derive(Clone, Copy)]
+pub struct Inode(Object);
+
+/// What kind of file an inode is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Type {
+    Regular,
+    Pipe,
+    Socket,
+    Device,
+    Other,
+}
+
+impl Inode {
+    /// `i_mode`.
+    #[inline(always)]
+    pub fn mode(self) -> Option<u32> {
+        self.0.get::<u16>(Field::InodeMode).map(u32::from)
+    }
+
+    /// Its kind.
+    #[inline(always)]
+    pub fn kind(self) -> Option<Type> {
+        Some(match self.mode()? & S_IFMT {
+            S_IFREG => Type::Regular,
+            S_IFIFO => Type::Pipe,
+            S_IFSOCK => Type::Socket,
+            S_IFCHR => Type::Device,
+            _ => Type::Other,
+        })
+    }
+
+    /// (device, number).
+    #[inline(always)]
+    pub fn key(self) -> Option<InodeKey> {
+        let dev = self.0.follow(Field::InodeSb)?.get(Field::SbDev)?;
+        Some(InodeKey { ino: self.0.get(Field::InodeNumber)?, dev, reserved: 0 })
+    }
+
+    /// Device number of a device file.
+    #[inline(always)]
+    pub fn rdev(self) -> Option<u32> {
+        self.0.get(Field::InodeRdev)
+    }
+
+    /// Bytes.
+    #[inline(always)]
+    pub fn size(self) -> Option<u64> {
+        self.0.get(Field::InodeSize)
+    }
+
+    #[inline(always)]
+    fn describe(self, out: &mut FileRef, root_sb: Option<Object>) -> Option<()> {
+        out.flags = 0;
+        out.reserved = 0;
+        out.mode = self.mode()?;
+        out.size = self.size()?;
+        out.ino = self.0.get(Field::InodeNumber)?;
+        let sb = self.0.follow(Field::InodeSb)?;
+        out.dev = sb.get(Field::SbDev)?;
+        let magic: u64 = sb.get(Field::SbMagic)?;
+        out.magic = magic as u32;
+        out.flags |= self.layer(magic);
+        if let Some(root) = root_sb
+            && root != sb
+        {
+            out.flags |= FILE_FOREIGN_SB;
+        }
+        if self.0.get::<u32>(Field::InodeLinks)? == 0 {
+            out.flags |= FILE_UNLINKED;
+        }
+        Some(())
+    }
+
+    /// `FILE_OVERLAY`, `FILE_UPPER`, `FILE_TMPFS`.
+    #[inline(always)]
+    fn layer(self, magic: u64) -> u32 {
+        if magic == TMPFS_MAGIC {
+            return FILE_TMPFS;
+        }
+        if magic != OVERLAYFS_MAGIC {
+            return 0;
+        }
+        // struct ovl_inode: `struct inode vfs_inode; struct dentry *__upperdentry;` stand in this
+        // order since 4.13 (fs/overlayfs/ovl_entry.h); overlayfs is often a module without BTF
+        // here, so the place is taken from the size of struct inode.
+        let upper = offset(Field::InodeSizeOf)
+            .and_then(|size| read::<u64>(self.0.raw().wrapping_add(size).cast()));
+        match upper {
+            Some(0) | None => FILE_OVERLAY,
+            Some(_) => FILE_OVERLAY | FILE_UPPER,
+        }
+    }
+
+    /// Drift: not from the image. `(flags as in FileRef)`.
+    #[inline(always)]
+    pub fn layer_flags(self) -> u32 {
+        self.0
+            .follow(Field::InodeSb)
+            .and_then(|sb| sb.get::<u64>(Field::SbMagic))
+            .map_or(0, |magic| self.layer(magic))
+    }
+
+    /// Superblock.
+    #[inline(always)]
+    pub fn sb(self) -> Option<Object> {
+        self.0.follow(Field::InodeSb)
+    }
+}
+
+/// Is a device number a terminal's?
+#[inline(always)]
+pub fn is_terminal(rdev: u32) -> bool {
+    let major = rdev >> 20;
+    major == TTY_MAJORS[0] || major == TTY_MAJORS[1] || (major >= TTY_MAJORS[2] && major < 144)
+}
+
+/// A directory entry.
+#[derive(Clone, Copy)]
+pub struct Dentry(pub Object);
+
+impl Dentry {
+    /// Entry of the parent directory; the root of a file system is its own parent.
+    #[inline(always)]
+    pub fn parent(self) -> Option<Self> {
+        self.0.follow(Field::DentryParent).map(Self)
+    }
+
+    /// Copies the name; returns its length without the NUL.
+    #[inline(always)]
+    pub fn name(self, out: &mut [u8; COMPONENT_LEN]) -> Option<usize> {
+        let name = self.0.follow(Field::DentryName)?;
+        // SAFETY: `out` is writable for its length; the helper bounds the copy and ends it with NUL.
+        let n = unsafe {
+            bpf_probe_read_kernel_str(out.as_mut_ptr().cast(), COMPONENT_LEN as u32, name.raw().cast())
+        };
+        if n <= 0 { None } else { Some((n - 1) as usize) }
+    }
+
+    /// Copies names from here towards the root of the file system.
+    #[inline(always)]
+    fn components(self, out: &mut FileRef) {
+        let mut entry = self;
+        out.depth = 0;
+        for i in 0..COMPONENTS {
+            let Some(parent) = entry.parent() else { return };
+            if parent.0 == entry.0 {
+                return;
+            }
+            if entry.name(&mut out.names[i]).is_none() {
+                return;
+            }
+            out.depth = i as u32 + 1;
+            entry = parent;
+        }
+        if entry.parent().is_some_and(|parent| parent.0 != entry.0) {
+            out.flags |= FILE_PATH_CUT;
+        }
+    }
+}
+
+/// Copies a NUL-terminated kernel string into a fixed field.
+#[inline(always)]
+pub fn string<const N: usize>(from: Object, out: &mut [u8; N]) {
+    // SAFETY: `out` is writable for N bytes.
+    unsafe {
+        bpf_probe_read_kernel_str(out.as_mut_ptr().cast(), N as u32, from.raw().cast());
+    }
+}
+
+/// Copies bytes between two places of kernel memory without a byte loop.
+#[inline(always)]
+pub fn copy<T>(from: *const T, to: *mut T) {
+    // SAFETY: `to` is writable for its size; the source is checked by the helper.
+    let out = unsafe { core::slice::from_raw_parts_mut(to.cast::<u8>(), size_of::<T>()) };
+    // SAFETY: as above.
+    let _ = unsafe { bpf_probe_read_kernel_buf(from.cast(), out) };
+}

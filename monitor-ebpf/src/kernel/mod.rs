@@ -1,0 +1,60 @@
+//! Reading kernel objects. One file a struct; every accessor answers `None` when the kernel lacks
+//! the field or the memory cannot be read, and offsets come from the running kernel's BTF.
+
+pub mod cgroup;
+pub mod file;
+pub mod sock;
+pub mod task;
+
+use crate::maps::offset;
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+use monitor_common::field::Field;
+
+/// Address of a kernel object; never null.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Object(*const u8);
+
+impl Object {
+    /// `None` for null.
+    #[inline(always)]
+    pub fn new<T>(address: *const T) -> Option<Self> {
+        if address.is_null() { None } else { Some(Self(address.cast())) }
+    }
+
+    /// Address of a field.
+    #[inline(always)]
+    pub fn address(self, field: Field) -> Option<*const u8> {
+        Some(self.0.wrapping_add(offset(field)?))
+    }
+
+    /// The object itself as an address.
+    #[inline(always)]
+    pub fn raw(self) -> *const u8 {
+        self.0
+    }
+
+    /// Reads a field of plain type.
+    #[inline(always)]
+    pub fn get<T>(self, field: Field) -> Option<T> {
+        read(self.address(field)?.cast())
+    }
+
+    /// Follows a pointer field; `None` for null.
+    #[inline(always)]
+    pub fn follow(self, field: Field) -> Option<Self> {
+        Self::new(self.get::<*const u8>(field)?)
+    }
+
+    /// A struct embedded in this one.
+    #[inline(always)]
+    pub fn embedded(self, field: Field) -> Option<Self> {
+        Some(Self(self.address(field)?))
+    }
+}
+
+/// Reads kernel memory.
+#[inline(always)]
+pub fn read<T>(address: *const T) -> Option<T> {
+    // SAFETY: bpf_probe_read_kernel answers an error for an address it cannot read.
+    unsafe { bpf_probe_read_kernel(address).ok() }
+}

@@ -1,0 +1,141 @@
+//! `struct task_struct` and what hangs on it.
+
+use super::file::File;
+use super::{Object, read};
+use aya_ebpf::helpers::bpf_get_current_task;
+use monitor_common::field::Field;
+
+/// A task.
+#[derive(Clone, Copy)]
+pub struct Task(pub Object);
+
+impl Task {
+    /// The running task.
+    #[inline(always)]
+    pub fn current() -> Option<Self> {
+        // SAFETY: no arguments; the current task always exists.
+        Object::new(unsafe { bpf_get_current_task() } as *const u8).map(Self)
+    }
+
+    /// Thread group id.
+    #[inline(always)]
+    pub fn tgid(self) -> Option<u32> {
+        self.0.get(Field::TaskTgid)
+    }
+
+    /// Thread id.
+    #[inline(always)]
+    pub fn tid(self) -> Option<u32> {
+        self.0.get(Field::TaskPid)
+    }
+
+    /// Start of the process (of its group leader), ns since boot.
+    #[inline(always)]
+    pub fn start_ns(self) -> Option<u64> {
+        self.0.follow(Field::TaskGroupLeader)?.get(Field::TaskStart)
+    }
+
+    /// Parent process.
+    #[inline(always)]
+    pub fn parent(self) -> Option<Self> {
+        self.0.follow(Field::TaskRealParent).map(Self)
+    }
+
+    /// Real uid in the initial user namespace.
+    #[inline(always)]
+    pub fn uid(self) -> Option<u32> {
+        self.0.follow(Field::TaskCred)?.get(Field::CredUid)
+    }
+
+    /// Wait status.
+    #[inline(always)]
+    pub fn exit_code(self) -> Option<u32> {
+        self.0.get(Field::TaskExitCode)
+    }
+
+    /// Name.
+    #[inline(always)]
+    pub fn comm(self) -> Option<[u8; 16]> {
+        self.0.get(Field::TaskComm)
+    }
+
+    /// Threads of the group that are not dead yet.
+    #[inline(always)]
+    pub fn live_threads(self) -> Option<i32> {
+        self.0.follow(Field::TaskSignal)?.get(Field::SignalLive)
+    }
+
+    /// Address of its set of cgroups: differs between tasks exactly when some cgroup does.
+    #[inline(always)]
+    pub fn css_set(self) -> Option<Object> {
+        self.0.follow(Field::TaskCgroups)
+    }
+
+    /// Address space.
+    #[inline(always)]
+    pub fn mm(self) -> Option<Mm> {
+        self.0.follow(Field::TaskMm).map(Mm)
+    }
+
+    /// Superblock of its root directory.
+    #[inline(always)]
+    pub fn root_sb(self) -> Option<Object> {
+        self.0
+            .follow(Field::TaskFs)?
+            .embedded(Field::FsRoot)?
+            .follow(Field::PathMnt)?
+            .follow(Field::VfsmountSb)
+    }
+
+    /// An open file.
+    #[inline(always)]
+    pub fn file(self, fd: u32) -> Option<File> {
+        self.descriptors()?.file(fd)
+    }
+
+    /// The descriptor table, to look at several files.
+    #[inline(always)]
+    pub fn descriptors(self) -> Option<Descriptors> {
+        let table = self.0.follow(Field::TaskFiles)?.follow(Field::FilesFdt)?;
+        Some(Descriptors { files: table.follow(Field::FdtableFd)?, max: table.get(Field::FdtableMax)? })
+    }
+}
+
+/// A descriptor table.
+#[derive(Clone, Copy)]
+pub struct Descriptors {
+    files: Object,
+    max: u32,
+}
+
+impl Descriptors {
+    /// The file behind a descriptor.
+    #[inline(always)]
+    pub fn file(self, fd: u32) -> Option<File> {
+        if fd >= self.max {
+            return None;
+        }
+        let slot = self.files.raw().wrapping_add(fd as usize * 8);
+        Object::new(read::<*const u8>(slot.cast())?).map(File)
+    }
+}
+
+/// `struct mm_struct`.
+#[derive(Clone, Copy)]
+pub struct Mm(Object);
+
+impl Mm {
+    /// First and one-past-last address of the argument block.
+    #[inline(always)]
+    pub fn arguments(self) -> Option<(u64, u64)> {
+        Some((self.0.get(Field::MmArgStart)?, self.0.get(Field::MmArgEnd)?))
+    }
+
+    /// Bytes of code and of initialised data, as the ELF loader laid them out.
+    #[inline(always)]
+    pub fn extents(self) -> Option<(u64, u64)> {
+        let code = self.0.get::<u64>(Field::MmEndCode)?.wrapping_sub(self.0.get(Field::MmStartCode)?);
+        let data = self.0.get::<u64>(Field::MmEndData)?.wrapping_sub(self.0.get(Field::MmStartData)?);
+        Some((code, data))
+    }
+}

@@ -1,0 +1,104 @@
+//! Maps that more than one room uses; a map with one owner sits beside its owner.
+
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::macros::btf_map;
+use monitor_common::field;
+use monitor_common::policy::Policy;
+use monitor_common::state::{Config, ErrorKey, InodeKey, LossKey, Pipe, Socket, Taint, Task};
+
+/// Offsets of [`field::FIELDS`], written by the daemon before load and frozen.
+#[unsafe(no_mangle)]
+static OFFSETS: [u32; field::COUNT] = [field::MISSING; field::COUNT];
+
+/// `cgroup_root.hierarchy_id` of the hierarchy containers are told by (0 = unified).
+#[unsafe(no_mangle)]
+static HIERARCHY: u32 = 0;
+
+/// Index into `css_set.subsys` of a controller of that hierarchy; `MISSING` = unified.
+#[unsafe(no_mangle)]
+static CONTROLLER: u32 = field::MISSING;
+
+/// Ordinary records.
+#[btf_map]
+pub static EVENTS: RingBuf<(), { 4 << 20 }> = RingBuf::new();
+
+/// Records with a reason, which a flood of ordinary ones must not crowd out.
+#[btf_map]
+pub static VERDICTS: RingBuf<(), { 512 << 10 }> = RingBuf::new();
+
+/// Containers by cgroup id; nested cgroups have their own entry with the same `root`.
+#[btf_map]
+pub static CONTAINERS: HashMap<u64, Policy, 16384> = HashMap::new();
+
+/// Every process of a container, and host processes started since the monitor was.
+#[btf_map]
+pub static TASKS: HashMap<u32, Task, 65536> = HashMap::new();
+
+/// Pipes and FIFOs with a known reader or writer.
+#[btf_map]
+pub static PIPES: LruHashMap<InodeKey, Pipe, 16384> = LruHashMap::new();
+
+/// Files whose bytes came from the network.
+#[btf_map]
+pub static INODES: LruHashMap<InodeKey, Taint, 32768> = LruHashMap::new();
+
+/// Outbound inet sockets by cookie.
+#[btf_map]
+pub static SOCKETS: LruHashMap<u64, Socket, 32768> = LruHashMap::new();
+
+/// What may change while the programs run.
+#[btf_map]
+pub static CONFIG: Array<Config, 1> = Array::new();
+
+/// Never written: a new entry starts as a copy of these.
+#[btf_map]
+pub static ZERO_TASK: Array<Task, 1> = Array::new();
+
+/// See [`ZERO_TASK`].
+#[btf_map]
+pub static ZERO_PIPE: Array<Pipe, 1> = Array::new();
+
+/// Next sequence number of this CPU.
+#[btf_map]
+pub static SEQUENCE: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// Records that found their ring full.
+#[btf_map]
+pub static LOSS: LruHashMap<LossKey, u64, 4096> = LruHashMap::new();
+
+/// Handlers that could not read what they should have been able to.
+#[btf_map]
+pub static ERRORS: LruHashMap<ErrorKey, u64, 256> = LruHashMap::new();
+
+/// Offset of a kernel field, `None` if this kernel lacks it.
+#[inline(always)]
+pub fn offset(field: field::Field) -> Option<usize> {
+    // SAFETY: in bounds by construction of the table. Volatile, because the daemon rewrites the
+    // value after compilation; the verifier sees a constant, since the map is frozen.
+    let value = unsafe { core::ptr::read_volatile(&raw const OFFSETS[field as usize]) };
+    if value == field::MISSING { None } else { Some(value as usize) }
+}
+
+/// The watched hierarchy's id.
+#[inline(always)]
+pub fn hierarchy() -> u32 {
+    // SAFETY: as in `offset`.
+    unsafe { core::ptr::read_volatile(&raw const HIERARCHY) }
+}
+
+/// The watched hierarchy's controller, `None` for the unified one.
+#[inline(always)]
+pub fn controller() -> Option<usize> {
+    // SAFETY: as in `offset`.
+    let value = unsafe { core::ptr::read_volatile(&raw const CONTROLLER) };
+    if value == field::MISSING { None } else { Some(value as usize) }
+}
+
+/// What may change while the programs run.
+#[inline(always)]
+pub fn config() -> Config {
+    match CONFIG.get(0) {
+        Some(config) => *config,
+        None => Config { default_enforce: 0, watch_host: 0, self_tgid: 0, reserved: 0 },
+    }
+}

@@ -1,0 +1,172 @@
+//! Cgroup life: a container is known from the moment its cgroup is made, before any engine's API
+//! tells of it, and a task belongs to it from the moment it is moved there.
+
+use crate::kernel::cgroup::Cgroup;
+use crate::kernel::file::string;
+use crate::kernel::task::Task;
+use crate::kernel::Object;
+use crate::maps::{CONTAINERS, config};
+use crate::record::{self, Judgement, Subject};
+use crate::reflex::provenance;
+use aya_ebpf::btf_maps::PerCpuArray;
+use aya_ebpf::macros::{btf_map, btf_tracepoint};
+use aya_ebpf::programs::BtfTracePointContext;
+use core::hint::black_box;
+use monitor_common::header::Kind;
+use monitor_common::policy::{POLICY_OFF, POLICY_WATCHED, Policy};
+use monitor_common::state::{CgroupChange, HOST, TASK_ENTERED};
+
+/// Longest directory name looked at; `cri-containerd-<64 hex>.scope` has 85 bytes.
+const NAME_LEN: usize = 128;
+/// Hex digits of a container id.
+const ID_DIGITS: u32 = 64;
+
+#[repr(C)]
+struct Name {
+    run: u32,
+    bytes: [u8; NAME_LEN],
+}
+
+#[btf_map]
+static NAME: PerCpuArray<Name, 1> = PerCpuArray::new();
+
+/// match-proto: cgroup_mkdir(struct cgroup *cgrp, const char *path)
+#[btf_tracepoint(function = "cgroup_mkdir")]
+pub fn cgroup_mkdir(ctx: BtfTracePointContext) -> i32 {
+    let _ = try_mkdir(&ctx);
+    0
+}
+
+/// match-proto: cgroup_rmdir(struct cgroup *cgrp, const char *path)
+#[btf_tracepoint(function = "cgroup_rmdir")]
+pub fn cgroup_rmdir(ctx: BtfTracePointContext) -> i32 {
+    let _ = try_rmdir(&ctx);
+    0
+}
+
+/// match-proto: cgroup_attach_task(struct cgroup *dst_cgrp, const char *path, struct task_struct *task, bool threadgroup)
+#[btf_tracepoint(function = "cgroup_attach_task")]
+pub fn cgroup_attach_task(ctx: BtfTracePointContext) -> i32 {
+    let _ = try_attach(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_mkdir(ctx: &BtfTracePointContext) -> Option<()> {
+    let cgroup = Cgroup(Object::new(ctx.arg::<*const u8>(0))?);
+    if !cgroup.is_watched() {
+        return None;
+    }
+    let id = cgroup.id()?;
+    let parent = cgroup.parent().and_then(Cgroup::id).unwrap_or(0);
+    // SAFETY: copied at once.
+    let inherited = unsafe { CONTAINERS.get(&parent) }.copied();
+    let policy = if names_a_container(cgroup) {
+        Policy { root: id, enforce: config().default_enforce, flags: POLICY_WATCHED }
+    } else {
+        inherited?
+    };
+    CONTAINERS.insert(&id, &policy, 0).ok()?;
+    tell(ctx, cgroup, id, parent, 0)
+}
+
+#[inline(always)]
+fn try_rmdir(ctx: &BtfTracePointContext) -> Option<()> {
+    let cgroup = Cgroup(Object::new(ctx.arg::<*const u8>(0))?);
+    if !cgroup.is_watched() {
+        return None;
+    }
+    let id = cgroup.id()?;
+    CONTAINERS.remove(&id).ok()?;
+    tell(ctx, cgroup, id, 0, 1)
+}
+
+#[inline(always)]
+fn tell(ctx: &BtfTracePointContext, cgroup: Cgroup, id: u64, parent: u64, gone: u32) -> Option<()> {
+    let subject = Subject::of(Task::current()?, id);
+    let mut entry = record::begin::<CgroupChange>(Kind::Cgroup, &subject, &Judgement::NOTHING, record::now())?;
+    let out = entry.as_mut_ptr();
+    // SAFETY: the reservation is a CgroupChange.
+    unsafe {
+        (*out).parent = parent;
+        (*out).gone = gone;
+        (*out).hierarchy = cgroup.hierarchy().unwrap_or(0);
+        if let Some(path) = Object::new(ctx.arg::<*const u8>(1)) {
+            string(path, &mut (*out).path);
+        } else {
+            (*out).path[0] = 0;
+        }
+    }
+    entry.submit(0);
+    Some(())
+}
+
+/// Does the directory's name hold a run of 64 hex digits? Which runtime made it, and whether it is
+/// a monitor process's scope rather than the container's, is for the daemon to tell.
+#[inline(always)]
+fn names_a_container(cgroup: Cgroup) -> bool {
+    let Some(name) = cgroup.name() else { return false };
+    let Some(buffer) = NAME.get_ptr_mut(0) else { return false };
+    // SAFETY: this CPU's slot; cgroup changes are serialised by cgroup_mutex.
+    string(name, unsafe { &mut (*buffer).bytes });
+    // SAFETY: as above.
+    unsafe { (*buffer).run = 0 };
+    for i in 0..NAME_LEN {
+        // Opaque each round, so that the verifier sees one unknown counter and not 128 known ones.
+        let buffer = black_box(buffer);
+        // SAFETY: `i` is in bounds.
+        let (byte, run) = unsafe { ((*buffer).bytes[i], (*buffer).run) };
+        if byte == 0 {
+            return run == ID_DIGITS;
+        }
+        if byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte) {
+            // SAFETY: as above.
+            unsafe { (*buffer).run = run.wrapping_add(1) };
+        } else if run == ID_DIGITS {
+            return true;
+        } else {
+            // SAFETY: as above.
+            unsafe { (*buffer).run = 0 };
+        }
+    }
+    false
+}
+
+#[inline(always)]
+fn try_attach(ctx: &BtfTracePointContext) -> Option<()> {
+    let cgroup = Cgroup(Object::new(ctx.arg::<*const u8>(0))?);
+    if !cgroup.is_watched() {
+        return None;
+    }
+    let task = Task(Object::new(ctx.arg::<*const u8>(2))?);
+    let tgid = task.tgid()?;
+    // SAFETY: copied at once.
+    let policy = unsafe { CONTAINERS.get(&cgroup.id()?) }.copied();
+    match policy {
+        Some(policy) if policy.flags & POLICY_OFF == 0 => {
+            let entry = match provenance::entry(tgid) {
+                Some(entry) => entry,
+                None => {
+                    let parent = task.parent().and_then(Task::tgid).unwrap_or(0);
+                    provenance::create(tgid, task, policy.root, parent)?
+                }
+            };
+            entry.container = policy.root;
+            entry.flags = TASK_ENTERED;
+        }
+        // Leaving: only somebody outside may take a process out of its container; a root process
+        // inside that moves itself stays what it was.
+        _ => {
+            let entry = provenance::entry(tgid)?;
+            if entry.container == HOST {
+                return None;
+            }
+            let mover = Task::current()?.tgid()?;
+            let mover_container = provenance::entry(mover).map_or(HOST, |mover| mover.container);
+            if mover_container == HOST {
+                entry.container = HOST;
+            }
+        }
+    }
+    Some(())
+}

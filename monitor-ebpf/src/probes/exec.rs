@@ -1,0 +1,391 @@
+//! Program start: the new image is in place and has not run an instruction. Most of what there is
+//! to know about a shell is settled here, because redirections come before the exec.
+
+use crate::kernel::Object;
+use crate::kernel::file::{File, string};
+use crate::kernel::task::{Mm, Task};
+use crate::record::{self, Judgement, Subject};
+use crate::reflex::program::{self, Class};
+use crate::reflex::{guard, provenance, stdio};
+use aya_ebpf::btf_maps::PerCpuArray;
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use aya_ebpf::macros::{btf_map, btf_tracepoint};
+use aya_ebpf::programs::BtfTracePointContext;
+use core::hint::black_box;
+use monitor_common::argv::Form;
+use monitor_common::exec::{
+    ARGS_CLASSES, ARGS_HEAD, ARGS_TAIL, EXEC_ARGS_CUT, EXEC_BY_FINGERPRINT, EXEC_RELAY,
+    EXEC_STDIN_TAINTED, Exec, STDIO_FILE, STDIO_INET_OUT, STDIO_PIPE, STDIO_TTY, STDIO_UNIX, Stdio,
+};
+use monitor_common::field::Field;
+use monitor_common::file::{FILE_MEMFD, FILE_OVERLAY, FILE_TMPFS, FILE_UNLINKED, FILE_UPPER, FileRef};
+use monitor_common::header::{Kind, Reason};
+use monitor_common::state::{
+    self, CLASS_INTERPRETER, CLASS_PACKAGE_MANAGER, CLASS_SESSION_SERVER, CLASS_SHELL, Fingerprint,
+    HOST, InodeKey, Origin, TASK_DRIFT, TASK_ENTERED, TASK_EXE_TAINTED, TASK_FEEDS_SHELL,
+    TASK_INTERPRETER, TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_READS_STDIN, TASK_SESSION_SERVER,
+    TASK_SHELL, TASK_STDIN_INET, TASK_STDOUT_INET, TASK_TAINTED,
+};
+
+/// Descriptors above the standard ones that are looked at to see whether a connection survived the
+/// exec (`exec 3<>/dev/tcp/…`).
+const INHERITED_FDS: core::ops::Range<u32> = 3..10;
+
+/// What does not fit the stack.
+#[repr(C)]
+struct Scratch {
+    exe: FileRef,
+    print: Fingerprint,
+    stdio: [Stdio; 3],
+    origin: Origin,
+    old_comm: [u8; 16],
+    flags: u32,
+    parent_tgid: u32,
+    parent_start_ns: u64,
+}
+
+#[btf_map]
+static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+#[repr(C)]
+struct ExecWith<const N: usize> {
+    exec: Exec,
+    args: [u8; N],
+}
+
+/// match-proto: sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
+    let _ = try_exec(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_exec(ctx: &BtfTracePointContext) -> Option<()> {
+    let task = Task(Object::new(ctx.arg::<*const u8>(0))?);
+    let bprm = Object::new(ctx.arg::<*const u8>(2))?;
+    let tgid = task.tgid()?;
+    let entry = match provenance::entry(tgid) {
+        Some(entry) => entry,
+        None => {
+            let container = provenance::container_of(task)?;
+            let parent = task.parent().and_then(Task::tgid).unwrap_or(0);
+            provenance::create(tgid, task, container, parent)?
+        }
+    };
+    let time_ns = record::now();
+    // SAFETY: this CPU's slot; the tracepoint does not nest on a CPU.
+    let scratch = unsafe { &mut *SCRATCH.get_ptr_mut(0)? };
+    scratch.flags = 0;
+    scratch.origin.tgid = 0;
+    let mm = task.mm()?;
+    let exe = bprm.follow(Field::BprmFile).map(File)?;
+    exe.describe(&mut scratch.exe, task.root_sb());
+    let class = look_at_program(exe, scratch, mm)?;
+    let descriptors = task.descriptors()?;
+    for fd in 0..3 {
+        stdio::look(descriptors.file(fd), &mut scratch.stdio[fd as usize]);
+    }
+    let inherited = entry.flags;
+    let mut flags = new_flags(inherited, entry.container, &class, scratch);
+    if inherited & TASK_NET_OUT != 0 && flags & TASK_NET_OUT == 0 {
+        for fd in INHERITED_FDS {
+            if descriptors.file(fd).is_some_and(stdio::is_outbound) {
+                flags |= TASK_NET_OUT;
+                break;
+            }
+        }
+    }
+    let parent = task.parent();
+    scratch.parent_tgid = parent.and_then(Task::tgid).unwrap_or(0);
+    scratch.parent_start_ns = parent.and_then(Task::start_ns).unwrap_or(0);
+    reset(entry, scratch, flags, class.text.script);
+    let judgement = judge(entry, tgid, scratch, &class, time_ns);
+    let subject = Subject::of(task, entry.container);
+    emit(&subject, &judgement, time_ns, scratch, entry.flags, &class, bprm, task, mm);
+    Some(())
+}
+
+/// Identity and class of the executable.
+#[inline(always)]
+fn look_at_program(exe: File, scratch: &mut Scratch, mm: Mm) -> Option<Class> {
+    let (code, data) = mm.extents()?;
+    scratch.print = Fingerprint { size: scratch.exe.size, code, data };
+    let name = program::hash_of(exe.dentry()?)?;
+    let class = program::classify(name, &scratch.print, scratch.exe.flags & drift_flags() == 0, mm);
+    if class.by_fingerprint {
+        scratch.flags |= EXEC_BY_FINGERPRINT;
+    }
+    Some(class)
+}
+
+const fn drift_flags() -> u32 {
+    FILE_UPPER | FILE_TMPFS | FILE_UNLINKED | FILE_MEMFD
+}
+
+/// `TASK_*` bits of the new program, before provenance.
+#[inline(always)]
+fn new_flags(inherited: u32, container: u64, class: &Class, scratch: &Scratch) -> u32 {
+    let mut flags = inherited & (provenance::KEPT_FLAGS | TASK_ENTERED);
+    let file = scratch.exe.flags;
+    let foreign = file & monitor_common::file::FILE_FOREIGN_SB != 0 && file & FILE_OVERLAY == 0;
+    let drift = container != HOST && (file & drift_flags() != 0 || foreign);
+    if drift {
+        flags |= TASK_DRIFT;
+    }
+    if class.bits & CLASS_SHELL != 0 {
+        flags |= TASK_SHELL;
+    }
+    if class.bits & CLASS_INTERPRETER != 0 {
+        flags |= TASK_INTERPRETER;
+    }
+    if class.bits & CLASS_SESSION_SERVER != 0 && !drift {
+        flags |= TASK_SESSION_SERVER;
+    }
+    let by_script = class.text.script != 0
+        && class.bits & CLASS_INTERPRETER != 0
+        && program::named(class.text.script) & CLASS_PACKAGE_MANAGER != 0;
+    if !drift && (class.bits & CLASS_PACKAGE_MANAGER != 0 || by_script) {
+        flags |= TASK_PACKAGE_MANAGER;
+    }
+    if class.text.form as u32 == Form::Stdin as u32 {
+        flags |= TASK_READS_STDIN;
+    }
+    if scratch.stdio[0].kind == STDIO_INET_OUT {
+        flags |= TASK_STDIN_INET | TASK_NET_OUT;
+    }
+    if scratch.stdio[1].kind == STDIO_INET_OUT || scratch.stdio[2].kind == STDIO_INET_OUT {
+        flags |= TASK_STDOUT_INET | TASK_NET_OUT;
+    }
+    flags
+}
+
+/// A new program begins with a clean slate.
+#[inline(always)]
+fn reset(entry: &mut state::Task, scratch: &Scratch, flags: u32, script: u32) {
+    entry.flags = flags;
+    entry.script = script;
+    entry.stdin = key_if(&scratch.stdio[0], false);
+    entry.stdout = key_if(&scratch.stdio[1], true);
+    entry.fifo_out = InodeKey { ino: 0, dev: 0, reserved: 0 };
+    entry.last_open = InodeKey { ino: 0, dev: 0, reserved: 0 };
+    for i in 0..state::WRITES {
+        entry.writes[i] = InodeKey { ino: 0, dev: 0, reserved: 0 };
+    }
+    entry.write_next = 0;
+}
+
+#[inline(always)]
+fn key_if(stdio: &Stdio, or_file: bool) -> InodeKey {
+    if stdio.kind == STDIO_PIPE || (or_file && stdio.kind == STDIO_FILE) {
+        InodeKey { ino: stdio.ino, dev: stdio.dev, reserved: 0 }
+    } else {
+        InodeKey { ino: 0, dev: 0, reserved: 0 }
+    }
+}
+
+/// Provenance and verdict.
+#[inline(always)]
+fn judge(entry: &mut state::Task, tgid: u32, scratch: &mut Scratch, class: &Class, time_ns: u64) -> Judgement {
+    let interpreter = class.bits & (CLASS_SHELL | CLASS_INTERPRETER) != 0;
+    let stdin_text = entry.flags & TASK_READS_STDIN != 0;
+
+    if scratch.stdio[1].kind == STDIO_PIPE {
+        let key = entry.stdout;
+        provenance::writes(&key, tgid);
+    }
+    if scratch.stdio[0].kind == STDIO_PIPE {
+        let key = entry.stdin;
+        if interpreter && stdin_text {
+            if let Some((reason, origin)) = provenance::shell_reads(&key, tgid) {
+                scratch.flags |= EXEC_STDIN_TAINTED;
+                scratch.origin = origin;
+                return guard::kill(entry.container, tgid, reason, origin.tgid);
+            }
+        } else {
+            let down = if scratch.stdio[1].kind == STDIO_PIPE {
+                entry.stdout
+            } else {
+                InodeKey { ino: 0, dev: 0, reserved: 0 }
+            };
+            if let Some(origin) = provenance::stage_reads(&key, &down, tgid) {
+                scratch.flags |= EXEC_STDIN_TAINTED;
+                scratch.origin = origin;
+                entry.flags |= TASK_TAINTED;
+                entry.origin = origin;
+                if let Some(sink) = provenance::outputs(entry, &origin) {
+                    return guard::kill(entry.container, tgid, sink.reason, sink.tgid);
+                }
+            }
+        }
+    }
+    if entry.flags & (TASK_STDIN_INET | TASK_STDOUT_INET) != 0
+        && let Some(judgement) = judge_socket(entry, tgid, scratch, interpreter, stdin_text, time_ns)
+    {
+        return judgement;
+    }
+    judge_file(entry, tgid, scratch).unwrap_or_else(|| judge_relay(entry, tgid, scratch, interpreter && stdin_text))
+}
+
+/// Standard descriptors on an outbound socket.
+#[inline(always)]
+fn judge_socket(
+    entry: &mut state::Task,
+    tgid: u32,
+    scratch: &mut Scratch,
+    interpreter: bool,
+    stdin_text: bool,
+    time_ns: u64,
+) -> Option<Judgement> {
+    let from = if scratch.stdio[0].kind == STDIO_INET_OUT { 0 } else if scratch.stdio[1].kind == STDIO_INET_OUT { 1 } else { 2 };
+    let peer = scratch.stdio[from].peer;
+    provenance::set_origin(&mut entry.origin, tgid, entry.start_ns, &peer, time_ns);
+    let both = entry.flags & TASK_STDIN_INET != 0 && entry.flags & TASK_STDOUT_INET != 0;
+    if interpreter && both {
+        return Some(guard::kill(entry.container, tgid, Reason::ReverseShell, 0));
+    }
+    if entry.flags & TASK_STDIN_INET == 0 {
+        return None;
+    }
+    scratch.origin = entry.origin;
+    if interpreter && stdin_text {
+        // Program text straight from a socket: `bash <&3`.
+        scratch.flags |= EXEC_STDIN_TAINTED;
+        return Some(guard::kill(entry.container, tgid, Reason::DownloadExec, 0));
+    }
+    // `cat <&3 | sh`: what this program writes came from the network.
+    entry.flags |= TASK_TAINTED;
+    let origin = entry.origin;
+    let sink = provenance::outputs(entry, &origin)?;
+    Some(guard::kill(entry.container, tgid, sink.reason, sink.tgid))
+}
+
+/// The executable itself.
+#[inline(always)]
+fn judge_file(entry: &mut state::Task, tgid: u32, scratch: &mut Scratch) -> Option<Judgement> {
+    let key = InodeKey { ino: scratch.exe.ino, dev: scratch.exe.dev, reserved: 0 };
+    if let Some(origin) = provenance::tainted_exe(&key) {
+        entry.flags |= TASK_EXE_TAINTED;
+        scratch.exe.flags |= monitor_common::file::FILE_TAINTED;
+        scratch.origin = origin;
+        return Some(guard::kill(entry.container, tgid, Reason::DownloadExec, origin.tgid));
+    }
+    // A container runtime starts its own init from a memfd before the container's root is in place;
+    // what runs inside and was started from inside has no such excuse.
+    if scratch.exe.flags & FILE_MEMFD != 0 && entry.flags & TASK_ENTERED == 0 && entry.container != HOST {
+        return Some(guard::kill(entry.container, tgid, Reason::FilelessExec, 0));
+    }
+    None
+}
+
+/// A shell that takes commands from its parent, which has (or may get) a connection.
+#[inline(always)]
+fn judge_relay(entry: &mut state::Task, tgid: u32, scratch: &mut Scratch, commanded: bool) -> Judgement {
+    if !commanded || entry.flags & TASK_ENTERED != 0 {
+        return Judgement::NOTHING;
+    }
+    let input = scratch.stdio[0].kind;
+    if input != STDIO_PIPE && input != STDIO_UNIX && input != STDIO_TTY {
+        return Judgement::NOTHING;
+    }
+    let output = scratch.stdio[1].kind;
+    if output != STDIO_PIPE && output != STDIO_UNIX && output != STDIO_TTY {
+        return Judgement::NOTHING;
+    }
+    let parent_tgid = scratch.parent_tgid;
+    let Some(parent) = provenance::entry(parent_tgid) else { return Judgement::NOTHING };
+    if parent_tgid == tgid
+        || parent.container != entry.container
+        || parent.flags & (TASK_SHELL | TASK_SESSION_SERVER | TASK_PACKAGE_MANAGER) != 0
+    {
+        return Judgement::NOTHING;
+    }
+    if input != STDIO_TTY {
+        parent.flags |= TASK_FEEDS_SHELL;
+    }
+    if parent.flags & TASK_NET_OUT == 0 {
+        return Judgement::NOTHING;
+    }
+    scratch.flags |= EXEC_RELAY;
+    scratch.origin = parent.origin;
+    Judgement::told(Reason::ReverseShell, parent_tgid)
+}
+
+#[expect(clippy::too_many_arguments, reason = "everything an exec record is made of")]
+#[inline(always)]
+fn emit(
+    subject: &Subject,
+    judgement: &Judgement,
+    time_ns: u64,
+    scratch: &Scratch,
+    task_flags: u32,
+    class: &Class,
+    bprm: Object,
+    task: Task,
+    mm: Mm,
+) {
+    let Some((start, end)) = mm.arguments() else { return };
+    let total = end.wrapping_sub(start);
+    if total <= ARGS_CLASSES[0] as u64 {
+        write::<{ ARGS_CLASSES[0] }>(subject, judgement, time_ns, scratch, task_flags, class, bprm, task, start, end);
+    } else if total <= ARGS_CLASSES[1] as u64 {
+        write::<{ ARGS_CLASSES[1] }>(subject, judgement, time_ns, scratch, task_flags, class, bprm, task, start, end);
+    } else {
+        write::<{ ARGS_CLASSES[2] }>(subject, judgement, time_ns, scratch, task_flags, class, bprm, task, start, end);
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "as in emit")]
+#[inline(always)]
+fn write<const N: usize>(
+    subject: &Subject,
+    judgement: &Judgement,
+    time_ns: u64,
+    scratch: &Scratch,
+    task_flags: u32,
+    class: &Class,
+    bprm: Object,
+    task: Task,
+    start: u64,
+    end: u64,
+) {
+    let Some(mut entry) = record::begin::<ExecWith<N>>(Kind::Exec, subject, judgement, time_ns) else { return };
+    let out = entry.as_mut_ptr();
+    let total = end.wrapping_sub(start);
+    let cut = total > ARGS_HEAD as u64;
+    let room = if N > ARGS_HEAD { ARGS_HEAD } else { N };
+    let head = if total > room as u64 { room as u32 } else { total as u32 };
+    // SAFETY: the reservation is an ExecWith<N>; helpers check what they read and are given no
+    // more room than there is.
+    unsafe {
+        let exec = &raw mut (*out).exec;
+        (*exec).parent_tgid = scratch.parent_tgid;
+        (*exec).parent_start_ns = scratch.parent_start_ns;
+        (*exec).flags = scratch.flags | if cut { EXEC_ARGS_CUT } else { 0 };
+        (*exec).task_flags = task_flags;
+        (*exec).form = class.text.form as u32;
+        crate::kernel::file::copy(&raw const scratch.exe, &raw mut (*exec).exe);
+        crate::kernel::file::copy(&raw const scratch.stdio, &raw mut (*exec).stdio);
+        crate::kernel::file::copy(&raw const scratch.origin, &raw mut (*exec).origin);
+        (*exec).fingerprint = scratch.print;
+        (*exec).old_comm = [0; 16];
+        (*exec).comm = task.comm().unwrap_or([0; 16]);
+        (*exec).filename[0] = 0;
+        if let Some(name) = bprm.follow(Field::BprmFilename) {
+            string(name, &mut (*exec).filename);
+        }
+        (*exec).args_total = total as u32;
+        let head = black_box(head).min(room as u32);
+        let read = bpf_probe_read_user((&raw mut (*out).args).cast(), head, start as *const _) == 0;
+        (*exec).args_len = if read { head } else { 0 };
+        (*exec).args_tail = 0;
+        if N > ARGS_HEAD && cut {
+            let tail = (&raw mut (*out).args).cast::<u8>().add(ARGS_HEAD);
+            if bpf_probe_read_user(tail.cast(), ARGS_TAIL as u32, (end - ARGS_TAIL as u64) as *const _) == 0 {
+                (*exec).args_tail = ARGS_TAIL as u32;
+            }
+        }
+        (*exec).args_area = N as u32;
+    }
+    entry.submit(0);
+}

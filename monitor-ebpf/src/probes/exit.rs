@@ -1,0 +1,40 @@
+//! Process end.
+
+use crate::kernel::Object;
+use crate::kernel::task::Task;
+use crate::maps::TASKS;
+use crate::record::{self, Judgement, Subject};
+use crate::reflex::provenance;
+use aya_ebpf::macros::btf_tracepoint;
+use aya_ebpf::programs::BtfTracePointContext;
+use monitor_common::exec::Exit;
+use monitor_common::header::Kind;
+
+/// match-proto: sched_process_exit(struct task_struct *p)
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn process_exit(ctx: BtfTracePointContext) -> i32 {
+    let _ = try_exit(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_exit(ctx: &BtfTracePointContext) -> Option<()> {
+    let task = Task(Object::new(ctx.arg::<*const u8>(0))?);
+    let tgid = task.tgid()?;
+    let container = provenance::entry(tgid)?.container;
+    // do_exit() drops `live` before the tracepoint (kernel/exit.c): 0 = the last thread.
+    if task.live_threads()? > 0 {
+        return None;
+    }
+    let subject = Subject::of(task, container);
+    let _ = TASKS.remove(&tgid);
+    let mut entry = record::begin::<Exit>(Kind::Exit, &subject, &Judgement::NOTHING, record::now())?;
+    let out = entry.as_mut_ptr();
+    // SAFETY: the reservation is an Exit.
+    unsafe {
+        (*out).code = task.exit_code().unwrap_or(0);
+        (*out).reserved = 0;
+    }
+    entry.submit(0);
+    Some(())
+}

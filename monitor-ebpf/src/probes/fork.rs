@@ -1,0 +1,69 @@
+//! Process creation.
+
+use crate::kernel::Object;
+use crate::kernel::task::Task;
+use crate::maps::TASKS;
+use crate::record::{self, Judgement, Subject};
+use crate::reflex::provenance;
+use aya_ebpf::macros::btf_tracepoint;
+use aya_ebpf::programs::BtfTracePointContext;
+use monitor_common::exec::Fork;
+use monitor_common::header::Kind;
+use monitor_common::state::{HOST, TASK_ENTERED};
+
+/// match-proto: sched_process_fork(struct task_struct *parent, struct task_struct *child)
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn process_fork(ctx: BtfTracePointContext) -> i32 {
+    let _ = try_fork(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_fork(ctx: &BtfTracePointContext) -> Option<()> {
+    let parent = Task(Object::new(ctx.arg::<*const u8>(0))?);
+    let child = Task(Object::new(ctx.arg::<*const u8>(1))?);
+    let tgid = child.tgid()?;
+    let parent_tgid = parent.tgid()?;
+    if tgid == parent_tgid {
+        return None; // a thread
+    }
+    let container = match provenance::entry(parent_tgid) {
+        // The child is a copy of its parent until it execs: same program, same descriptors.
+        Some(known) => {
+            TASKS.insert(&tgid, &*known, 0).ok()?;
+            let made = provenance::entry(tgid)?;
+            made.start_ns = child.start_ns()?;
+            made.parent_tgid = parent_tgid;
+            made.flags &= !TASK_ENTERED;
+            // clone3(CLONE_INTO_CGROUP) makes the child in another cgroup, without an attach.
+            if made.container == HOST && parent.css_set() != child.css_set() {
+                made.container = provenance::container_of(child)?;
+            }
+            made.container
+        }
+        None => {
+            if parent.css_set() == child.css_set() {
+                return None;
+            }
+            let container = provenance::container_of(child)?;
+            if container == HOST {
+                return None;
+            }
+            let made = provenance::create(tgid, child, container, parent_tgid)?;
+            made.flags |= TASK_ENTERED;
+            container
+        }
+    };
+    let subject = Subject::of(child, container);
+    let mut entry = record::begin::<Fork>(Kind::Fork, &subject, &Judgement::NOTHING, record::now())?;
+    let out = entry.as_mut_ptr();
+    // SAFETY: the reservation is a Fork.
+    unsafe {
+        (*out).parent_tgid = parent_tgid;
+        (*out).reserved = 0;
+        (*out).parent_start_ns = parent.start_ns().unwrap_or(0);
+        (*out).comm = child.comm().unwrap_or([0; 16]);
+    }
+    entry.submit(0);
+    Some(())
+}

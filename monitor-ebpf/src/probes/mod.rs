@@ -1,0 +1,11 @@
+//! The doors: one file a hook family. An entry function is thin; `try_*` does the work.
+
+pub mod cgroup;
+pub mod connect;
+pub mod descriptor;
+pub mod exec;
+pub mod exit;
+pub mod fork;
+pub mod open;
+pub mod packet;
+pub mod unix;

@@ -1,0 +1,313 @@
+//! Files opened: taint of what is written and read, scripts that came from the network, sensitive
+//! files. An uninteresting open of a container costs the look at the descriptor and one lookup; one
+//! of the host a lookup and a bit test.
+//!
+//! The file is taken from the descriptor table, not from the system call's path argument.
+
+use crate::kernel::file::{FMODE_CREATED, FMODE_READ, FMODE_WRITE, File, Inode, O_TRUNC, Type};
+use crate::kernel::task::Task;
+use crate::maps::INODES;
+use crate::record::{self, Judgement, Subject};
+use crate::reflex::{guard, provenance};
+use aya_ebpf::btf_maps::{HashMap, PerCpuArray};
+use aya_ebpf::macros::{btf_map, tracepoint};
+use aya_ebpf::programs::TracePointContext;
+use monitor_common::argv::Form;
+use monitor_common::file::{
+    COMPONENT_LEN, FILE_CREATED, FILE_FIFO, FILE_SCRIPT, FILE_SENSITIVE, FILE_TAINTED, FILE_TMPFS, FILE_UPPER,
+    FILE_WRITE, Open,
+};
+use monitor_common::hash;
+use monitor_common::header::{Kind, Reason};
+use monitor_common::state::{
+    self, HOST, InodeKey, Origin, TASK_INTERPRETER, TASK_PACKAGE_MANAGER, TASK_READS_STDIN, TASK_SHELL,
+    TASK_TAINTED, WRITES,
+};
+
+/// As in `descriptor`.
+const RET: usize = 16;
+
+/// Sensitive files by [`hash::path_key`]; the value is a [`Reason`].
+#[btf_map]
+static SENSITIVE: HashMap<u64, u32, 1024> = HashMap::new();
+
+/// Names of the file and its two nearest directories, which the stack has no room for.
+#[btf_map]
+static NAMES: PerCpuArray<[[u8; COMPONENT_LEN]; 3], 1> = PerCpuArray::new();
+
+/// Exit of open, openat, openat2, creat and open_by_handle_at: the result is the descriptor.
+#[tracepoint]
+pub fn file_opened(ctx: TracePointContext) -> u32 {
+    let _ = try_opened(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_opened(ctx: &TracePointContext) -> Option<()> {
+    // SAFETY: within the tracepoint's record.
+    let fd = unsafe { ctx.read_at::<i64>(RET) }.ok()?;
+    if fd < 0 {
+        return None;
+    }
+    let task = Task::current()?;
+    let tgid = task.tgid()?;
+    let entry = provenance::entry(tgid)?;
+    if entry.container == HOST && !provenance::is_source(entry.flags) && entry.script == 0 {
+        return None;
+    }
+    let file = task.file(fd as u32)?;
+    let inode = file.inode()?;
+    match inode.kind()? {
+        Type::Regular => regular(task, tgid, entry, file, inode),
+        Type::Pipe => fifo(task, tgid, entry, file, inode),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn regular(task: Task, tgid: u32, entry: &mut state::Task, file: File, inode: Inode) -> Option<()> {
+    let mode = file.mode()?;
+    let key = inode.key()?;
+    if mode & FMODE_WRITE != 0 {
+        return written(task, tgid, entry, file, inode, &key, mode);
+    }
+    // SAFETY: copied at once.
+    let taint = unsafe { INODES.get(&key) }.map(|taint| taint.origin);
+    let Some(origin) = taint else {
+        if entry.script != 0 {
+            forget_impostor(entry, file, inode);
+        }
+        return None;
+    };
+    let origin = provenance::rewritten(&origin);
+    if origin.hops <= provenance::MAX_HOPS && entry.flags & TASK_TAINTED == 0 {
+        entry.flags |= TASK_TAINTED;
+        entry.origin = origin;
+        // Where a copy goes may be open already (`cat f > g`, `cat f | sh`).
+        if entry.flags & (TASK_SHELL | TASK_INTERPRETER) == 0
+            && let Some(sink) = provenance::outputs(entry, &origin)
+        {
+            let judgement = guard::kill(entry.container, tgid, sink.reason, sink.tgid);
+            return tell(task, entry, file, FILE_TAINTED, Reason::None, &origin, &judgement);
+        }
+    }
+    if entry.flags & (TASK_SHELL | TASK_INTERPRETER) == 0 || same(&entry.last_open, &key) {
+        return None;
+    }
+    entry.last_open = key;
+    if is_script(entry, file) {
+        let judgement = guard::kill(entry.container, tgid, Reason::DownloadExec, origin.tgid);
+        return tell(task, entry, file, FILE_TAINTED | FILE_SCRIPT, Reason::None, &origin, &judgement);
+    }
+    tell(task, entry, file, FILE_TAINTED, Reason::None, &origin, &Judgement::NOTHING)
+}
+
+/// `python3 /tmp/pip` is not pip: the package manager's script must be from the image.
+#[inline(always)]
+fn forget_impostor(entry: &mut state::Task, file: File, inode: Inode) {
+    if entry.flags & TASK_PACKAGE_MANAGER != 0
+        && inode.layer_flags() & (FILE_UPPER | FILE_TMPFS) != 0
+        && is_script(entry, file)
+    {
+        entry.flags &= !TASK_PACKAGE_MANAGER;
+    }
+}
+
+#[inline(always)]
+fn same(a: &InodeKey, b: &InodeKey) -> bool {
+    a.ino == b.ino && a.dev == b.dev
+}
+
+/// Is the file the interpreter's script operand?
+#[inline(always)]
+fn is_script(entry: &state::Task, file: File) -> bool {
+    if entry.script == 0 {
+        return false;
+    }
+    let Some(names) = NAMES.get_ptr_mut(0) else { return false };
+    // SAFETY: this CPU's slot; the program does not nest on a CPU.
+    let name = unsafe { &mut (*names)[0] };
+    let Some(dentry) = file.dentry() else { return false };
+    dentry.name(name).is_some() && hash::name(name) == entry.script
+}
+
+#[inline(always)]
+fn written(
+    task: Task,
+    tgid: u32,
+    entry: &mut state::Task,
+    file: File,
+    inode: Inode,
+    key: &InodeKey,
+    mode: u32,
+) -> Option<()> {
+    let _ = inode;
+    if provenance::is_source(entry.flags) {
+        let origin = entry.origin;
+        if origin.hops <= provenance::MAX_HOPS {
+            provenance::taint_inode(key, &origin, entry.container);
+        }
+    } else if mode & FMODE_CREATED != 0 || file.flags()? & O_TRUNC != 0 {
+        // New content by somebody without a connection: an inode number is used again, or the
+        // file is written over.
+        let _ = INODES.remove(key);
+    }
+    if entry.container == HOST {
+        return None;
+    }
+    let slot = (entry.write_next as usize) & (WRITES - 1);
+    entry.writes[slot] = *key;
+    entry.write_next = entry.write_next.wrapping_add(1);
+    let reason = sensitive(file);
+    if reason as u8 == Reason::None as u8 {
+        return None;
+    }
+    let bits = FILE_SENSITIVE | FILE_WRITE | if mode & FMODE_CREATED != 0 { FILE_CREATED } else { 0 };
+    let judgement = if entry.flags & TASK_PACKAGE_MANAGER != 0 {
+        Judgement::NOTHING
+    } else {
+        guard::kill(entry.container, tgid, reason, 0)
+    };
+    let origin = entry.origin;
+    tell(task, entry, file, bits, reason, &origin, &judgement)
+}
+
+/// Class of a file by its name and its nearest directories.
+#[inline(always)]
+fn sensitive(file: File) -> Reason {
+    sensitive_entry(file).and_then(|code| Reason::try_from(code as u8).ok()).unwrap_or(Reason::None)
+}
+
+#[inline(always)]
+fn sensitive_entry(file: File) -> Option<u32> {
+    let names = NAMES.get_ptr_mut(0)?;
+    let dentry = file.dentry()?;
+    let parent = dentry.parent()?;
+    let grandparent = parent.parent()?;
+    // SAFETY: this CPU's slot; the program does not nest on a CPU.
+    let (own, up, top) = unsafe {
+        dentry.name(&mut (*names)[0])?;
+        parent.name(&mut (*names)[1])?;
+        grandparent.name(&mut (*names)[2])?;
+        (hash::name(&(*names)[0]), hash::name(&(*names)[1]), hash::name(&(*names)[2]))
+    };
+    let keys = [
+        hash::path_key(own, up, 0),
+        hash::path_key(0, up, 0),
+        hash::path_key(0, up, top),
+        hash::path_key(own, up, top),
+        hash::path_key(own, 0, 0),
+    ];
+    for key in keys {
+        // SAFETY: copied at once.
+        if let Some(code) = unsafe { SENSITIVE.get(&key) } {
+            return Some(*code);
+        }
+    }
+    None
+}
+
+/// A FIFO, or a pipe through /dev/fd or /proc: both ends are judged like a pipe's.
+#[inline(always)]
+fn fifo(task: Task, tgid: u32, entry: &mut state::Task, file: File, inode: Inode) -> Option<()> {
+    let mode = file.mode()?;
+    let key = inode.key()?;
+    if mode & FMODE_READ != 0 && mode & FMODE_WRITE == 0 {
+        let interpreter = entry.flags & (TASK_SHELL | TASK_INTERPRETER) != 0;
+        if interpreter {
+            // Program text, if it is the script operand: `bash <(…)`, `sh /tmp/fifo`.
+            if !is_script_pipe(entry, file) {
+                return None;
+            }
+            entry.flags |= TASK_READS_STDIN;
+            let (reason, origin) = provenance::shell_reads(&key, tgid)?;
+            let judgement = guard::kill(entry.container, tgid, reason, origin.tgid);
+            return tell(task, entry, file, FILE_TAINTED | FILE_SCRIPT | FILE_FIFO, Reason::None, &origin, &judgement);
+        }
+        let stdout = entry.stdout;
+        let down = if stdout.ino != 0 && provenance::known_pipe(&stdout).is_some() {
+            stdout
+        } else {
+            InodeKey { ino: 0, dev: 0, reserved: 0 }
+        };
+        let origin = provenance::stage_reads(&key, &down, tgid)?;
+        entry.flags |= TASK_TAINTED;
+        entry.origin = origin;
+        let sink = provenance::outputs(entry, &origin)?;
+        let judgement = guard::kill(entry.container, tgid, sink.reason, sink.tgid);
+        return tell(task, entry, file, FILE_TAINTED | FILE_FIFO, Reason::None, &origin, &judgement);
+    }
+    if mode & FMODE_WRITE == 0 {
+        return None;
+    }
+    entry.fifo_out = key;
+    provenance::writes(&key, tgid);
+    if !provenance::is_source(entry.flags) {
+        return None;
+    }
+    let origin: Origin = entry.origin;
+    let sink = provenance::taint_chain(&key, &origin, entry.container)?;
+    let judgement = guard::kill(entry.container, tgid, sink.reason, sink.tgid);
+    tell(task, entry, file, FILE_TAINTED | FILE_FIFO | FILE_WRITE, Reason::None, &origin, &judgement)
+}
+
+/// A FIFO's name is compared as a script's is. A pipe has none: it was opened as /dev/fd/N, and the
+/// operand's last component is that number; the interpreter opening a pipe as a file while it still
+/// waits for its script is the script.
+#[inline(always)]
+fn is_script_pipe(entry: &state::Task, file: File) -> bool {
+    if entry.script == 0 {
+        return false;
+    }
+    if is_script(entry, file) {
+        return true;
+    }
+    entry.flags & TASK_READS_STDIN == 0 && unnamed(file) && digits(entry.script)
+}
+
+/// A pipe made by pipe(2) has an empty name.
+#[inline(always)]
+fn unnamed(file: File) -> bool {
+    let Some(names) = NAMES.get_ptr_mut(0) else { return false };
+    // SAFETY: this CPU's slot.
+    let name = unsafe { &mut (*names)[0] };
+    file.dentry().and_then(|dentry| dentry.name(name)) == Some(0)
+}
+
+/// Is the hash that of a descriptor number 0–255?
+#[inline(always)]
+fn digits(script: u32) -> bool {
+    // SAFETY: only its presence counts.
+    unsafe { DESCRIPTOR_NAMES.get(&script) }.is_some()
+}
+
+/// Hashes of "0" … "255", filled by the daemon.
+#[btf_map]
+static DESCRIPTOR_NAMES: HashMap<u32, u32, 512> = HashMap::new();
+
+#[inline(always)]
+fn tell(
+    task: Task,
+    entry: &state::Task,
+    file: File,
+    bits: u32,
+    sensitive: Reason,
+    origin: &Origin,
+    judgement: &Judgement,
+) -> Option<()> {
+    let subject = Subject::of(task, entry.container);
+    let mut reserved = record::begin::<Open>(Kind::Open, &subject, judgement, record::now())?;
+    let out = reserved.as_mut_ptr();
+    // SAFETY: the reservation is an Open.
+    unsafe {
+        file.describe(&mut (*out).file, task.root_sb());
+        (*out).file.flags |= bits;
+        (*out).origin = *origin;
+        (*out).sensitive = sensitive as u32;
+        (*out).task_flags = entry.flags;
+    }
+    reserved.submit(0);
+    Some(())
+}
+
+const _: () = assert!(Form::Script as u32 == 3);

@@ -1,0 +1,113 @@
+//! First payload bytes of a connection, both ways: what judgement reads stratum, DNS names and TLS
+//! server names from. At most [`SEGMENTS`] segments a direction and socket are copied; a packet of
+//! a socket that no watched process connected costs one lookup.
+
+use crate::maps::SOCKETS;
+use crate::record::{self, Judgement, Subject};
+use aya_ebpf::helpers::bpf_get_socket_cookie;
+use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
+use aya_ebpf::macros::cgroup_skb;
+use aya_ebpf::programs::SkBuffContext;
+use core::hint::black_box;
+use monitor_common::header::Kind;
+use monitor_common::net::{PAYLOAD_LEN, Payload};
+use monitor_common::state::Socket;
+
+const ALLOW: i32 = 1;
+/// Segments copied in each direction: enough for a proxy's CONNECT, a split login and its answer.
+const SEGMENTS: u16 = 4;
+const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
+
+/// Packets leaving.
+#[cgroup_skb]
+pub fn packet_egress(ctx: SkBuffContext) -> i32 {
+    let _ = try_packet(&ctx, false);
+    ALLOW
+}
+
+/// Packets arriving.
+#[cgroup_skb]
+pub fn packet_ingress(ctx: SkBuffContext) -> i32 {
+    let _ = try_packet(&ctx, true);
+    ALLOW
+}
+
+#[inline(always)]
+fn try_packet(ctx: &SkBuffContext, inbound: bool) -> Option<()> {
+    // SAFETY: the kernel hands a valid context.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
+    // SAFETY: map values live as long as the program run; the counters may race by one.
+    let socket = unsafe { &mut *SOCKETS.get_ptr_mut(&cookie)? };
+    let index = if inbound { socket.received } else { socket.sent };
+    if index >= SEGMENTS {
+        return None;
+    }
+    let offset = payload_offset(ctx)?;
+    let length = ctx.len().checked_sub(offset)?;
+    if length == 0 {
+        return None;
+    }
+    if inbound {
+        socket.received = index + 1;
+    } else {
+        socket.sent = index + 1;
+    }
+    emit(ctx, socket, cookie, inbound, index, offset, length)
+}
+
+/// Offset of the TCP or UDP payload; cgroup programs see the packet from its IP header on.
+#[inline(always)]
+fn payload_offset(ctx: &SkBuffContext) -> Option<u32> {
+    let first: u8 = ctx.load(0).ok()?;
+    let (protocol, transport) = match first >> 4 {
+        4 => (ctx.load::<u8>(9).ok()?, u32::from(first & 15) * 4),
+        // Extension headers are passed over: rare, and the evidence is not the only one.
+        6 => (ctx.load::<u8>(6).ok()?, 40),
+        _ => return None,
+    };
+    match protocol {
+        IPPROTO_TCP => {
+            let words: u8 = ctx.load(transport as usize + 12).ok()?;
+            Some(transport + u32::from(words >> 4) * 4)
+        }
+        IPPROTO_UDP => Some(transport + 8),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn emit(
+    ctx: &SkBuffContext,
+    socket: &Socket,
+    cookie: u64,
+    inbound: bool,
+    index: u16,
+    offset: u32,
+    length: u32,
+) -> Option<()> {
+    let subject = Subject {
+        tgid: socket.tgid,
+        tid: socket.tgid,
+        uid: socket.uid,
+        start_ns: socket.start_ns,
+        container: socket.container,
+    };
+    let mut reserved = record::begin::<Payload>(Kind::Payload, &subject, &Judgement::NOTHING, record::now())?;
+    let out = reserved.as_mut_ptr();
+    let wanted = if length > PAYLOAD_LEN as u32 { PAYLOAD_LEN as u32 } else { length };
+    // SAFETY: the reservation is a Payload, and `data` has PAYLOAD_LEN bytes.
+    unsafe {
+        (*out).peer = socket.peer;
+        (*out).cookie = cookie;
+        (*out).inbound = u32::from(inbound);
+        (*out).index = u32::from(index);
+        (*out).segment = length;
+        // The verifier wants 1..=PAYLOAD_LEN, on the very value that is passed.
+        let bounded = black_box(wanted).clamp(1, PAYLOAD_LEN as u32);
+        let status = bpf_skb_load_bytes(ctx.skb.skb.cast(), offset, (&raw mut (*out).data).cast(), bounded);
+        (*out).len = if status == 0 { wanted } else { 0 };
+    }
+    reserved.submit(0);
+    Some(())
+}

@@ -1,0 +1,48 @@
+//! Verdicts: from a reason and the container's policy bits to a deny or a kill.
+
+use crate::maps::{CONTAINERS, config};
+use crate::record::Judgement;
+use aya_ebpf::helpers::bpf_send_signal;
+use monitor_common::header::{Reason, Rung, Verdict};
+use monitor_common::policy::POLICY_OFF;
+use monitor_common::state::HOST;
+
+const SIGKILL: u32 = 9;
+
+/// Must this container's task be stopped for this reason?
+#[inline(always)]
+pub fn enforced(container: u64, tgid: u32, reason: Reason) -> bool {
+    if container == HOST || tgid <= 1 || tgid == config().self_tgid {
+        return false;
+    }
+    // SAFETY: the value is read at once; a concurrent policy change makes it the old or the new one.
+    match unsafe { CONTAINERS.get(&container) } {
+        Some(policy) => policy.flags & POLICY_OFF == 0 && policy.enforce & (1 << reason as u32) != 0,
+        None => false,
+    }
+}
+
+/// Kills the running task's process if the policy says so: it does not return to user space.
+#[inline(always)]
+pub fn kill(container: u64, tgid: u32, reason: Reason, peer_tgid: u32) -> Judgement {
+    let mut judgement = Judgement::told(reason, peer_tgid);
+    if enforced(container, tgid, reason) {
+        // SAFETY: acts on the current task only.
+        if unsafe { bpf_send_signal(SIGKILL) } == 0 {
+            judgement.verdict = Verdict::Killed;
+            judgement.rung = Rung::Signal;
+        }
+    }
+    judgement
+}
+
+/// For hooks that can refuse: EPERM on `rung` if the policy says so.
+#[inline(always)]
+pub fn deny(container: u64, tgid: u32, reason: Reason, peer_tgid: u32, rung: Rung) -> Judgement {
+    let mut judgement = Judgement::told(reason, peer_tgid);
+    if enforced(container, tgid, reason) {
+        judgement.verdict = Verdict::Denied;
+        judgement.rung = rung;
+    }
+    judgement
+}

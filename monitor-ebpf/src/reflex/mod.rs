@@ -1,0 +1,6 @@
+//! The reflex: structural facts, decided in constant time inside the hook.
+
+pub mod guard;
+pub mod program;
+pub mod provenance;
+pub mod stdio;

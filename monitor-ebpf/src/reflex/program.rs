@@ -1,0 +1,158 @@
+//! What a program is: shell, interpreter, package manager — by name hash, and by content
+//! fingerprint so that a copy under another name is still what it is.
+
+use crate::kernel::task::Mm;
+use aya_ebpf::btf_maps::{HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use aya_ebpf::macros::btf_map;
+use core::hint::black_box;
+use monitor_common::argv::{Form, SCAN_LEN, Scan, Text};
+use monitor_common::hash;
+use monitor_common::state::{CLASS_MULTICALL, Fingerprint};
+
+/// Class bits by [`hash::program`] of the executable's (or applet's) name.
+#[btf_map]
+static CLASSES: HashMap<u32, u32, 1024> = HashMap::new();
+
+/// Class bits by content.
+#[btf_map]
+static FINGERPRINTS: LruHashMap<Fingerprint, u32, 4096> = LruHashMap::new();
+
+/// Room for the first arguments, which the stack does not have.
+#[repr(C)]
+struct Arguments {
+    scan: Scan,
+    bytes: [u8; SCAN_LEN],
+    name: [u8; hash::HASHED_LEN],
+}
+
+#[btf_map]
+static ARGUMENTS: PerCpuArray<Arguments, 1> = PerCpuArray::new();
+
+/// A program's class, and how it was told.
+#[derive(Clone, Copy)]
+pub struct Class {
+    pub bits: u32,
+    pub by_fingerprint: bool,
+    pub text: Text,
+}
+
+const UNKNOWN: Text = Text { form: Form::Unknown, script: 0 };
+
+/// Class bits of a name.
+#[inline(always)]
+pub fn named(hash: u32) -> u32 {
+    // SAFETY: read at once; entries change only on reload.
+    unsafe { CLASSES.get(&hash) }.copied().unwrap_or(0)
+}
+
+/// Classifies a program just started. `name` is the hash of its executable's own name, `genuine`
+/// tells that the executable is from the image, so that its content may be learned under its name.
+#[inline(always)]
+pub fn classify(name: u32, print: &Fingerprint, genuine: bool, mm: Mm) -> Class {
+    let mut bits = named(name);
+    let mut by_fingerprint = false;
+    if bits == 0 {
+        // SAFETY: read at once.
+        if let Some(known) = unsafe { FINGERPRINTS.get(print) } {
+            bits = *known;
+            by_fingerprint = true;
+        }
+    } else if genuine {
+        let _ = FINGERPRINTS.insert(print, &bits, 0);
+    }
+    if bits == 0 {
+        return Class { bits, by_fingerprint, text: UNKNOWN };
+    }
+    let Some(arguments) = ARGUMENTS.get_ptr_mut(0) else {
+        return Class { bits, by_fingerprint, text: UNKNOWN };
+    };
+    let Some((length, complete)) = read_arguments(arguments, mm) else {
+        return Class { bits, by_fingerprint, text: UNKNOWN };
+    };
+    let mut leading = 1;
+    if bits & CLASS_MULTICALL != 0 {
+        let (applet, skipped) = applet(arguments, length);
+        bits = applet;
+        leading = skipped;
+    }
+    // SAFETY: this CPU's slot, not reentered (tracepoints of one kind do not nest on a CPU).
+    unsafe { (*arguments).scan = Scan::new(bits, leading) };
+    let text = scan(arguments, length, complete);
+    Class { bits, by_fingerprint, text }
+}
+
+#[inline(always)]
+fn read_arguments(arguments: *mut Arguments, mm: Mm) -> Option<(u32, bool)> {
+    let (start, end) = mm.arguments()?;
+    let total = end.wrapping_sub(start);
+    let length = if total > SCAN_LEN as u64 { SCAN_LEN as u32 } else { total as u32 };
+    // SAFETY: `bytes` has SCAN_LEN bytes and `length` is at most that.
+    let status = unsafe {
+        bpf_probe_read_user((&raw mut (*arguments).bytes).cast(), black_box(length).min(SCAN_LEN as u32), start as *const _)
+    };
+    if status != 0 { None } else { Some((length, total <= SCAN_LEN as u64)) }
+}
+
+/// Runs the argument scan. The state lives in map memory and the pointer is made opaque each round:
+/// what the verifier reads back is an unknown scalar, so all paths of a round join at its end
+/// instead of multiplying over 128 rounds.
+#[inline(always)]
+fn scan(arguments: *mut Arguments, length: u32, complete: bool) -> Text {
+    for i in 0..SCAN_LEN {
+        if i as u32 >= length {
+            break;
+        }
+        let arguments = black_box(arguments);
+        // SAFETY: as in `classify`; `i` is in bounds.
+        unsafe {
+            let byte = (*arguments).bytes[i];
+            (*arguments).scan.feed(byte);
+            if (*arguments).scan.decided() {
+                break;
+            }
+        }
+    }
+    // SAFETY: as above.
+    unsafe { (*black_box(arguments)).scan.finish(complete) }
+}
+
+/// The applet of a multi-call binary: its class and how many arguments name it. The binary itself
+/// goes by argv\[0\], so a spoofed argv\[0\] changes what runs, not what we believe.
+#[inline(always)]
+fn applet(arguments: *mut Arguments, length: u32) -> (u32, u32) {
+    let mut word = hash::OFFSET;
+    let mut index: u32 = 0;
+    for i in 0..SCAN_LEN {
+        if i as u32 >= length || index > 1 {
+            break;
+        }
+        let arguments = black_box(arguments);
+        // SAFETY: as in `scan`.
+        let byte = unsafe { (*arguments).bytes[i] };
+        if byte == 0 {
+            let class = named(hash::finish(word));
+            if class & CLASS_MULTICALL == 0 {
+                return (class, index + 1);
+            }
+            word = hash::OFFSET;
+            index += 1;
+        } else if byte == b'/' {
+            word = hash::OFFSET;
+        } else if !(index == 0 && i == 0 && byte == b'-') {
+            // A leading dash marks a login shell (`-sh`).
+            word = hash::step(word, byte);
+        }
+    }
+    (0, 1)
+}
+
+/// Hash of a program name in the buffer of this CPU.
+#[inline(always)]
+pub fn hash_of(dentry: crate::kernel::file::Dentry) -> Option<u32> {
+    let arguments = ARGUMENTS.get_ptr_mut(0)?;
+    // SAFETY: this CPU's slot.
+    let name = unsafe { &mut (*arguments).name };
+    dentry.name(name)?;
+    Some(hash::program(name))
+}

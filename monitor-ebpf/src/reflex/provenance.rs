@@ -1,0 +1,254 @@
+//! Provenance: where bytes come from. Taint flows task → pipe → task and task → file → task, and
+//! the two ends of a pipe are judged whichever appears first.
+
+use crate::kernel::cgroup::Cgroup;
+use crate::kernel::task::Task;
+use crate::maps::{CONTAINERS, INODES, PIPES, TASKS, ZERO_PIPE, ZERO_TASK, config};
+use monitor_common::header::Reason;
+use monitor_common::net::Peer;
+use monitor_common::policy::POLICY_OFF;
+use monitor_common::state::{
+    self, HOST, InodeKey, Origin, Pipe, TASK_EXE_TAINTED, TASK_NET_OUT, TASK_PACKAGE_MANAGER,
+    TASK_READS_STDIN, TASK_TAINTED, Taint, WRITES,
+};
+
+/// Stages a taint is followed through at once (`a | b | c | …`).
+const STAGES: usize = 6;
+
+/// Rewrites after which bytes no longer count as "from the network": a copy of a copy still does,
+/// the product of a compiler pipeline (.c → .s → .o → program) does not.
+pub const MAX_HOPS: u32 = 3;
+
+/// Container of a task by its cgroup; `None` if nobody watches it.
+#[inline(always)]
+pub fn container_of(task: Task) -> Option<u64> {
+    let id = Cgroup::of(task)?.id()?;
+    // SAFETY: read at once.
+    match unsafe { CONTAINERS.get(&id) } {
+        Some(policy) if policy.flags & POLICY_OFF != 0 => None,
+        Some(policy) => Some(policy.root),
+        None if config().watch_host != 0 => Some(HOST),
+        None => None,
+    }
+}
+
+/// The task's entry.
+#[inline(always)]
+pub fn entry<'a>(tgid: u32) -> Option<&'a mut state::Task> {
+    // SAFETY: map values live as long as the program run; writes race only with this process's own
+    // threads, and every field is a word.
+    TASKS.get_ptr_mut(&tgid).map(|task| unsafe { &mut *task })
+}
+
+/// Makes an entry.
+#[inline(always)]
+pub fn create<'a>(tgid: u32, task: Task, container: u64, parent_tgid: u32) -> Option<&'a mut state::Task> {
+    TASKS.insert(&tgid, ZERO_TASK.get(0)?, 0).ok()?;
+    let made = entry(tgid)?;
+    made.start_ns = task.start_ns()?;
+    made.container = container;
+    made.parent_tgid = parent_tgid;
+    Some(made)
+}
+
+/// The pipe's entry, made if it is not there.
+#[inline(always)]
+pub fn pipe<'a>(key: &InodeKey) -> Option<&'a mut Pipe> {
+    if let Some(found) = known_pipe(key) {
+        return Some(found);
+    }
+    PIPES.insert(key, ZERO_PIPE.get(0)?, 0).ok()?;
+    known_pipe(key)
+}
+
+/// The pipe's entry.
+#[inline(always)]
+pub fn known_pipe<'a>(key: &InodeKey) -> Option<&'a mut Pipe> {
+    // SAFETY: as in `entry`.
+    PIPES.get_ptr_mut(key).map(|pipe| unsafe { &mut *pipe })
+}
+
+/// Orders a mark before the check of the other end, on both sides: without it two CPUs could each
+/// see the other's old state. An atomic add is a full barrier on x86 and exists since BPF does.
+#[inline(always)]
+fn barrier(pipe: &mut Pipe) {
+    // The BPF target has no compare-and-swap, so core offers no AtomicU64::fetch_add.
+    // SAFETY: an aligned word of a live map value.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u64 *)({word} + 0) += {one}",
+            word = in(reg) &raw mut pipe.barrier,
+            one = in(reg) 1u64,
+        );
+    }
+}
+
+/// The origin a task's own connection makes.
+#[inline(always)]
+pub fn set_origin(origin: &mut Origin, tgid: u32, start_ns: u64, peer: &Peer, time_ns: u64) {
+    origin.tgid = tgid;
+    origin.hops = 0;
+    origin.start_ns = start_ns;
+    origin.peer = *peer;
+    origin.time_ns = time_ns;
+}
+
+/// Taints a file.
+#[inline(always)]
+pub fn taint_inode(key: &InodeKey, origin: &Origin, container: u64) {
+    let taint = Taint { origin: *origin, container };
+    let _ = INODES.insert(key, &taint, 0);
+}
+
+/// A shell found at the far end of a chain of pipes.
+#[derive(Clone, Copy)]
+pub struct Sink {
+    /// Its tgid.
+    pub tgid: u32,
+    /// [`Reason::ReverseShell`] if its output leads back to the network end, else
+    /// [`Reason::DownloadExec`].
+    pub reason: Reason,
+}
+
+/// Network bytes enter `first`: marks it and everything downstream, and answers the shell that
+/// takes its program from there, if one is there already.
+#[inline(always)]
+pub fn taint_chain(first: &InodeKey, origin: &Origin, container: u64) -> Option<Sink> {
+    let mut key = *first;
+    for _ in 0..STAGES {
+        let pipe = pipe(&key)?;
+        pipe.tainted = 1;
+        pipe.origin = *origin;
+        barrier(pipe);
+        if pipe.shell != 0
+            && let Some(shell) = entry(pipe.shell)
+            && shell.flags & TASK_READS_STDIN != 0
+        {
+            let tgid = pipe.shell;
+            return Some(Sink { tgid, reason: reason(shell, origin.tgid) });
+        }
+        let reader = pipe.reader;
+        let down = pipe.down;
+        if reader != 0
+            && reader != origin.tgid
+            && let Some(task) = entry(reader)
+        {
+            task.flags |= TASK_TAINTED;
+            task.origin = *origin;
+            if down.ino == 0 && task.stdout.ino != 0 && known_pipe(&task.stdout).is_none() {
+                let file = task.stdout;
+                taint_inode(&file, origin, container);
+            }
+        }
+        if down.ino == 0 {
+            return None;
+        }
+        key = down;
+    }
+    None
+}
+
+/// Does what the shell writes go back to the process with the connection?
+#[inline(always)]
+fn reason(shell: &state::Task, network: u32) -> Reason {
+    let mut key = shell.stdout;
+    for _ in 0..3 {
+        if key.ino == 0 {
+            break;
+        }
+        let Some(pipe) = known_pipe(&key) else { break };
+        if pipe.reader == network {
+            return Reason::ReverseShell;
+        }
+        key = pipe.down;
+    }
+    Reason::DownloadExec
+}
+
+/// A program starts to read program text from a pipe: answers why that must not be, if the pipe
+/// already carries network bytes.
+#[inline(always)]
+pub fn shell_reads(key: &InodeKey, tgid: u32) -> Option<(Reason, Origin)> {
+    let pipe = pipe(key)?;
+    pipe.reader = tgid;
+    pipe.shell = tgid;
+    barrier(pipe);
+    if pipe.tainted == 0 {
+        return None;
+    }
+    let origin = pipe.origin;
+    let reason = entry(tgid).map_or(Reason::DownloadExec, |shell| reason(shell, origin.tgid));
+    Some((reason, origin))
+}
+
+/// A program that is not an interpreter starts to read a pipe, with `stdout` its standard output if
+/// that is a pipe.
+#[inline(always)]
+pub fn stage_reads(key: &InodeKey, stdout: &InodeKey, tgid: u32) -> Option<Origin> {
+    let pipe = pipe(key)?;
+    pipe.reader = tgid;
+    pipe.down = *stdout;
+    barrier(pipe);
+    if pipe.tainted == 0 { None } else { Some(pipe.origin) }
+}
+
+/// A program starts to write a pipe.
+#[inline(always)]
+pub fn writes(key: &InodeKey, tgid: u32) {
+    if let Some(pipe) = pipe(key) {
+        pipe.writer = tgid;
+    }
+}
+
+/// Network bytes may be in whatever the task writes from now on: taints its standard output, the
+/// FIFO it writes and the files it has opened for writing.
+#[inline(always)]
+pub fn outputs(task: &state::Task, origin: &Origin) -> Option<Sink> {
+    let mut sink = None;
+    if task.stdout.ino != 0 {
+        let key = task.stdout;
+        if known_pipe(&key).is_some() {
+            sink = taint_chain(&key, origin, task.container);
+        } else if task.flags & TASK_PACKAGE_MANAGER == 0 {
+            taint_inode(&key, origin, task.container);
+        }
+    }
+    if sink.is_none() && task.fifo_out.ino != 0 {
+        let key = task.fifo_out;
+        sink = taint_chain(&key, origin, task.container);
+    }
+    if task.flags & TASK_PACKAGE_MANAGER == 0 {
+        for i in 0..WRITES {
+            let key = task.writes[i];
+            if key.ino != 0 {
+                taint_inode(&key, origin, task.container);
+            }
+        }
+    }
+    sink
+}
+
+/// May this task's writes carry network bytes?
+#[inline(always)]
+pub fn is_source(flags: u32) -> bool {
+    flags & (TASK_NET_OUT | TASK_TAINTED) != 0 && flags & TASK_PACKAGE_MANAGER == 0
+}
+
+/// A copy of an origin one rewrite further on.
+#[inline(always)]
+pub fn rewritten(origin: &Origin) -> Origin {
+    let mut next = *origin;
+    next.hops += 1;
+    next
+}
+
+/// Taint of an executable.
+#[inline(always)]
+pub fn tainted_exe(key: &InodeKey) -> Option<Origin> {
+    // SAFETY: copied at once.
+    unsafe { INODES.get(key) }.map(|taint| taint.origin)
+}
+
+/// Flags that survive an exec.
+pub const KEPT_FLAGS: u32 = TASK_PACKAGE_MANAGER;
+const _: () = assert!(KEPT_FLAGS & TASK_EXE_TAINTED == 0);

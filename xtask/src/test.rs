@@ -1,0 +1,137 @@
+//! `cargo xtask test`: unit tests anywhere; as root also the privileged tests and the scenarios, on the
+//! object and daemon built here. Ends with `N passed, N failed, N skipped`.
+
+mod artefacts;
+mod required;
+mod scenarios;
+mod tally;
+
+use crate::build::{self, Profile};
+use crate::process::{cargo, is_root, run, tee};
+use crate::setup::{self, Purpose};
+use crate::workspace;
+use anyhow::{Context, Result};
+use artefacts::{PRIVILEGED, TestBinary};
+use std::process::{Command, ExitCode};
+use tally::Tally;
+
+/// What to run.
+#[derive(clap::Args, Debug)]
+pub struct Options {
+    /// Leave out the slow part: the remaining scenario files, and every scenario in protect mode.
+    #[arg(long)]
+    pub quick: bool,
+    /// Only tests and scenarios whose name contains this.
+    #[arg(long, value_name = "WORD")]
+    pub only: Option<String>,
+}
+
+/// The results so far, by the stage that must-run names refer to.
+#[derive(Debug, Default)]
+struct Results {
+    unit: Tally,
+    privileged: Option<Tally>,
+    scenarios: Option<Tally>,
+}
+
+/// Runs the tests. The status tells whether all that ran passed and all that had to run did.
+pub fn run_tests(options: &Options) -> Result<ExitCode> {
+    let root = is_root();
+    if root {
+        // Before the tests are compiled: the daemon's crate embeds the object.
+        build::object(&setup::run(Purpose::Test)?)?;
+    }
+    let only = options.only.as_deref();
+    let binaries = artefacts::build()?;
+    let (privileged, unit): (Vec<_>, Vec<_>) = binaries
+        .into_iter()
+        .partition(|binary| binary.name == PRIVILEGED);
+    let mut results = Results::default();
+    for binary in &unit {
+        results.unit.add(run_binary(binary, only)?);
+    }
+    results.unit.add(doc_tests(only)?);
+    if root {
+        run_privileged(&privileged, options, &mut results)?;
+    }
+    finish(&results, only, root)
+}
+
+fn run_privileged(binaries: &[TestBinary], options: &Options, results: &mut Results) -> Result<()> {
+    let only = options.only.as_deref();
+    let mut privileged = Tally::default();
+    for binary in binaries {
+        privileged.add(run_binary(binary, only)?);
+    }
+    results.privileged = Some(privileged);
+    build::daemon(Profile::Release)?;
+    results.scenarios = Some(scenarios::play(options.quick, only)?);
+    Ok(())
+}
+
+fn run_binary(binary: &TestBinary, only: Option<&str>) -> Result<Tally> {
+    let mut command = Command::new(&binary.executable);
+    // As `cargo test` starts it: in its package's folder, which tests find their data by.
+    command
+        .current_dir(&binary.package_dir)
+        .env("CARGO_MANIFEST_DIR", &binary.package_dir)
+        .args(only);
+    let (status, output) = tee(&mut command)?;
+    Ok(Tally::of_libtest(&output, status.success()))
+}
+
+fn doc_tests(only: Option<&str>) -> Result<Tally> {
+    let mut command = cargo();
+    command.current_dir(workspace::root()).args([
+        "test",
+        "--locked",
+        "--workspace",
+        "--doc",
+        "--quiet",
+    ]);
+    if let Some(word) = only {
+        command.arg("--").arg(word);
+    }
+    let (status, output) = tee(&mut command)?;
+    Ok(Tally::of_libtest(&output, status.success()))
+}
+
+fn finish(results: &Results, only: Option<&str>, root: bool) -> Result<ExitCode> {
+    let mut total = results.unit.clone();
+    for tally in results.privileged.iter().chain(&results.scenarios) {
+        total.add(tally.clone());
+    }
+    for name in total.names_of_failed() {
+        println!("failed: {name}");
+    }
+    let unmet = required::MustRun::read()?.unmet(results, only);
+    for name in &unmet {
+        println!("did not run, and must have: {name}");
+    }
+    if !root {
+        println!(
+            "without root only the unit tests ran; `sudo -E env \"PATH=$PATH\" cargo xtask test` also runs the \
+             privileged tests and the scenarios"
+        );
+    }
+    println!(
+        "{} passed, {} failed, {} skipped",
+        total.passed, total.failed, total.skipped
+    );
+    let good = total.failed == 0 && unmet.is_empty() && total.passed > 0;
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Compiles the workspace's tests without running them; a separate step so that a compile error is
+/// reported as one.
+fn compile_tests() -> Result<()> {
+    let mut command = cargo();
+    command
+        .current_dir(workspace::root())
+        .args(["test", "--locked", "--workspace", "--no-run"]);
+    run(&mut command).context("compile the tests")
+}

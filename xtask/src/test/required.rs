@@ -1,0 +1,93 @@
+//! The tests that must have run.
+
+use super::Results;
+use super::tally::Tally;
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+/// Names from `xtask/must-run.toml`, by stage.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MustRun {
+    unit: Vec<String>,
+    privileged: Vec<String>,
+    scenarios: Vec<String>,
+}
+
+impl MustRun {
+    /// The list compiled in.
+    pub fn read() -> Result<Self> {
+        toml::from_str(include_str!("../../must-run.toml")).context("parse xtask/must-run.toml")
+    }
+
+    /// Names whose test did not run although its stage did.
+    pub fn unmet(&self, results: &Results, only: Option<&str>) -> Vec<String> {
+        let stages: [(&[String], Option<&Tally>); 3] = [
+            (&self.unit, Some(&results.unit)),
+            (&self.privileged, results.privileged.as_ref()),
+            (&self.scenarios, results.scenarios.as_ref()),
+        ];
+        let asked = |name: &&String| only.is_none_or(|word| name.contains(word));
+        stages
+            .into_iter()
+            .filter_map(|(names, tally)| Some((names, tally?)))
+            .flat_map(|(names, tally)| names.iter().filter(asked).filter(|name| !tally.ran(name)))
+            .cloned()
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    fn list() -> MustRun {
+        MustRun {
+            unit: vec!["a::one".into()],
+            privileged: vec!["loads".into()],
+            scenarios: vec!["rs-1".into()],
+        }
+    }
+
+    fn ran(name: &str) -> Tally {
+        Tally::of_libtest(&format!("test {name} ... ok\n"), true)
+    }
+
+    #[test]
+    fn the_committed_list_parses() {
+        MustRun::read().unwrap();
+    }
+
+    #[test]
+    fn asks_only_for_stages_that_ran() {
+        let results = Results {
+            unit: ran("a::one"),
+            ..Results::default()
+        };
+        assert!(list().unmet(&results, None).is_empty());
+        let results = Results {
+            privileged: Some(Tally::default()),
+            ..results
+        };
+        assert_eq!(list().unmet(&results, None), ["loads"]);
+    }
+
+    #[test]
+    fn a_skipped_test_is_unmet() {
+        let unit = Tally::of_libtest("test a::one ... ignored\n", true);
+        let results = Results {
+            unit,
+            ..Results::default()
+        };
+        assert_eq!(list().unmet(&results, None), ["a::one"]);
+    }
+
+    #[test]
+    fn a_filter_asks_for_what_it_selects() {
+        let results = Results::default();
+        assert_eq!(list().unmet(&results, Some("one")), ["a::one"]);
+        assert!(list().unmet(&results, Some("other")).is_empty());
+    }
+}
