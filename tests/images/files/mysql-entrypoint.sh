@@ -5,6 +5,8 @@
 set -eo pipefail
 shopt -s nullglob
 
+: "${MARIADB_DATABASE:=lab}" "${MARIADB_USER:=lab}"
+
 note() { printf '%s [Note] [Entrypoint]: %s\n' "$(date --rfc-3339=seconds)" "$*"; }
 
 get_config() {

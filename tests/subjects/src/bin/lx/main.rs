@@ -24,7 +24,7 @@ const USAGE: &str = "usage: lx VERB ARGS
   tfoshell ADDR:PORT        connection by TCP Fast Open
   scmshell ADDR:PORT        the socket is handed to another process over AF_UNIX
   piperelay ADDR:PORT       shell on pipes, relayed to the socket
-  udpshell ADDR:PORT        shell on pipes, relayed over unconnected UDP
+  udpshell ADDR:PORT [LINE] shell on pipes, relayed over unconnected UDP
   memexec PROGRAM ARGS      run PROGRAM's bytes from a memfd
   uringconn ADDR:PORT [--send-login]   socket, connect, send through io_uring
   uringwrite PATH           openat and write through io_uring
@@ -58,7 +58,8 @@ fn run(args: &[&str]) -> Option<Outcome> {
         ["tfoshell", addr] => shells::fast_open(addr),
         ["scmshell", addr] => shells::handed_over(addr),
         ["piperelay", addr] => relays::pipes(addr),
-        ["udpshell", addr] => relays::udp(addr),
+        ["udpshell", addr] => relays::udp(addr, "hello"),
+        ["udpshell", addr, greeting] => relays::udp(addr, greeting),
         ["memexec", program, ref rest @ ..] => fileless::memfd(program, rest),
         ["uringconn", addr] => uring::connect(addr, false),
         ["uringconn", addr, "--send-login"] => uring::connect(addr, true),

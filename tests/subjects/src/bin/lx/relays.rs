@@ -33,8 +33,9 @@ pub fn pipes(spec: &str) -> Outcome {
     child.wait().map(drop).map_err(failed("wait"))
 }
 
-/// The same over datagrams: sendto and recvfrom on an unconnected socket.
-pub fn udp(spec: &str) -> Outcome {
+/// The same over datagrams: sendto and recvfrom on an unconnected socket. `greeting` is sent first; an echo
+/// service returns it, and the shell runs it.
+pub fn udp(spec: &str, greeting: &str) -> Outcome {
     let addr = subjects::addr::resolve(spec).map_err(|err| err.to_string())?;
     let any: SocketAddr = if addr.is_ipv6() {
         ([0_u16; 8], 0).into()
@@ -42,7 +43,9 @@ pub fn udp(spec: &str) -> Outcome {
         ([0_u8; 4], 0).into()
     };
     let socket = UdpSocket::bind(any).map_err(failed("bind"))?;
-    socket.send_to(b"hello\n", addr).map_err(failed(spec))?;
+    socket
+        .send_to(format!("{greeting}\n").as_bytes(), addr)
+        .map_err(failed(spec))?;
     let (mut child, mut stdin, mut stdout) = shell()?;
     let back = socket.try_clone().map_err(failed("dup"))?;
     thread::spawn(move || -> io::Result<()> {

@@ -8,6 +8,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, sendto,
     socket_with, socketpair,
 };
+use rustix::process::{Pid, WaitOptions, waitpid};
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::TcpStream;
@@ -80,11 +81,11 @@ pub fn vfork(spec: &str) -> Outcome {
 pub fn double_fork(spec: &str) -> Outcome {
     // Resolved before the fork, so that a refused address is this process's failure.
     subjects::addr::resolve(spec).map_err(|err| err.to_string())?;
-    if fork()? {
+    if fork()?.is_some() {
         return Ok(());
     }
     rustix::process::setsid().map_err(failed("setsid"))?;
-    if fork()? {
+    if fork()?.is_some() {
         std::process::exit(0);
     }
     // Alarms are not inherited.
@@ -94,13 +95,12 @@ pub fn double_fork(spec: &str) -> Outcome {
     dup2(spec)
 }
 
-/// True in the parent.
-fn fork() -> Result<bool, String> {
+/// The child's pid in the parent, `None` in the child.
+fn fork() -> Result<Option<Pid>, String> {
     // SAFETY: this program has one thread, so the child may do whatever the parent may.
     match unsafe { libc::fork() } {
         -1 => Err(failed("fork")(std::io::Error::last_os_error())),
-        0 => Ok(false),
-        _ => Ok(true),
+        pid => Ok(Pid::from_raw(pid)),
     }
 }
 
@@ -134,13 +134,14 @@ pub fn handed_over(spec: &str) -> Outcome {
         None,
     )
     .map_err(failed("socketpair"))?;
-    if fork()? {
+    if let Some(child) = fork()? {
         drop(far);
         let socket = connect(spec)?;
         give(&near, socket.as_fd())?;
-        // Keeps the other end's process alive and in sight for a while, as a dropper's loader would be.
-        let _ = rustix::io::read(&near, &mut [0; 1]);
-        return Ok(());
+        // Stays, with the socket, as a dropper's loader would.
+        return waitpid(Some(child), WaitOptions::empty())
+            .map(drop)
+            .map_err(failed("wait"));
     }
     subjects::life::end_after(subjects::life::LIMIT);
     rustix::process::setsid().map_err(failed("setsid"))?;
