@@ -72,6 +72,9 @@ impl Paths {
     fn monitor_pid_file(&self) -> PathBuf {
         self.run.join("monitor.pid")
     }
+    fn https_pid_file(&self) -> PathBuf {
+        self.run.join("https.pid")
+    }
     fn log(&self) -> PathBuf {
         self.cache.join("dockerd.log")
     }
@@ -258,6 +261,12 @@ impl Engine {
         self.paths.monitor_pid_file()
     }
 
+    /// Where the HTTPS server's process id is noted, for the same reason; its command line names
+    /// [`Engine::run_dir`].
+    pub fn https_pid_file(&self) -> PathBuf {
+        self.paths.https_pid_file()
+    }
+
     /// The network everything lives in.
     pub fn network(&self) -> &Network {
         &self.network
@@ -315,6 +324,7 @@ impl Drop for Engine {
 
 fn clear(paths: &Paths, cgroup: &str, absent_before: &[PathBuf]) {
     leftovers::end_process(&paths.monitor_pid_file(), &paths.cache);
+    leftovers::end_process(&paths.https_pid_file(), &paths.run);
     leftovers::end_process(&paths.pid_file(), &paths.data());
     leftovers::end_process(
         &paths.exec().join("containerd/containerd.pid"),

@@ -23,12 +23,13 @@ const INTERRUPT_CHECK: Duration = Duration::from_millis(200);
 pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Catches SIGINT and SIGTERM from now on. A second one ends the process at once.
+    /// Catches SIGINT, SIGTERM and SIGHUP from now on. A second signal changes nothing: timeout(1)
+    /// and terminals send them in pairs, and a run that is cut short while it cleans up leaves
+    /// everything lying about. Every wait is bounded instead.
     pub fn install() -> Result<Self> {
+        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
         let flag = Arc::new(AtomicBool::new(false));
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag))
-                .context("catching signals")?;
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
             signal_hook::flag::register(signal, Arc::clone(&flag)).context("catching signals")?;
         }
         Ok(Self(flag))

@@ -78,13 +78,18 @@ pub fn run(args: &Args) -> Result<Summary> {
         bail!("no scenario to run");
     }
     let interrupt = Interrupt::install()?;
-    let mut report = Report::new(std::io::stdout().lock(), args.json.as_deref())?;
+    let width = scenarios.iter().map(|scenario| scenario.id.len()).max();
+    let mut report = Report::new(
+        std::io::stdout().lock(),
+        args.json.as_deref(),
+        width.unwrap_or(0),
+    )?;
     let binary = match &args.monitor {
         Some(path) => path.clone(),
         None => build::all(build::Profile::Release)?,
     };
     let engine = Arc::new(Engine::start(&interrupt)?);
-    let services = Arc::new(Services::start(engine.network())?);
+    let services = Arc::new(Services::start(&engine)?);
     let images = Images::new(&args.images);
     let files = Files::new(engine.cache())?;
     let feed = Feed::follow(&files.alerts());
@@ -120,11 +125,11 @@ fn host_rung() -> Rung {
     }
 }
 
-/// Fields are dropped in this order: the monitor ends before what it watches.
+/// Fields are dropped in this order: the monitor ends before what it watches, the engine last.
 struct Theatre {
     daemon: Option<Daemon>,
-    engine: Arc<Engine>,
     services: Arc<Services>,
+    engine: Arc<Engine>,
     images: Images,
     feed: Feed,
     files: Files,

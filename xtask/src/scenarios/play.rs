@@ -123,7 +123,7 @@ fn act(
     if !scenario.host_run.is_empty() || scenario.engine_args.iter().any(|arg| arg.contains("host"))
     {
         remains.addresses = vec![IpAddr::V4(ATTACKER), IpAddr::V6(ATTACKER_V6)];
-        stage.services.sessions().open(&remains.addresses, &session);
+        stage.services.open(&remains.addresses, &session)?;
     }
     let began = stage.feed.position();
     let container = start(stage, scenario, image)?;
@@ -131,10 +131,7 @@ fn act(
     remains
         .addresses
         .extend(container.addresses.iter().copied());
-    stage
-        .services
-        .sessions()
-        .open(&container.addresses, &session);
+    stage.services.open(&container.addresses, &session)?;
     let mut owner = Owner {
         container: container.id.clone(),
         host_pid: None,

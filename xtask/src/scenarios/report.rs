@@ -32,11 +32,12 @@ pub struct Report<W: Write> {
     summary: Summary,
     latencies_us: Vec<u64>,
     leaked: (u64, usize),
+    width: usize,
 }
 
 impl<W: Write> Report<W> {
-    /// A report on `out`, and as JSON lines in the file `json`.
-    pub fn new(mut out: W, json: Option<&Path>) -> Result<Self> {
+    /// A report on `out`, with ids of up to `width` characters, and as JSON lines in the file `json`.
+    pub fn new(mut out: W, json: Option<&Path>, width: usize) -> Result<Self> {
         let json = match json {
             Some(path) => Some(LineWriter::new(
                 File::create(path).with_context(|| format!("making {}", path.display()))?,
@@ -45,7 +46,7 @@ impl<W: Write> Report<W> {
         };
         writeln!(
             out,
-            "{:<28} {:<22} {:<30} {:<8} {:<8} {:>9} {:<6} {:>6}  ",
+            "{:<width$} {:<22} {:<30} {:<8} {:<8} {:>9} {:<6} {:>6}  ",
             "id", "expected", "found", "verdict", "rung", "µs", "effect", "bytes"
         )?;
         Ok(Self {
@@ -54,6 +55,7 @@ impl<W: Write> Report<W> {
             summary: Summary::default(),
             latencies_us: Vec::new(),
             leaked: (0, 0),
+            width,
         })
     }
 
@@ -76,12 +78,13 @@ impl<W: Write> Report<W> {
         if row.result == Judged::Passed && !row.expected.is_empty() {
             self.latencies_us.extend(row.latency_us);
         }
+        let width = self.width;
         if row.bytes > 0 {
             self.leaked = (self.leaked.0 + row.bytes, self.leaked.1 + 1);
         }
         writeln!(
             self.out,
-            "{:<28} {:<22} {:<30} {:<8} {:<8} {:>9} {:<6} {:>6}  {mark}",
+            "{:<width$} {:<22} {:<30} {:<8} {:<8} {:>9} {:<6} {:>6}  {mark}",
             row.id,
             list(&row.expected),
             list(&row.found),
@@ -195,7 +198,7 @@ mod tests {
             ..skipped.clone()
         };
         let mut text = Vec::new();
-        let mut report = Report::new(&mut text, None).unwrap();
+        let mut report = Report::new(&mut text, None, 4).unwrap();
         report.row(&skipped).unwrap();
         report.row(&passed).unwrap();
         let summary = report.finish().unwrap();

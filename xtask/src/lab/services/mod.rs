@@ -5,6 +5,7 @@
 mod dns;
 mod echo;
 mod http;
+mod https;
 mod listen;
 mod session;
 mod shell;
@@ -12,9 +13,11 @@ mod stratum;
 
 pub use session::{Session, Sessions};
 
-use super::network::Network;
+use super::engine::Engine;
 use anyhow::Result;
+use https::Https;
 use listen::{Handler, Stop};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -39,22 +42,37 @@ const DNS_PORT: u16 = 53;
 /// The running services; they end when this is dropped.
 pub struct Services {
     sessions: Sessions,
+    /// Absent where the machine has no openssl.
+    https: Option<Https>,
     stop: Stop,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Services {
-    /// Binds every port inside `network`.
-    pub fn start(network: &Network) -> Result<Self> {
+    /// Binds every port inside the lab's network.
+    pub fn start(engine: &Engine) -> Result<Self> {
         let sessions = Sessions::default();
         let stop = Stop::default();
         let (given, ending) = (sessions.clone(), stop.clone());
-        let threads = network.inside(move || spawn(&given, &ending))??;
+        let threads = engine.network().inside(move || spawn(&given, &ending))??;
+        let https = Https::start(engine)
+            .inspect_err(|error| eprintln!("lab: no HTTPS: {error:#}"))
+            .ok();
         Ok(Self {
             sessions,
+            https,
             stop,
             threads,
         })
+    }
+
+    /// `addresses` get what `session` gives out; its files are also those of the HTTPS server, which
+    /// does not tell its clients apart.
+    pub fn open(&self, addresses: &[IpAddr], session: &Arc<Session>) -> Result<()> {
+        self.sessions.open(addresses, session);
+        self.https
+            .as_ref()
+            .map_or(Ok(()), |https| https.publish(&session.serve))
     }
 
     /// Who is served what.
