@@ -2,6 +2,9 @@
 //! needs the answer before the first instruction, so it is one pass over the first bytes of the
 //! argument block, with a fixed bound; the daemon runs the same code over all of them.
 
+use crate::state;
+use core::hint::black_box;
+
 /// Bytes of the argument block the kernel half looks at.
 pub const SCAN_LEN: usize = 128;
 
@@ -31,7 +34,7 @@ impl Form {
     }
 }
 
-/// Result of [`Scan`].
+/// What [`Scan::read`] tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Text {
     /// The form.
@@ -41,153 +44,194 @@ pub struct Text {
     pub script: u32,
 }
 
-/// A one-pass reader of an argument block (`argv[0] NUL argv[1] NUL …`).
-#[derive(Clone, Copy, Debug)]
+/// Arguments looked at.
+const ARGUMENTS: usize = 8;
+/// Letters looked at of one option cluster (`-euxo`).
+const LETTERS: usize = 8;
+
+/// Working memory of a scan. It lives in a map on the kernel side, and each round reaches it
+/// through an opaque pointer: what the verifier reads back is an unknown scalar, so that the paths
+/// of a round join at its end instead of multiplying from round to round.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Scan {
-    class: u32,
-    /// Arguments still to pass over: `argv[0]`, an applet's name, an option's value.
+    starts: [u32; ARGUMENTS],
+    count: u32,
     skip: u32,
-    /// Bytes of this argument so far (0, 1, 2 = more).
-    at: u32,
-    first: u8,
-    second: u8,
-    last: u8,
-    /// `--` was seen.
     operands: u32,
-    /// A letter of this option cluster introduces text.
-    text: u32,
-    /// A shell's `-s` is in this option cluster.
-    stdin: u32,
-    /// The next argument is the module of `-m`.
     module: u32,
-    hash: u32,
+    letters: u32,
     form: u32,
-    script: u32,
+    script_at: u32,
+    hash: u32,
+    ended: u32,
+    // Inputs are kept here as well: a tested bit of a register is remembered, and known bits keep
+    // paths apart.
+    class: u32,
+    leading: u32,
+    length: u32,
+}
+
+/// Bit of [`letter`] for a shell's `-s`.
+const LETTER_S: u32 = 1 << 16;
+
+/// What an option letter means: `CLASS_FLAG_*` of the programs for which it introduces text, or
+/// [`LETTER_S`].
+#[inline(always)]
+const fn letter(byte: u8) -> u32 {
+    match byte {
+        b'c' => state::CLASS_FLAG_C,
+        b'e' | b'E' => state::CLASS_FLAG_E,
+        b'r' => state::CLASS_FLAG_R,
+        b's' => LETTER_S,
+        _ => 0,
+    }
 }
 
 impl Scan {
-    /// `class` is the program's `CLASS_*` bits, `leading` how many arguments name the program
-    /// (1, or 2 for `busybox sh`).
+    /// Reads the argument block in the first `length` of `bytes` (`argv[0] NUL argv[1] NUL …`);
+    /// `complete` tells that nothing was cut off. `class` is the program's `CLASS_*` bits,
+    /// `leading` how many arguments name the program (1, or 2 for `busybox sh`). `N` is a power of
+    /// two.
     #[inline(always)]
-    pub const fn new(class: u32, leading: u32) -> Self {
-        Self {
-            class,
-            skip: leading,
-            at: 0,
-            first: 0,
-            second: 0,
-            last: 0,
-            operands: 0,
-            text: 0,
-            stdin: 0,
-            module: 0,
-            hash: crate::hash::OFFSET,
-            form: 0,
-            script: 0,
-        }
-    }
-
-    /// Feeds one byte; arguments end with NUL.
-    #[inline(always)]
-    pub fn feed(&mut self, byte: u8) {
-        if byte == 0 {
-            self.end_of_argument();
-            self.at = 0;
-            self.text = 0;
-            self.stdin = 0;
-            self.hash = crate::hash::OFFSET;
-            return;
-        }
-        if self.at == 0 {
-            self.first = byte;
-            self.second = 0;
-            self.at = 1;
-        } else {
-            if self.at == 1 {
-                self.second = byte;
-                self.at = 2;
-            }
-            let wanted = match byte {
-                b'c' => crate::state::CLASS_FLAG_C,
-                b'e' | b'E' => crate::state::CLASS_FLAG_E,
-                b'r' => crate::state::CLASS_FLAG_R,
-                _ => 0,
-            };
-            if self.class & wanted != 0 {
-                self.text = 1;
-            }
-            if byte == b's' && self.class & crate::state::CLASS_SHELL != 0 {
-                self.stdin = 1;
+    pub fn read<const N: usize>(
+        &mut self,
+        bytes: &[u8; N],
+        length: u32,
+        complete: bool,
+        class: u32,
+        leading: u32,
+    ) -> Text {
+        self.class = class;
+        self.leading = leading;
+        self.length = length;
+        self.split(bytes);
+        self.skip = 0;
+        self.operands = 0;
+        self.module = 0;
+        self.form = 0;
+        self.script_at = 0;
+        self.ended = 0;
+        for index in 1..ARGUMENTS - 1 {
+            let scan = black_box(&mut *self);
+            if index as u32 >= scan.leading && !scan.argument(bytes, index) {
+                break;
             }
         }
-        self.last = byte;
-        self.hash = if byte == b'/' {
-            crate::hash::OFFSET
-        } else {
-            crate::hash::step(self.hash, byte)
+        let scan = black_box(&mut *self);
+        let form = match Form::from_u32(scan.form) {
+            // All arguments seen, none of them says otherwise.
+            Form::Unknown if complete && scan.ended != 0 => Form::Stdin,
+            form => form,
         };
+        let script = if scan.script_at == 0 { 0 } else { scan.last_component(bytes) };
+        Text { form, script }
     }
 
+    /// Where each argument starts.
     #[inline(always)]
-    fn end_of_argument(&mut self) {
-        if self.form != 0 || self.at == 0 {
-            return;
+    fn split<const N: usize>(&mut self, bytes: &[u8; N]) {
+        self.starts[0] = 0;
+        self.count = 1;
+        for i in 0..N {
+            let scan = black_box(&mut *self);
+            if i as u32 >= scan.length {
+                break;
+            }
+            if bytes[i] == 0 {
+                let count = scan.count;
+                if count >= ARGUMENTS as u32 {
+                    break;
+                }
+                scan.starts[count as usize & (ARGUMENTS - 1)] = i as u32 + 1;
+                scan.count = count + 1;
+            }
         }
-        if self.skip > 0 {
-            self.skip -= 1;
-            return;
+    }
+
+    /// Takes one argument in; false when the answer is known or there are no more.
+    #[inline(always)]
+    fn argument<const N: usize>(&mut self, bytes: &[u8; N], index: usize) -> bool {
+        if index as u32 + 1 >= self.count {
+            self.ended = 1;
+            return false;
+        }
+        let start = self.starts[index];
+        let end = self.starts[index + 1].wrapping_sub(1);
+        let at = |i: u32| bytes[i as usize & (N - 1)];
+        let (first, second, last) = (at(start), at(start + 1), at(end.wrapping_sub(1)));
+        if self.skip != 0 {
+            self.skip = 0;
+            return true;
         }
         if self.module != 0 {
             self.form = Form::Argument as u32;
-            self.script = crate::hash::finish(self.hash);
-            return;
+            self.script_at = start;
+            return false;
         }
-        let option = self.operands == 0 && (self.first == b'-' || self.first == b'+');
-        if !option {
+        if self.operands != 0 || (first != b'-' && first != b'+') {
             self.form = Form::Script as u32;
-            self.script = crate::hash::finish(self.hash);
-        } else if self.at == 1 {
+            self.script_at = start;
+            // An empty operand names nothing.
+            return first == 0;
+        }
+        if second == 0 {
             self.form = Form::Stdin as u32;
-        } else if self.second == b'-' {
+            return false;
+        }
+        if second == b'-' {
             // `--` alone ends the options; a long option is passed over.
-            if self.last == b'-' {
-                self.operands = 1;
+            self.operands = u32::from(end.wrapping_sub(start) == 2);
+            return true;
+        }
+        self.option(bytes, start, last)
+    }
+
+    /// A cluster of option letters.
+    #[inline(always)]
+    fn option<const N: usize>(&mut self, bytes: &[u8; N], start: u32, last: u8) -> bool {
+        self.letters = 0;
+        for i in 1..=LETTERS as u32 {
+            let scan = black_box(&mut *self);
+            let byte = bytes[(start + i) as usize & (N - 1)];
+            if byte == 0 {
+                break;
             }
-        } else if self.text != 0 {
+            scan.letters |= letter(byte);
+        }
+        let Self { letters, class, .. } = *black_box(&mut *self);
+        let python = class & state::CLASS_INTERPRETER != 0 && class & state::CLASS_FLAG_C != 0;
+        if letters & class & (state::CLASS_FLAG_C | state::CLASS_FLAG_E | state::CLASS_FLAG_R) != 0 {
             self.form = Form::Argument as u32;
-        } else if self.last == b'm'
-            && self.class & crate::state::CLASS_INTERPRETER != 0
-            && self.class & crate::state::CLASS_FLAG_C != 0
-        {
-            self.module = 1;
-        } else if self.stdin != 0 {
+            return false;
+        }
+        if letters & LETTER_S != 0 && class & state::CLASS_SHELL != 0 {
             self.form = Form::Stdin as u32;
-        } else if (self.class & crate::state::CLASS_SHELL != 0
-            && (self.last == b'o' || self.last == b'O'))
-            || (self.class & crate::state::CLASS_INTERPRETER != 0
-                && (self.last == b'W' || self.last == b'X' || self.last == b'I'))
+            return false;
+        }
+        if python && last == b'm' {
+            self.module = 1;
+        } else if (class & state::CLASS_SHELL != 0 && (last == b'o' || last == b'O'))
+            || (class & state::CLASS_INTERPRETER != 0 && (last == b'W' || last == b'X' || last == b'I'))
         {
             self.skip = 1;
         }
+        true
     }
 
-    /// Nothing more will change the answer.
     #[inline(always)]
-    pub const fn decided(&self) -> bool {
-        self.form != 0
-    }
-
-    /// The answer. `complete` tells whether all arguments were fed.
-    #[inline(always)]
-    pub const fn finish(&self, complete: bool) -> Text {
-        let form = if self.form != 0 {
-            Form::from_u32(self.form)
-        } else if complete {
-            Form::Stdin
-        } else {
-            Form::Unknown
-        };
-        Text { form, script: self.script }
+    fn last_component<const N: usize>(&mut self, bytes: &[u8; N]) -> u32 {
+        self.hash = crate::hash::OFFSET;
+        for i in 0..N as u32 {
+            let scan = black_box(&mut *self);
+            let at = scan.script_at + i;
+            let byte = bytes[at as usize & (N - 1)];
+            if byte == 0 || at >= N as u32 {
+                break;
+            }
+            scan.hash = if byte == b'/' { crate::hash::OFFSET } else { crate::hash::step(scan.hash, byte) };
+        }
+        crate::hash::finish(black_box(&mut *self).hash)
     }
 }
 
@@ -201,15 +245,18 @@ mod tests {
     const PYTHON: u32 = CLASS_INTERPRETER | CLASS_FLAG_C;
     const PERL: u32 = CLASS_INTERPRETER | CLASS_FLAG_E;
 
-    fn scan(class: u32, args: &[&str]) -> Form {
-        let mut s = Scan::new(class, 1);
+    fn read(class: u32, args: &[&str]) -> Text {
+        let mut bytes = [0u8; SCAN_LEN];
+        let mut length = 0;
         for a in args {
-            for b in a.bytes() {
-                s.feed(b);
-            }
-            s.feed(0);
+            bytes[length..length + a.len()].copy_from_slice(a.as_bytes());
+            length += a.len() + 1;
         }
-        s.finish(true).form
+        Scan::default().read(&bytes, length as u32, true, class, 1)
+    }
+
+    fn scan(class: u32, args: &[&str]) -> Form {
+        read(class, args).form
     }
 
     #[test]
@@ -246,20 +293,16 @@ mod tests {
 
     #[test]
     fn the_script_is_known_by_its_last_component() {
-        let mut s = Scan::new(SHELL, 1);
-        for b in b"sh\0/tmp/a/x.sh\0arg\0" {
-            s.feed(*b);
-        }
-        let text = s.finish(true);
+        let text = read(SHELL, &["sh", "/tmp/a/x.sh", "arg"]);
         assert_eq!((text.form, text.script), (Form::Script, crate::hash::name(b"x.sh")));
+        let text = read(PYTHON, &["python3", "-Bm", "pip", "install"]);
+        assert_eq!((text.form, text.script), (Form::Argument, crate::hash::name(b"pip")));
     }
 
     #[test]
     fn a_cut_block_without_an_answer_stays_open() {
-        let mut s = Scan::new(SHELL, 1);
-        for b in b"bash\0--norc\0" {
-            s.feed(*b);
-        }
-        assert_eq!(s.finish(false).form, Form::Unknown);
+        let mut bytes = [0u8; SCAN_LEN];
+        bytes[..12].copy_from_slice(b"bash\0--norc\0");
+        assert_eq!(Scan::default().read(&bytes, 12, false, SHELL, 1).form, Form::Unknown);
     }
 }

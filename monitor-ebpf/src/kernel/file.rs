@@ -19,8 +19,6 @@ const S_IFCHR: u32 = 0o020_000;
 const S_IFIFO: u32 = 0o010_000;
 
 /// include/linux/fs.h
-pub const FMODE_READ: u32 = 1;
-/// include/linux/fs.h
 pub const FMODE_WRITE: u32 = 2;
 /// include/linux/fs.h
 pub const FMODE_CREATED: u32 = 0x10_0000;
@@ -188,12 +186,6 @@ impl Inode {
             .follow(Field::InodeSb)
             .and_then(|sb| sb.get::<u64>(Field::SbMagic))
             .map_or(0, |magic| self.layer(magic))
-    }
-
-    /// Superblock.
-    #[inline(always)]
-    pub fn sb(self) -> Option<Object> {
-        self.0.follow(Field::InodeSb)
     }
 }
 

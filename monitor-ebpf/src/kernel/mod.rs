@@ -58,3 +58,25 @@ pub fn read<T>(address: *const T) -> Option<T> {
     // SAFETY: bpf_probe_read_kernel answers an error for an address it cannot read.
     unsafe { bpf_probe_read_kernel(address).ok() }
 }
+
+/// Copies a small value word by word. Plain assignment of more than a few words becomes a call of
+/// memmove, which here is a loop over bytes in both directions that the verifier walks each time.
+#[inline(always)]
+pub fn copy_words<T: Copy>(from: &T, to: &mut T) {
+    let from = (&raw const *from).cast::<u64>();
+    let to = (&raw mut *to).cast::<u64>();
+    for i in 0..size_of::<T>() / 8 {
+        // SAFETY: in bounds; every type copied is 8-aligned and a multiple of 8 long.
+        unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
+    }
+}
+
+/// Clears a small value word by word; see [`copy_words`].
+#[inline(always)]
+pub fn clear_words<T: Copy>(to: &mut T) {
+    let to = (&raw mut *to).cast::<u64>();
+    for i in 0..size_of::<T>() / 8 {
+        // SAFETY: as in `copy_words`.
+        unsafe { to.add(i).write_volatile(0) };
+    }
+}

@@ -12,8 +12,6 @@ pub const AF_INET: u16 = 2;
 /// include/linux/socket.h
 pub const AF_INET6: u16 = 10;
 /// include/net/tcp_states.h
-pub const TCP_SYN_SENT: i32 = 2;
-/// include/net/tcp_states.h
 pub const TCP_LISTEN: i32 = 10;
 
 /// A socket.
@@ -84,12 +82,12 @@ impl Sock {
 /// An IPv4 address (network order in memory) as a v4-mapped IPv6 address.
 #[inline(always)]
 pub fn mapped(v4: u32, out: &mut [u8; 16]) {
-    *out = [0; 16];
-    out[10] = 0xff;
-    out[11] = 0xff;
-    let bytes = v4.to_ne_bytes();
-    out[12] = bytes[0];
-    out[13] = bytes[1];
-    out[14] = bytes[2];
-    out[15] = bytes[3];
+    let words = out.as_mut_ptr().cast::<u32>();
+    // SAFETY: 16 bytes, 4-aligned in every record (`Peer` is, behind 8-byte fields).
+    unsafe {
+        words.write_volatile(0);
+        words.add(1).write_volatile(0);
+        words.add(2).write_volatile(u32::from_be(0xffff));
+        words.add(3).write_volatile(v4);
+    }
 }

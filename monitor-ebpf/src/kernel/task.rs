@@ -53,10 +53,12 @@ impl Task {
         self.0.get(Field::TaskExitCode)
     }
 
-    /// Name.
+    /// Copies its name.
     #[inline(always)]
-    pub fn comm(self) -> Option<[u8; 16]> {
-        self.0.get(Field::TaskComm)
+    pub fn comm(self, out: &mut [u8; 16]) {
+        if let Some(name) = self.0.address(Field::TaskComm) {
+            super::file::copy(name.cast::<[u8; 16]>(), out);
+        }
     }
 
     /// Threads of the group that are not dead yet.

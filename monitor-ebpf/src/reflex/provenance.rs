@@ -2,6 +2,7 @@
 //! the two ends of a pipe are judged whichever appears first.
 
 use crate::kernel::cgroup::Cgroup;
+use crate::kernel::copy_words;
 use crate::kernel::task::Task;
 use crate::maps::{CONTAINERS, INODES, PIPES, TASKS, ZERO_PIPE, ZERO_TASK, config};
 use monitor_common::header::Reason;
@@ -89,15 +90,20 @@ pub fn set_origin(origin: &mut Origin, tgid: u32, start_ns: u64, peer: &Peer, ti
     origin.tgid = tgid;
     origin.hops = 0;
     origin.start_ns = start_ns;
-    origin.peer = *peer;
+    copy_words(peer, &mut origin.peer);
     origin.time_ns = time_ns;
 }
 
 /// Taints a file.
 #[inline(always)]
 pub fn taint_inode(key: &InodeKey, origin: &Origin, container: u64) {
-    let taint = Taint { origin: *origin, container };
-    let _ = INODES.insert(key, &taint, 0);
+    let mut taint = core::mem::MaybeUninit::<Taint>::uninit();
+    // SAFETY: both fields are written before the map reads them; Taint has no padding.
+    unsafe {
+        copy_words(origin, &mut (*taint.as_mut_ptr()).origin);
+        (*taint.as_mut_ptr()).container = container;
+        let _ = INODES.insert(key, taint.assume_init_ref(), 0);
+    }
 }
 
 /// A shell found at the far end of a chain of pipes.
@@ -118,7 +124,7 @@ pub fn taint_chain(first: &InodeKey, origin: &Origin, container: u64) -> Option<
     for _ in 0..STAGES {
         let pipe = pipe(&key)?;
         pipe.tainted = 1;
-        pipe.origin = *origin;
+        copy_words(origin, &mut pipe.origin);
         barrier(pipe);
         if pipe.shell != 0
             && let Some(shell) = entry(pipe.shell)
@@ -134,7 +140,7 @@ pub fn taint_chain(first: &InodeKey, origin: &Origin, container: u64) -> Option<
             && let Some(task) = entry(reader)
         {
             task.flags |= TASK_TAINTED;
-            task.origin = *origin;
+            copy_words(origin, &mut task.origin);
             if down.ino == 0 && task.stdout.ino != 0 && known_pipe(&task.stdout).is_none() {
                 let file = task.stdout;
                 taint_inode(&file, origin, container);
@@ -168,7 +174,7 @@ fn reason(shell: &state::Task, network: u32) -> Reason {
 /// A program starts to read program text from a pipe: answers why that must not be, if the pipe
 /// already carries network bytes.
 #[inline(always)]
-pub fn shell_reads(key: &InodeKey, tgid: u32) -> Option<(Reason, Origin)> {
+pub fn shell_reads(key: &InodeKey, tgid: u32, from: &mut Origin) -> Option<Reason> {
     let pipe = pipe(key)?;
     pipe.reader = tgid;
     pipe.shell = tgid;
@@ -176,20 +182,23 @@ pub fn shell_reads(key: &InodeKey, tgid: u32) -> Option<(Reason, Origin)> {
     if pipe.tainted == 0 {
         return None;
     }
-    let origin = pipe.origin;
-    let reason = entry(tgid).map_or(Reason::DownloadExec, |shell| reason(shell, origin.tgid));
-    Some((reason, origin))
+    copy_words(&pipe.origin, from);
+    Some(entry(tgid).map_or(Reason::DownloadExec, |shell| reason(shell, from.tgid)))
 }
 
 /// A program that is not an interpreter starts to read a pipe, with `stdout` its standard output if
 /// that is a pipe.
 #[inline(always)]
-pub fn stage_reads(key: &InodeKey, stdout: &InodeKey, tgid: u32) -> Option<Origin> {
+pub fn stage_reads(key: &InodeKey, stdout: &InodeKey, tgid: u32, from: &mut Origin) -> Option<()> {
     let pipe = pipe(key)?;
     pipe.reader = tgid;
     pipe.down = *stdout;
     barrier(pipe);
-    if pipe.tainted == 0 { None } else { Some(pipe.origin) }
+    if pipe.tainted == 0 {
+        return None;
+    }
+    copy_words(&pipe.origin, from);
+    Some(())
 }
 
 /// A program starts to write a pipe.
@@ -234,19 +243,13 @@ pub fn is_source(flags: u32) -> bool {
     flags & (TASK_NET_OUT | TASK_TAINTED) != 0 && flags & TASK_PACKAGE_MANAGER == 0
 }
 
-/// A copy of an origin one rewrite further on.
+/// Taint of an executable or file; `None` if it has none.
 #[inline(always)]
-pub fn rewritten(origin: &Origin) -> Origin {
-    let mut next = *origin;
-    next.hops += 1;
-    next
-}
-
-/// Taint of an executable.
-#[inline(always)]
-pub fn tainted_exe(key: &InodeKey) -> Option<Origin> {
+pub fn taint_of(key: &InodeKey, from: &mut Origin) -> Option<()> {
     // SAFETY: copied at once.
-    unsafe { INODES.get(key) }.map(|taint| taint.origin)
+    let taint = unsafe { INODES.get(key) }?;
+    copy_words(&taint.origin, from);
+    Some(())
 }
 
 /// Flags that survive an exec.

@@ -1,5 +1,6 @@
 //! What a descriptor is.
 
+use crate::kernel::clear_words;
 use crate::kernel::file::{File, Type, is_terminal};
 use crate::kernel::sock::{AF_INET, AF_INET6, AF_UNIX};
 use crate::maps::SOCKETS;
@@ -8,17 +9,13 @@ use monitor_common::exec::{
     STDIO_TTY, STDIO_UNIX, Stdio,
 };
 use monitor_common::field::Field;
-use monitor_common::net::Peer;
 
-const NO_PEER: Peer = Peer { addr: [0; 16], port: 0, family: 0, protocol: 0, reserved: 0 };
+const _: () = assert!(STDIO_NONE == 0);
 
 /// Fills `out` for the file behind a descriptor.
 #[inline(always)]
 pub fn look(file: Option<File>, out: &mut Stdio) {
-    out.kind = STDIO_NONE;
-    out.dev = 0;
-    out.ino = 0;
-    out.peer = NO_PEER;
+    clear_words(out);
     let Some(file) = file else { return };
     out.kind = STDIO_OTHER;
     let Some(inode) = file.inode() else { return };

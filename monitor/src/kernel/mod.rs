@@ -1,0 +1,10 @@
+//! The kernel half from the daemon's side: which hooks this kernel accepts (`hooks`), where its
+//! fields are (`btf`), loading and attaching (`loader`), and what comes back (`ring`, `decode`).
+
+pub mod btf;
+pub mod classes;
+pub mod decode;
+pub mod hooks;
+pub mod loader;
+pub mod mounts;
+pub mod ring;

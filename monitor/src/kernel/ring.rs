@@ -1,0 +1,149 @@
+//! The drain thread: decodes, counts, hands over. It never waits for anybody but the kernel.
+
+use super::decode::decode;
+use super::loader::Rings;
+use crate::event::Event;
+use aya::maps::{MapData, RingBuf};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+/// Events that may wait for the pipeline. At ~1 KiB each a full queue is 16 MiB.
+const QUEUE: usize = 16_384;
+
+/// What the drain has counted.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Records read.
+    pub received: AtomicU64,
+    /// Records that did not decode.
+    pub malformed: AtomicU64,
+    /// Events that found the pipeline's queue full.
+    pub dropped: AtomicU64,
+}
+
+/// A running drain.
+pub struct Drain {
+    /// Events in the order they happened, as far as the two rings tell.
+    pub events: Receiver<Event>,
+    /// Running counts.
+    pub counts: Arc<Counts>,
+    stop: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drain {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When no eventfd or thread can be made.
+    pub fn start(rings: Rings) -> std::io::Result<Self> {
+        let (sender, events) = sync_channel(QUEUE);
+        let counts = Arc::new(Counts::default());
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+        let worker = Worker { sender, counts: counts.clone(), waiting: VecDeque::new() };
+        let stopped = stop.clone();
+        let thread = std::thread::Builder::new().name("drain".into()).spawn(move || worker.run(rings, &stopped))?;
+        Ok(Self { events, counts, stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Drain {
+    fn drop(&mut self) {
+        let _ = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    sender: SyncSender<Event>,
+    counts: Arc<Counts>,
+    /// Verdicts read and not handed over yet.
+    waiting: VecDeque<Event>,
+}
+
+impl Worker {
+    fn run(mut self, mut rings: Rings, stop: &OwnedFd) {
+        loop {
+            let ready = {
+                let mut fds = [
+                    PollFd::new(&rings.verdicts, PollFlags::IN),
+                    PollFd::new(&rings.events, PollFlags::IN),
+                    PollFd::new(stop, PollFlags::IN),
+                ];
+                match poll(&mut fds, None) {
+                    Ok(_) => !fds[2].revents().is_empty(),
+                    Err(rustix::io::Errno::INTR) => continue,
+                    Err(error) => {
+                        tracing::error!(%error, "poll of the rings failed; no more events are read");
+                        return;
+                    }
+                }
+            };
+            self.round(&mut rings);
+            if ready {
+                return;
+            }
+        }
+    }
+
+    /// Everything there is, the two rings merged by time: a verdict comes after the fork and exec
+    /// that led to it.
+    fn round(&mut self, rings: &mut Rings) {
+        self.read_verdicts(&mut rings.verdicts);
+        loop {
+            let event = match rings.events.next() {
+                Some(record) => Self::decoded(&self.counts, &record),
+                None => break,
+            };
+            let Some(event) = event else { continue };
+            while self.waiting.front().is_some_and(|verdict| verdict.time_ns <= event.time_ns) {
+                if let Some(verdict) = self.waiting.pop_front() {
+                    self.hand_over(verdict);
+                }
+            }
+            self.hand_over(event);
+        }
+        while let Some(verdict) = self.waiting.pop_front() {
+            self.hand_over(verdict);
+        }
+    }
+
+    fn read_verdicts(&mut self, ring: &mut RingBuf<MapData>) {
+        while let Some(record) = ring.next() {
+            if let Some(event) = Self::decoded(&self.counts, &record) {
+                self.waiting.push_back(event);
+            }
+        }
+        self.waiting.make_contiguous().sort_by_key(|event| event.time_ns);
+    }
+
+    fn decoded(counts: &Counts, record: &[u8]) -> Option<Event> {
+        counts.received.fetch_add(1, Ordering::Relaxed);
+        match decode(record) {
+            Ok(event) => Some(event),
+            Err(_) => {
+                counts.malformed.fetch_add(1, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+
+    fn hand_over(&self, event: Event) {
+        // A pipeline that has ended is shutting down: nothing to count.
+        if let Err(TrySendError::Full(_)) = self.sender.try_send(event) {
+            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The rings can be polled.
+const _: fn(&RingBuf<MapData>) = |ring| {
+    let _ = ring.as_fd();
+};
