@@ -69,6 +69,9 @@ impl Paths {
     fn exec(&self) -> PathBuf {
         self.run.join("exec")
     }
+    fn config(&self) -> PathBuf {
+        self.run.join("daemon.json")
+    }
     fn monitor_pid_file(&self) -> PathBuf {
         self.run.join("monitor.pid")
     }
@@ -132,43 +135,16 @@ impl Engine {
         };
         fs::write(paths.state(), serde_json::to_vec(&state)?)?;
         // An empty file of our own, or dockerd would read the machine's /etc/docker/daemon.json.
-        let config = paths.run.join("daemon.json");
-        fs::write(&config, "{}")?;
+        fs::write(paths.config(), "{}")?;
         let log = File::create(paths.log())
             .with_context(|| format!("making {}", paths.log().display()))?;
-        let mut command = Command::new("dockerd");
+        let mut command = self.dockerd_command();
         command
-            .args(["--bridge", BRIDGE, "--dns", &ATTACKER.to_string()])
-            .args([
-                "--iptables=false",
-                "--ip6tables=false",
-                "--ip-masq=false",
-                "--ip-forward=false",
-            ])
-            .args([
-                "--userland-proxy=false",
-                "--exec-opt",
-                "native.cgroupdriver=cgroupfs",
-            ])
-            .args(["--cgroup-parent", &format!("/{}", self.cgroup)])
-            .args(["--host", &format!("unix://{}", paths.socket().display())])
-            .arg("--config-file")
-            .arg(config)
-            .arg("--data-root")
-            .arg(paths.data())
-            .arg("--exec-root")
-            .arg(paths.exec())
-            .arg("--pidfile")
-            .arg(paths.pid_file())
-            .env_remove("DOCKER_HOST")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             // Ctrl-C reaches the whole foreground group; the engine must outlive it to be cleaned up.
             .process_group(0);
-        if Path::new("/proc/net/if_inet6").exists() {
-            command.args(["--ipv6", "--fixed-cidr-v6", "2001:db8::/64"]);
-        }
         let child = self
             .network
             .inside(move || command.spawn())?
@@ -177,6 +153,31 @@ impl Engine {
         self.wait_until_up()?;
         self.remove_containers();
         Ok(())
+    }
+
+    fn dockerd_command(&self) -> Command {
+        let paths = &self.paths;
+        let mut command = Command::new("dockerd");
+        command
+            .args(["--bridge", BRIDGE, "--dns", &ATTACKER.to_string()])
+            .args(["--iptables=false", "--ip6tables=false", "--ip-masq=false"])
+            .args(["--ip-forward=false", "--userland-proxy=false"])
+            .args(["--exec-opt", "native.cgroupdriver=cgroupfs"])
+            .args(["--cgroup-parent", &self.cgroup()])
+            .args(["--host", &format!("unix://{}", paths.socket().display())])
+            .arg("--config-file")
+            .arg(paths.config())
+            .arg("--data-root")
+            .arg(paths.data())
+            .arg("--exec-root")
+            .arg(paths.exec())
+            .arg("--pidfile")
+            .arg(paths.pid_file())
+            .env_remove("DOCKER_HOST");
+        if Path::new("/proc/net/if_inet6").exists() {
+            command.args(["--ipv6", "--fixed-cidr-v6", "2001:db8::/64"]);
+        }
+        command
     }
 
     fn wait_until_up(&mut self) -> Result<()> {
