@@ -3,8 +3,10 @@
 mod bench;
 mod build;
 mod check;
+mod lab;
 mod process;
 mod run;
+mod scenarios;
 mod setup;
 mod test;
 mod workspace;
@@ -47,6 +49,8 @@ enum Task {
     /// The process that the benchmark measures.
     #[command(hide = true)]
     BenchWorker(bench::worker::WorkerOptions),
+    /// Play scenarios in containers under a fresh monitor and judge what it found and stopped.
+    Scenarios(scenarios::Args),
 }
 
 fn main() -> ExitCode {
@@ -73,6 +77,13 @@ fn dispatch(task: Task) -> Result<ExitCode> {
         Task::Check => check::check()?,
         Task::Bench(options) => bench::run(&options)?,
         Task::BenchWorker(options) => bench::worker::work(&options)?,
+        Task::Scenarios(arguments) => {
+            return Ok(if scenarios::run(&arguments)?.is_green() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,93 @@
+//! The lab's network: a namespace of its own with one bridge, so that the attacker's address, the
+//! metadata address and the well-known ports never collide with the machine's or another lab's.
+//! The namespace has no way out; it ends with the last thing in it.
+
+use super::process::{Interrupt, must};
+use super::{ATTACKER, ATTACKER_V6};
+use anyhow::{Context, Result, anyhow};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+/// Name of the bridge inside the namespace.
+pub const BRIDGE: &str = "bulkhead0";
+
+/// Further addresses of the attacker's side: the catalogue's second network and the cloud metadata
+/// service.
+const EXTRA: [&str; 2] = ["10.200.0.1/24", "169.254.169.254/32"];
+
+/// The namespace.
+pub struct Network {
+    namespace: OwnedFd,
+}
+
+impl Network {
+    /// Makes the namespace with its bridge and addresses.
+    pub fn new(interrupt: &Interrupt) -> Result<Self> {
+        let namespace = thread::spawn(|| -> Result<OwnedFd> {
+            // SAFETY: only the network namespace of this short-lived thread changes; file
+            // descriptors, memory and working directory stay shared, which is what makes other
+            // flags of unshare(2) unsound.
+            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }
+                .context("unshare(CLONE_NEWNET): the lab needs root")?;
+            Ok(File::open("/proc/thread-self/ns/net")
+                .context("opening the new network namespace")?
+                .into())
+        })
+        .join()
+        .map_err(|_| anyhow!("the thread that makes the namespace panicked"))??;
+        let network = Self { namespace };
+        let interrupt = interrupt.clone();
+        network.inside(move || set_up(&interrupt))??;
+        Ok(network)
+    }
+
+    /// Runs `work` on a thread of its own inside the namespace. Sockets and processes made there
+    /// stay inside.
+    pub fn inside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        let namespace = self.namespace.try_clone().context("dup")?;
+        thread::spawn(move || -> Result<T> {
+            rustix::thread::move_into_link_name_space(
+                namespace.as_fd(),
+                Some(LinkNameSpaceType::Network),
+            )
+            .context("setns(CLONE_NEWNET)")?;
+            Ok(work())
+        })
+        .join()
+        .map_err(|_| anyhow!("a thread inside the lab's network panicked"))?
+    }
+}
+
+fn ip(arguments: &str, interrupt: &Interrupt) -> Result<String> {
+    must(
+        Command::new("ip").args(arguments.split_whitespace()),
+        Duration::from_secs(10),
+        interrupt,
+    )
+}
+
+fn set_up(interrupt: &Interrupt) -> Result<()> {
+    ip("link set lo up", interrupt)?;
+    ip(&format!("link add {BRIDGE} type bridge"), interrupt)?;
+    ip(
+        &format!("address add {ATTACKER}/24 dev {BRIDGE}"),
+        interrupt,
+    )?;
+    for address in EXTRA {
+        ip(&format!("address add {address} dev {BRIDGE}"), interrupt)?;
+    }
+    ip(&format!("link set {BRIDGE} up"), interrupt)?;
+    // Without IPv6 in the kernel the lab still serves IPv4.
+    let _no_ipv6 = ip(
+        &format!("-6 address add {ATTACKER_V6}/64 dev {BRIDGE} nodad"),
+        interrupt,
+    );
+    Ok(())
+}

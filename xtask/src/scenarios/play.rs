@@ -1,0 +1,331 @@
+//! Plays one scenario: container, set-up, clock, run, findings, effect.
+
+use super::alerts::{Feed, Owner};
+use super::file::{Scenario, Served};
+use super::host::HostRun;
+use super::verdict::{Mode, Seen};
+use crate::lab::container::{self, Container, Recipe};
+use crate::lab::process::Finished;
+use crate::lab::services::{Services, Session};
+use crate::lab::{ATTACKER, ATTACKER_V6, Engine, images};
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// Longest wait for a finding after an attack has ended.
+const FINDING_WAIT: Duration = Duration::from_millis(1500);
+
+/// How long after a benign run has ended a finding would still be counted.
+const BENIGN_SETTLE: Duration = Duration::from_millis(700);
+
+/// After the finding: time for a payload that was not stopped to show.
+const EFFECT_SETTLE: Duration = Duration::from_millis(300);
+
+/// In monitor mode nobody waits for a shell that was found to end.
+const MONITOR_GRACE: Duration = Duration::from_millis(400);
+
+/// Findings about `setup` arrive within this time after it.
+const SETUP_SETTLE: Duration = Duration::from_millis(400);
+
+/// Longest `setup`.
+const SETUP_LIMIT: Duration = Duration::from_secs(60);
+
+/// Granularity of waiting for the run's end (a finding wakes at once).
+const STEP: Duration = Duration::from_millis(20);
+
+/// What a play needs of its surroundings.
+pub struct Stage<'a> {
+    /// The engine.
+    pub engine: &'a Arc<Engine>,
+    /// The attacker's side.
+    pub services: &'a Services,
+    /// The monitor's alerts.
+    pub feed: &'a Feed,
+    /// Mode of the monitor.
+    pub mode: Mode,
+}
+
+/// What is left to take away after a play.
+pub struct Remains {
+    container: Option<Container>,
+    addresses: Vec<IpAddr>,
+    run: Option<JoinHandle<Result<Finished>>>,
+    scratch: Option<PathBuf>,
+    tag: String,
+}
+
+impl Remains {
+    /// Takes everything away.
+    pub fn remove(self, engine: &Engine, services: &Services) {
+        services.sessions().close(&self.addresses);
+        if let Some(container) = &self.container
+            && let Err(error) = container.remove(engine)
+        {
+            eprintln!("lab: {error:#}");
+        }
+        if let Some(run) = self.run {
+            let _ended_with_its_container = run.join();
+        }
+        if let Some(path) = self.scratch {
+            let _gone = std::fs::remove_dir_all(path);
+        }
+        if !self.tag.is_empty() {
+            let _untagged = engine.call(["image", "rm", "-f", "--no-prune", &self.tag]);
+        }
+    }
+}
+
+/// Plays `scenario` in a container made from `image`; `number` is unique in this run.
+pub fn play(
+    stage: &Stage<'_>,
+    mut scenario: Scenario,
+    image: &str,
+    number: usize,
+) -> (Seen, Remains) {
+    let mut remains = Remains {
+        container: None,
+        addresses: Vec::new(),
+        run: None,
+        scratch: None,
+        tag: scenario.tag_as.clone(),
+    };
+    let seen =
+        act(stage, &mut scenario, image, number, &mut remains).unwrap_or_else(|error| Seen {
+            broken: Some(format!("{error:#}")),
+            ..Seen::default()
+        });
+    (seen, remains)
+}
+
+fn act(
+    stage: &Stage<'_>,
+    scenario: &mut Scenario,
+    image: &str,
+    number: usize,
+    remains: &mut Remains,
+) -> Result<Seen> {
+    let on_host = scenario.effect_on_host();
+    if scenario.wants_scratch() {
+        let path = scratch(stage.engine, number)?;
+        remains.scratch = Some(path.clone());
+        scenario.fill_scratch(&path);
+    }
+    let session = Arc::new(Session::new(
+        served(stage.engine, scenario)?,
+        scenario.shell.send.clone().into_bytes(),
+    ));
+    // What happens on the host, or in a container on the host's network, comes from the attacker's own
+    // addresses.
+    if !scenario.host_run.is_empty() || scenario.engine_args.iter().any(|arg| arg.contains("host"))
+    {
+        remains.addresses = vec![IpAddr::V4(ATTACKER), IpAddr::V6(ATTACKER_V6)];
+        stage.services.open(&remains.addresses, &session)?;
+    }
+    let began = stage.feed.position();
+    let container = start(stage, scenario, image)?;
+    remains.container = Some(container.clone());
+    remains
+        .addresses
+        .extend(container.addresses.iter().copied());
+    stage.services.open(&container.addresses, &session)?;
+    let mut owner = Owner {
+        container: container.id.clone(),
+        host_pid: None,
+    };
+    let before_setup = stage.feed.position();
+    set_up(stage, scenario, &container)?;
+    let clock = stage.feed.position();
+    let mut said = run(stage, scenario, &container, &owner, clock, remains)?;
+    if !scenario.host_run.is_empty() {
+        let host = HostRun::start(stage.engine, &scenario.host_run)?;
+        owner.host_pid = Some(host.pid());
+        await_findings(stage, scenario, &owner, clock, || host.has_ended());
+        said.push_str(&host.end());
+    }
+    thread::sleep(if scenario.is_benign() {
+        BENIGN_SETTLE
+    } else {
+        EFFECT_SETTLE
+    });
+    let mut alerts = stage.feed.owned(&owner, began, Some(before_setup));
+    alerts.extend(stage.feed.owned(&owner, clock, None));
+    Ok(Seen {
+        alerts,
+        effect: effect(stage.engine, scenario, on_host, &container),
+        bytes: session.received_bytes(),
+        broken: None,
+        said: one_line(&said),
+    })
+}
+
+/// A stand-in for the host's root file system, on the cache's own file system.
+fn scratch(engine: &Engine, number: usize) -> Result<PathBuf> {
+    let path = engine.scratch(&format!("host-{number}"))?;
+    for folder in [
+        "etc/cron.d",
+        "root",
+        "tmp",
+        "var/spool/cron/crontabs",
+        "var/run",
+    ] {
+        std::fs::create_dir_all(path.join(folder)).context("filling the scratch folder")?;
+    }
+    std::fs::write(path.join("etc/crontab"), "").context("filling the scratch folder")?;
+    Ok(path)
+}
+
+fn served(engine: &Engine, scenario: &Scenario) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut files = BTreeMap::new();
+    for (name, file) in &scenario.serve {
+        let bytes = match file {
+            Served::Text(text) => text.clone().into_bytes(),
+            Served::Subject { subject } => std::fs::read(images::subject(engine, subject)?)?,
+        };
+        files.insert(name.trim_start_matches('/').to_owned(), bytes);
+    }
+    Ok(files)
+}
+
+fn start(stage: &Stage<'_>, scenario: &Scenario, image: &str) -> Result<Container> {
+    let mut reference = image;
+    if !scenario.tag_as.is_empty() {
+        stage
+            .engine
+            .call(["image", "tag", image, &scenario.tag_as])?;
+        reference = &scenario.tag_as;
+    }
+    let recipe = Recipe {
+        image: reference.to_owned(),
+        labels: scenario.labels.clone(),
+        engine_args: scenario.engine_args.clone(),
+        entrypoint: scenario.entrypoint,
+    };
+    Container::run(stage.engine, &recipe).context("starting the container")
+}
+
+fn set_up(stage: &Stage<'_>, scenario: &Scenario, container: &Container) -> Result<()> {
+    if scenario.setup.trim().is_empty() {
+        return Ok(());
+    }
+    let finished = container.exec(stage.engine, "root", &scenario.setup, SETUP_LIMIT)?;
+    if !finished.success() {
+        bail!("setup failed ({:?}): {}", finished.code, finished.tail());
+    }
+    thread::sleep(SETUP_SETTLE);
+    Ok(())
+}
+
+/// Runs `run` and waits for what is to be found; returns what it said.
+fn run(
+    stage: &Stage<'_>,
+    scenario: &Scenario,
+    container: &Container,
+    owner: &Owner,
+    clock: usize,
+    remains: &mut Remains,
+) -> Result<String> {
+    let (engine, container) = (Arc::clone(stage.engine), container.clone());
+    let (user, text) = (scenario.user.clone(), scenario.run.clone());
+    let limit = Duration::from_secs(scenario.timeout_s);
+    let handle = thread::spawn(move || {
+        if text.is_empty() {
+            return Ok(Finished::default());
+        }
+        container.exec(&engine, &user, &text, limit)
+    });
+    // With a part on the host still to come, the finding may be made there.
+    if scenario.host_run.is_empty() {
+        await_findings(stage, scenario, owner, clock, || handle.is_finished());
+    } else {
+        while !handle.is_finished() {
+            thread::sleep(STEP);
+        }
+    }
+    if !handle.is_finished() {
+        remains.run = Some(handle);
+        return Ok(String::new());
+    }
+    match handle.join() {
+        Ok(finished) => {
+            let finished = finished?;
+            Ok(match finished.code {
+                Some(0) => finished.tail(),
+                Some(code) => format!("exit code {code} {}", finished.tail()),
+                None => format!(
+                    "still running after {} s {}",
+                    scenario.timeout_s,
+                    finished.tail()
+                ),
+            })
+        }
+        Err(_panicked) => bail!("the thread that runs the scenario panicked"),
+    }
+}
+
+/// Waits until nothing more is to be expected: an attack until it was found (and, where it is to be
+/// stopped, has ended), a benign run to its end.
+fn await_findings(
+    stage: &Stage<'_>,
+    scenario: &Scenario,
+    owner: &Owner,
+    clock: usize,
+    ended: impl Fn() -> bool,
+) {
+    let mut ended_at: Option<Instant> = None;
+    let mut found_at: Option<Instant> = None;
+    while !stage.engine.interrupt().is_set() {
+        let position = stage.feed.position();
+        let now = Instant::now();
+        if ended_at.is_none() && ended() {
+            ended_at = Some(now);
+        }
+        let found = || {
+            let alerts = stage.feed.owned(owner, clock, None);
+            alerts
+                .iter()
+                .any(|alert| scenario.expect.contains(&alert.kind))
+        };
+        if found_at.is_none() && !scenario.is_benign() && found() {
+            found_at = Some(now);
+        }
+        let waited =
+            |since: Option<Instant>, limit| since.is_some_and(|at| now.duration_since(at) >= limit);
+        let enough = match (found_at, ended_at) {
+            (_, Some(_)) if scenario.is_benign() => true,
+            (Some(_), Some(_)) => true,
+            (Some(_), None) => stage.mode == Mode::Monitor && waited(found_at, MONITOR_GRACE),
+            (None, Some(_)) => waited(ended_at, FINDING_WAIT),
+            (None, None) => false,
+        };
+        if enough {
+            return;
+        }
+        stage.feed.wait(position, STEP);
+    }
+}
+
+fn effect(
+    engine: &Engine,
+    scenario: &Scenario,
+    on_host: bool,
+    container: &Container,
+) -> Option<bool> {
+    if scenario.effect.is_empty() {
+        return None;
+    }
+    Some(if on_host {
+        container::exists_on_host(&scenario.effect)
+    } else {
+        container.exists(engine, &scenario.effect)
+    })
+}
+
+fn one_line(text: &str) -> String {
+    let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.truncate(line.floor_char_boundary(300));
+    line
+}

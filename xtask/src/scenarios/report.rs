@@ -1,0 +1,236 @@
+//! The table, the JSON rows and the last line.
+
+use super::verdict::{Result as Judged, Row};
+use anyhow::{Context, Result};
+use serde_json::json;
+use std::fs::File;
+use std::io::{LineWriter, Write};
+use std::path::Path;
+
+/// Totals of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Rows that passed.
+    pub passed: usize,
+    /// Rows that failed.
+    pub failed: usize,
+    /// Rows that were not run.
+    pub skipped: usize,
+}
+
+impl Summary {
+    /// Whether the run as a whole is good: something passed and nothing failed.
+    pub fn is_green(&self) -> bool {
+        self.failed == 0 && self.passed > 0
+    }
+}
+
+/// Writes rows as they come.
+pub struct Report<W: Write> {
+    out: W,
+    json: Option<LineWriter<File>>,
+    summary: Summary,
+    latencies_us: Vec<u64>,
+    leaked: (u64, usize),
+    width: usize,
+}
+
+impl<W: Write> Report<W> {
+    /// A report on `out`, with ids of up to `width` characters, and as JSON lines in the file `json`.
+    pub fn new(mut out: W, json: Option<&Path>, width: usize) -> Result<Self> {
+        let json = match json {
+            Some(path) => Some(LineWriter::new(
+                File::create(path).with_context(|| format!("making {}", path.display()))?,
+            )),
+            None => None,
+        };
+        writeln!(
+            out,
+            "{:<width$} {:<22} {:<30} {:<8} {:<8} {:>9} {:<6} {:>6}  ",
+            "id", "expected", "found", "verdict", "rung", "µs", "effect", "bytes"
+        )?;
+        Ok(Self {
+            out,
+            json,
+            summary: Summary::default(),
+            latencies_us: Vec::new(),
+            leaked: (0, 0),
+            width,
+        })
+    }
+
+    /// Adds a row.
+    pub fn row(&mut self, row: &Row) -> Result<()> {
+        let mark = match row.result {
+            Judged::Passed => {
+                self.summary.passed += 1;
+                "ok"
+            }
+            Judged::Failed => {
+                self.summary.failed += 1;
+                "FAILED"
+            }
+            Judged::Skipped => {
+                self.summary.skipped += 1;
+                "skipped"
+            }
+        };
+        if row.result == Judged::Passed && !row.expected.is_empty() {
+            self.latencies_us.extend(row.latency_us);
+        }
+        let width = self.width;
+        if row.bytes > 0 {
+            self.leaked = (self.leaked.0 + row.bytes, self.leaked.1 + 1);
+        }
+        writeln!(
+            self.out,
+            "{:<width$} {:<22} {:<30} {:<8} {:<8} {:>9} {:<6} {:>6}  {mark}",
+            row.id,
+            list(&row.expected),
+            list(&row.found),
+            dash(&row.verdict),
+            dash(&row.rung),
+            row.latency_us
+                .map_or_else(|| "-".to_owned(), |us| us.to_string()),
+            row.effect
+                .map_or("-", |exists| if exists { "yes" } else { "no" }),
+            row.bytes,
+        )?;
+        if !row.why.is_empty() {
+            let title = if row.title.is_empty() {
+                "why"
+            } else {
+                &row.title
+            };
+            writeln!(self.out, "    {title}: {}", row.why.replace('\n', "\n    "))?;
+        }
+        if let Some(json) = &mut self.json {
+            writeln!(json, "{}", json_row(row)).context("writing the JSON rows")?;
+        }
+        Ok(())
+    }
+
+    /// Totals and the last line.
+    pub fn finish(mut self) -> Result<Summary> {
+        if let Some(median) = median(&mut self.latencies_us) {
+            writeln!(
+                self.out,
+                "median latency from act to finding: {median} µs over {} findings",
+                self.latencies_us.len()
+            )?;
+        }
+        let (bytes, rows) = self.leaked;
+        writeln!(
+            self.out,
+            "shell listeners received {bytes} bytes in {rows} runs"
+        )?;
+        let Summary {
+            passed,
+            failed,
+            skipped,
+        } = self.summary;
+        writeln!(
+            self.out,
+            "{passed} passed, {failed} failed, {skipped} skipped"
+        )?;
+        self.out.flush()?;
+        Ok(self.summary)
+    }
+}
+
+fn list(kinds: &[String]) -> String {
+    if kinds.is_empty() {
+        "-".to_owned()
+    } else {
+        kinds.join(",")
+    }
+}
+
+fn dash(text: &str) -> &str {
+    if text.is_empty() { "-" } else { text }
+}
+
+fn json_row(row: &Row) -> serde_json::Value {
+    let or_null = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    json!({
+        "id": row.id,
+        "technique": row.technique,
+        "expected": row.expected,
+        "found": row.found,
+        "passed": row.result == Judged::Passed,
+        "skipped": row.result == Judged::Skipped,
+        "verdict": or_null(&row.verdict),
+        "rung": or_null(&row.rung),
+        "latency_us": row.latency_us,
+        "effect_exists": row.effect,
+        "bytes_received": row.bytes,
+        "repeat": row.repeat,
+        "why": row.why,
+    })
+}
+
+fn median(values: &mut [u64]) -> Option<u64> {
+    values.sort_unstable();
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        n if n % 2 == 1 => Some(values[middle]),
+        _ => Some(values[middle - 1].midpoint(values[middle])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::super::file::parse;
+    use super::*;
+
+    #[test]
+    fn the_last_line_counts() {
+        let scenario = parse("[[scenario]]\nid='a'\nimage='x'\nrun='y'\nexpect=['miner']\n")
+            .unwrap()
+            .remove(0);
+        let skipped = Row::skipped(&scenario, 1, "no image".into());
+        let passed = Row {
+            result: Judged::Passed,
+            latency_us: Some(5),
+            why: String::new(),
+            ..skipped.clone()
+        };
+        let mut text = Vec::new();
+        let mut report = Report::new(&mut text, None, 4).unwrap();
+        report.row(&skipped).unwrap();
+        report.row(&passed).unwrap();
+        let summary = report.finish().unwrap();
+        assert!(summary.is_green());
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.ends_with("\n1 passed, 0 failed, 1 skipped\n"));
+        assert!(text.contains("no image"));
+    }
+
+    #[test]
+    fn skipping_everything_is_not_green() {
+        assert!(
+            !Summary {
+                skipped: 3,
+                ..Summary::default()
+            }
+            .is_green()
+        );
+        assert!(
+            !Summary {
+                passed: 3,
+                failed: 1,
+                skipped: 0
+            }
+            .is_green()
+        );
+    }
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(&mut []), None);
+        assert_eq!(median(&mut [9, 1, 5]), Some(5));
+        assert_eq!(median(&mut [4, 1, 2, 8]), Some(3));
+    }
+}
