@@ -2,6 +2,7 @@
 //! (enrich) → `detect` → `respond` → `output`; `config` and `cli` stand beside it.
 
 pub mod config;
+pub mod control;
 pub mod event;
 pub mod finding;
 pub mod output;

@@ -18,4 +18,4 @@ pub use record::{Alert, Row};
 pub use writer::{Counters, Observer, Output, OutputError};
 
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
