@@ -1,8 +1,10 @@
 //! Bulkhead's daemon. One way through: `kernel` (ring, decode) → `container` and `provenance`
 //! (enrich) → `detect` → `respond` → `output`; `config` and `cli` stand beside it.
 
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod event;
 pub mod finding;
 pub mod output;
+pub mod privileges;

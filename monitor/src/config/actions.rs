@@ -9,8 +9,8 @@ section! {
     /// everything is an alert. Acted on by default is only what has no honest look-alike and cannot wait
     /// for a person.
     Actions {
-        /// Kill: half a pipeline is no use to anybody, and a mining program has no state to lose. Holds
-        /// for evidence of at least `miner.kill_score`; below that it stays an alert.
+        /// Kill: a mining program has no state to lose. Holds for evidence of at least `miner.kill_score`;
+        /// below that it stays an alert.
         miner: Action = Action::Kill;
         /// Kill: whoever types at the other end must not get a second command in.
         reverse_shell: Action = Action::Kill;

@@ -61,7 +61,10 @@ impl Hub {
         let (queue, rows) = sync_channel(CLIENT_QUEUE);
         let lagged = Arc::new(AtomicBool::new(false));
         let mut inner = self.inner();
-        inner.followers.push(Follower { queue, lagged: lagged.clone() });
+        inner.followers.push(Follower {
+            queue,
+            lagged: lagged.clone(),
+        });
         (inner.last(backlog), Subscription { rows, lagged })
     }
 
@@ -81,7 +84,9 @@ impl Inner {
         self.recent.push_back(json.clone());
         self.bytes += json.len();
         while self.recent.len() > REMEMBERED || self.bytes > REMEMBERED_BYTES {
-            let Some(old) = self.recent.pop_front() else { break };
+            let Some(old) = self.recent.pop_front() else {
+                break;
+            };
             self.bytes -= old.len();
         }
     }
@@ -93,13 +98,15 @@ impl Observer for Arc<Hub> {
         if matches!(row, Row::Alert(_)) {
             inner.remember(json);
         }
-        inner.followers.retain(|f| match f.queue.try_send(json.clone()) {
-            Ok(()) => true,
-            Err(std::sync::mpsc::TrySendError::Full(_)) => {
-                f.lagged.store(true, Relaxed);
-                false
-            }
-            Err(std::sync::mpsc::TrySendError::Disconnected(_)) => false,
-        });
+        inner
+            .followers
+            .retain(|f| match f.queue.try_send(json.clone()) {
+                Ok(()) => true,
+                Err(std::sync::mpsc::TrySendError::Full(_)) => {
+                    f.lagged.store(true, Relaxed);
+                    false
+                }
+                Err(std::sync::mpsc::TrySendError::Disconnected(_)) => false,
+            });
     }
 }

@@ -7,7 +7,9 @@ use crate::output::notice::{NoticeKind, NoticeRow};
 use crate::output::{Clock, Notice, writer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
+};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -59,7 +61,10 @@ impl Server {
         status: Status,
         owner: u32,
     ) -> Result<Self, ControlError> {
-        let fail = |source: io::Error| ControlError::Io { path: path.into(), source };
+        let fail = |source: io::Error| ControlError::Io {
+            path: path.into(),
+            source,
+        };
         clear_stale(path)?;
         let listener = UnixListener::bind(path).map_err(fail)?;
         // Who connects before this line is turned away by the check of the peer's uid.
@@ -67,12 +72,23 @@ impl Server {
         let meta = std::fs::symlink_metadata(path).map_err(fail)?;
         let stop = Arc::new(AtomicBool::new(false));
         let clients = AtomicUsize::new(0);
-        let service = Arc::new(Service { hub, status, owner, stop: stop.clone(), clients });
+        let service = Arc::new(Service {
+            hub,
+            status,
+            owner,
+            stop: stop.clone(),
+            clients,
+        });
         let thread = std::thread::Builder::new()
             .name("control".into())
             .spawn(move || accept(&listener, &service))
             .map_err(fail)?;
-        Ok(Self { path: path.into(), id: (meta.dev(), meta.ino()), stop, thread: Some(thread) })
+        Ok(Self {
+            path: path.into(),
+            id: (meta.dev(), meta.ino()),
+            stop,
+            thread: Some(thread),
+        })
     }
 }
 
@@ -93,9 +109,16 @@ impl Drop for Server {
 }
 
 fn clear_stale(path: &Path) -> Result<(), ControlError> {
-    let fail = |source: io::Error| ControlError::Io { path: path.into(), source };
+    let fail = |source: io::Error| ControlError::Io {
+        path: path.into(),
+        source,
+    };
     if let Some(folder) = path.parent() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(fail)?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(folder)
+            .map_err(fail)?;
     }
     match std::fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -137,16 +160,21 @@ fn take(mut stream: UnixStream, service: &Arc<Service>) {
     }
     if service.clients.fetch_add(1, SeqCst) >= CLIENTS {
         service.clients.fetch_sub(1, SeqCst);
-        let _ = refuse(&mut stream, &format!("{CLIENTS} clients are connected already"));
+        let _ = refuse(
+            &mut stream,
+            &format!("{CLIENTS} clients are connected already"),
+        );
         return;
     }
     let shared = service.clone();
-    let spawned = std::thread::Builder::new().name("control-client".into()).spawn(move || {
-        if let Err(error) = serve(&mut stream, &shared) {
-            tracing::debug!(%error, "control client");
-        }
-        shared.clients.fetch_sub(1, SeqCst);
-    });
+    let spawned = std::thread::Builder::new()
+        .name("control-client".into())
+        .spawn(move || {
+            if let Err(error) = serve(&mut stream, &shared) {
+                tracing::debug!(%error, "control client");
+            }
+            shared.clients.fetch_sub(1, SeqCst);
+        });
     if let Err(error) = spawned {
         service.clients.fetch_sub(1, SeqCst);
         tracing::warn!(%error, "control socket: thread");
@@ -177,9 +205,11 @@ fn serve(stream: &mut UnixStream, service: &Service) -> io::Result<()> {
     match serde_json::from_str(&line) {
         Err(error) => refuse(stream, &format!("not a request: {error}")),
         Ok(Request::Status) => send(stream, &(service.status)().to_string()),
-        Ok(Request::Findings) => {
-            service.hub.recent(REMEMBERED).iter().try_for_each(|row| send(stream, row))
-        }
+        Ok(Request::Findings) => service
+            .hub
+            .recent(REMEMBERED)
+            .iter()
+            .try_for_each(|row| send(stream, row)),
         Ok(Request::Events { backlog }) => {
             let (past, subscription) = service.hub.follow(backlog);
             past.iter().try_for_each(|row| send(stream, row))?;
@@ -210,6 +240,14 @@ fn follow(stream: &mut UnixStream, from: &Subscription, stop: &AtomicBool) -> io
 
 fn hung_up(stream: &UnixStream) -> io::Result<bool> {
     let mut fds = [PollFd::new(stream, PollFlags::RDHUP)];
-    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
-    Ok(fds[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR))
+    poll(
+        &mut fds,
+        Some(&Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        }),
+    )?;
+    Ok(fds[0]
+        .revents()
+        .intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR))
 }

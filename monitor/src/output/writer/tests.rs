@@ -123,7 +123,7 @@ fn a_slow_sink_costs_rows_not_time() {
         output.finding(samples::reverse_shell());
     }
     assert_eq!(counters.dropped.load(Relaxed), 5);
-    assert!(!output.queue.try_send(Job::Reopen).is_ok());
+    assert!(output.queue.try_send(Job::Reopen).is_err());
     sink.set(|s| s.held = false);
     assert!(output.close(PATIENCE));
     let rows = sink.rows();
