@@ -19,7 +19,7 @@ pub const DEFAULT_CONFIG: &str = "/etc/bulkhead/bulkhead.toml";
 
 /// Watches what containers do, and stops what does not belong there.
 #[derive(Debug, Parser)]
-#[command(name = "bulkhead", version, about, propagate_version = true, after_help = EXIT_HELP)]
+#[command(name = "bulkhead", version, propagate_version = true, after_help = EXIT_HELP)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

@@ -21,10 +21,6 @@ pub(super) fn across(config: &Config, path: &Path, text: &str) -> Result<(), Con
             format!("{kill} is below miner.alert_score ({alert})"),
         );
     }
-    if config.host.enforce {
-        let why = "actions on host processes are refused by a guard rail; set it to false";
-        return fail(&["host", "enforce"], why.into());
-    }
     if config.output.max_bytes < MIN_ROTATION {
         return fail(
             &["output", "max_bytes"],

@@ -68,7 +68,7 @@ pub struct PoolList {
     pub domains: Vec<Domain>,
     /// Domains whose bare name is also a web site: only hosts with one of `host_prefixes` count.
     pub mixed_domains: Vec<Domain>,
-    /// First labels of mining hosts below `mixed_domains`; a label that starts with one counts.
+    /// First labels of mining hosts below `mixed_domains`, alone or with a number or a dash behind.
     pub host_prefixes: Vec<String>,
     /// Ports (context only).
     pub ports: Vec<u16>,
@@ -260,12 +260,16 @@ impl PoolList {
     pub fn is_pool(&self, host: &str) -> bool {
         let first = host.split('.').next().unwrap_or("").to_ascii_lowercase();
         self.domains.iter().any(|d| d.covers(host))
-            || (self
-                .host_prefixes
-                .iter()
-                .any(|p| first.starts_with(p.as_str()))
+            || (self.host_prefixes.iter().any(|p| begins(&first, p))
                 && self.mixed_domains.iter().any(|d| d.covers(host)))
     }
+}
+
+/// `stratum`, `stratum-eth`, `pool2`, but not `pooling`.
+fn begins(label: &str, prefix: &str) -> bool {
+    label
+        .strip_prefix(prefix)
+        .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphabetic()))
 }
 
 impl SensitiveList {

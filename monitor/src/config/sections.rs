@@ -99,8 +99,8 @@ section! {
         /// Look for reverse shells, downloads that are run, and miners among the host's own processes: the
         /// payloads of poisoned images often run there, started by the host's cron.
         watch: bool = true;
-        /// Reserved for acting on host processes. Guard rails refuse it in this version: only `false` is
-        /// accepted, so that nobody believes the host to be protected.
+        /// Ask for actions on host processes as well. A guard rail refuses them in this version: with `true`
+        /// every action that is due there is reported as refused, and none is taken.
         enforce: bool = false;
     }
 }

@@ -124,10 +124,6 @@ fn errors_name_file_line_and_key() {
             "config/x.toml:2: scope.cgroups[0]: `docker` is not",
         ),
         (
-            "[host]\nenforce = true\n",
-            "config/x.toml:2: host.enforce: ",
-        ),
-        (
             "[output]\nmax_bytes = 1\n",
             "config/x.toml:2: output.max_bytes: it must be",
         ),
@@ -239,7 +235,10 @@ fn builtin_lists_are_read() {
     let lists = Loaded::builtin().unwrap().lists;
     assert!(lists.pools.is_pool("pool.minexmr.com"));
     assert!(lists.pools.is_pool("stratum.antpool.com"));
-    assert!(!lists.pools.is_pool("www.antpool.com"));
+    assert!(
+        lists.pools.is_pool("stratum-eth.antpool.com") && lists.pools.is_pool("eth2.f2pool.com")
+    );
+    assert!(!lists.pools.is_pool("www.antpool.com") && !lists.pools.is_pool("ssl.antpool.com"));
     assert!(!lists.pools.is_pool("notminexmr.com"));
     assert!(lists.pools.is_pool("POOL.SupportXMR.com."));
     assert!(lists.miners.names.iter().any(|n| n == "xmrig"));
