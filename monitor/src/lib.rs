@@ -1,6 +1,16 @@
 //! Bulkhead's daemon. One way through: `kernel` (ring, decode) → `container` and `provenance`
 //! (enrich) → `detect` → `respond` → `output`; `config` and `cli` stand beside it.
 
+pub mod cli;
+pub mod config;
+pub mod container;
+pub mod control;
+pub mod detect;
 pub mod event;
 pub mod finding;
 pub mod kernel;
+pub mod output;
+pub mod privileges;
+pub mod provenance;
+pub mod respond;
+pub mod startup;

@@ -1,2 +1,5 @@
-//! Bulkhead.
-fn main() {}
+//! The `bulkhead` program.
+
+fn main() -> std::process::ExitCode {
+    monitor::cli::main()
+}

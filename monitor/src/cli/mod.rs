@@ -1,0 +1,274 @@
+//! The command line: definitions of all subcommands, and what they share. One file a subcommand.
+
+mod docs;
+mod events;
+mod exit;
+mod status;
+mod validate;
+
+pub use exit::{CliError, CliResult, Exit};
+
+use crate::config::{Config, Loaded};
+use crate::control::DEFAULT_SOCKET;
+use clap::{Args, Parser, Subcommand};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+/// Configuration file that is read if it exists and none is named.
+pub const DEFAULT_CONFIG: &str = "/etc/bulkhead/bulkhead.toml";
+
+/// Watches what containers do, and stops what does not belong there.
+#[derive(Debug, Parser)]
+#[command(name = "bulkhead", version, propagate_version = true, after_help = EXIT_HELP)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_HELP: &str = "Exit status: 0 fine, 1 failure (audit: something was found), 64 bad usage or \
+configuration, 69 this kernel lacks something, 77 missing privilege.";
+
+/// A subcommand.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the monitor in the foreground (as root)
+    Run(RunArgs),
+    /// Tell what this kernel offers, what is missing and what to do about it; changes nothing
+    Check(CheckArgs),
+    /// Check a configuration file and the lists it names; changes nothing
+    Validate(ValidateArgs),
+    /// Show the alerts of the running monitor
+    Events(EventsArgs),
+    /// Show the state of the running monitor
+    Status(StatusArgs),
+    /// Look for containers made from a bad image or already under attack; exits 1 if there are any
+    Audit(AuditArgs),
+    /// See it work: three harmless attacks in a throw-away container, caught and stopped
+    Demo(DemoArgs),
+    /// Write the files that are generated from the sources, or check that they are fresh
+    #[command(hide = true)]
+    Docs(DocsArgs),
+}
+
+/// Where the configuration is.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ConfigArg {
+    /// Configuration file [default: /etc/bulkhead/bulkhead.toml if it exists, else built-in defaults]
+    #[arg(long, short, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// `bulkhead run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub config: ConfigArg,
+}
+
+/// `bulkhead check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// One JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `bulkhead validate`.
+#[derive(Clone, Debug, Args)]
+pub struct ValidateArgs {
+    /// The file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+/// Which daemon to ask.
+#[derive(Clone, Debug, Args)]
+pub struct SocketArg {
+    /// Control socket [default: as in the configuration]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Configuration that names the socket.
+    #[command(flatten)]
+    pub config: ConfigArg,
+}
+
+/// `bulkhead events`.
+#[derive(Clone, Debug, Args)]
+pub struct EventsArgs {
+    /// Go on with what happens from now, instead of ending after the alerts of the past
+    #[arg(long, short)]
+    pub follow: bool,
+    /// JSON rows instead of text for people
+    #[arg(long)]
+    pub json: bool,
+    /// Alerts of the past, at most [default: all that are remembered; with --follow none]
+    #[arg(long, short = 'n', value_name = "COUNT")]
+    pub last: Option<usize>,
+    /// Which daemon.
+    #[command(flatten)]
+    pub socket: SocketArg,
+}
+
+/// `bulkhead status`.
+#[derive(Clone, Debug, Args)]
+pub struct StatusArgs {
+    /// One JSON object instead of lines
+    #[arg(long)]
+    pub json: bool,
+    /// Which daemon.
+    #[command(flatten)]
+    pub socket: SocketArg,
+}
+
+/// `bulkhead audit`.
+#[derive(Clone, Debug, Args)]
+pub struct AuditArgs {
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// One JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `bulkhead demo`.
+#[derive(Clone, Debug, Args)]
+pub struct DemoArgs {
+    /// Only watch the attacks (mode `monitor`) instead of stopping them
+    #[arg(long)]
+    pub monitor: bool,
+}
+
+/// `bulkhead docs`.
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct DocsArgs {
+    /// Write the files below this folder (the repository)
+    #[arg(long, value_name = "DIR")]
+    pub write: Option<PathBuf>,
+    /// Compare with the files below this folder; exits 1 if one is stale
+    #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = ".")]
+    pub check: Option<PathBuf>,
+}
+
+impl ConfigArg {
+    /// The file that is to be read, if any.
+    pub fn path(&self) -> Option<PathBuf> {
+        let default = || Some(PathBuf::from(DEFAULT_CONFIG)).filter(|p| p.exists());
+        self.config.clone().or_else(default)
+    }
+
+    /// Reads the configuration and its lists.
+    ///
+    /// # Errors
+    /// It is not accepted: exit status 64.
+    pub fn load(&self) -> Result<Loaded, CliError> {
+        let loaded = self
+            .path()
+            .map_or_else(Loaded::builtin, |path| Loaded::load(&path));
+        Ok(loaded?)
+    }
+}
+
+impl SocketArg {
+    /// The socket to talk to.
+    ///
+    /// # Errors
+    /// The configuration that would name it is not accepted, or says that there is none.
+    pub fn path(&self) -> Result<PathBuf, CliError> {
+        if let Some(path) = &self.socket {
+            return Ok(path.clone());
+        }
+        let Some(file) = self.config.path() else {
+            return Ok(DEFAULT_SOCKET.into());
+        };
+        let socket = Config::load(&file)?.control.socket;
+        if socket.as_os_str().is_empty() {
+            let why = format!("{} turns the control socket off", file.display());
+            return Err(CliError::failure(why));
+        }
+        Ok(socket)
+    }
+}
+
+/// Parses the arguments of this process and does what they say.
+pub fn main() -> std::process::ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // `--help` and `--version` come this way too.
+            let code = if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Ok
+            };
+            let _ = error.print();
+            return code.into();
+        }
+    };
+    match dispatch(&cli.command) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "bulkhead: {error}");
+            error.exit().into()
+        }
+    }
+}
+
+fn dispatch(command: &Command) -> CliResult {
+    match command {
+        Command::Validate(args) => validate::main(args),
+        Command::Events(args) => events::main(args),
+        Command::Status(args) => status::main(args),
+        Command::Docs(args) => docs::main(args),
+        Command::Run(_) | Command::Check(_) | Command::Audit(_) | Command::Demo(_) => Err(
+            CliError::failure("this build has only the configuration and client commands"),
+        ),
+    }
+}
+
+/// Writes to standard output; a reader that went away (`| head`) ends the program in good order.
+///
+/// # Errors
+/// Anything else that goes wrong with standard output.
+pub fn print(text: &str) -> Result<Printed, CliError> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(Printed::Yes),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Printed::ReaderGone),
+        Err(error) => Err(CliError::failure(format!("standard output: {error}"))),
+    }
+}
+
+/// Was it read?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Printed {
+    /// It was written.
+    Yes,
+    /// Nobody reads any more.
+    ReaderGone,
+}
+
+/// Ends with exit status 77 unless this process is root.
+///
+/// # Errors
+/// It is not root; `what` is what root is needed for.
+pub fn require_root(what: &str) -> Result<(), CliError> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(CliError::new(
+        Exit::Privilege,
+        format!("{what} needs root: run it with sudo"),
+    ))
+}
+
+/// Reads `path`, naming it in the error.
+fn read(path: &Path) -> Result<String, CliError> {
+    std::fs::read_to_string(path).map_err(|e| CliError::failure(format!("{}: {e}", path.display())))
+}
+
+#[cfg(test)]
+mod tests;

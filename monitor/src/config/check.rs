@@ -1,0 +1,78 @@
+//! Rules over several keys, or about what a value means to the system.
+
+use super::error::at_key;
+use super::{Config, ConfigError};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Longest path an AF_UNIX address holds, without the NUL (`sun_path`, unix(7)).
+const SOCKET_PATH_MAX: usize = 107;
+/// Smallest rotation size that makes sense: an alert with a long command line is about this big.
+const MIN_ROTATION: u64 = 4096;
+
+/// Checks what the types cannot.
+pub(super) fn across(config: &Config, path: &Path, text: &str) -> Result<(), ConfigError> {
+    let fail = |key: &[&str], message: String| Err(at_key(path, text, key, message));
+    let miner = &config.miner;
+    if miner.kill_score < miner.alert_score {
+        let (kill, alert) = (miner.kill_score.0, miner.alert_score.0);
+        return fail(
+            &["miner", "kill_score"],
+            format!("{kill} is below miner.alert_score ({alert})"),
+        );
+    }
+    if config.output.max_bytes < MIN_ROTATION {
+        return fail(
+            &["output", "max_bytes"],
+            format!("it must be at least {MIN_ROTATION}"),
+        );
+    }
+    if config.output.keep > 1000 {
+        return fail(&["output", "keep"], "more than 1000 rotated files".into());
+    }
+    if config
+        .output
+        .file
+        .as_ref()
+        .is_some_and(|f| f.as_os_str().is_empty())
+    {
+        return fail(&["output", "file"], "the path is empty".into());
+    }
+    let socket = config.control.socket.as_os_str();
+    if socket.as_bytes().len() > SOCKET_PATH_MAX {
+        let message = format!("a socket's path has at most {SOCKET_PATH_MAX} bytes");
+        return fail(&["control", "socket"], message);
+    }
+    if !socket.is_empty() && config.control.socket.is_relative() {
+        return fail(&["control", "socket"], "the path is not absolute".into());
+    }
+    if config.engine.docker && config.engine.docker_socket.is_relative() {
+        return fail(
+            &["engine", "docker_socket"],
+            "the path is not absolute".into(),
+        );
+    }
+    if let Some(bad) = config
+        .scope
+        .labels
+        .iter()
+        .find(|l| l.is_empty() || l.starts_with('='))
+    {
+        return fail(&["scope", "labels"], format!("`{bad}` has no key"));
+    }
+    if let Some(bad) = config
+        .miner
+        .names
+        .iter()
+        .find(|n| n.is_empty() || n.contains('/'))
+    {
+        return fail(
+            &["miner", "names"],
+            format!("`{bad}` is not a program name"),
+        );
+    }
+    if config.miner.ports.contains(&0) {
+        return fail(&["miner", "ports"], "0 is not a port".into());
+    }
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! The control socket: root asks the running daemon for its state and its alerts. One request a
+//! connection, one line of JSON; answers are lines of JSON. The daemon never waits for a client.
+
+mod hub;
+mod server;
+
+pub use hub::Hub;
+pub use server::{Server, Status};
+
+use serde::{Deserialize, Serialize};
+use std::io::{BufRead, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+/// Where the socket is unless the configuration says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/bulkhead/control.sock";
+
+/// What a client may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "cmd", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Request {
+    /// Rows from now on, until either side hangs up.
+    Events {
+        /// Alerts of the past to begin with, at most.
+        #[serde(default)]
+        backlog: usize,
+    },
+    /// One object about the daemon.
+    Status,
+    /// The alerts of this run that are still remembered.
+    Findings,
+}
+
+/// Why the control socket did not do.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Nobody listens.
+    #[error("no daemon answers at {}: {source} (start it with `bulkhead run`)", path.display())]
+    Absent {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The conversation broke.
+    #[error("control socket {}: {source}", path.display())]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The daemon said no.
+    #[error("the daemon answered: {0}")]
+    Refused(String),
+    /// Another daemon has the socket.
+    #[error("another daemon answers at {}; stop it first or set control.socket", .0.display())]
+    InUse(PathBuf),
+    /// Something that is no socket is in the way.
+    #[error("{} exists and is not a socket", .0.display())]
+    NotASocket(PathBuf),
+}
+
+/// Sends a request; the answer is read line by line from what is returned.
+///
+/// # Errors
+/// Nobody listens, or the request cannot be sent.
+pub fn ask(path: &Path, request: Request) -> Result<impl BufRead + use<>, ControlError> {
+    let mut stream = UnixStream::connect(path).map_err(|source| ControlError::Absent {
+        path: path.into(),
+        source,
+    })?;
+    let io = |source: std::io::Error| ControlError::Io {
+        path: path.into(),
+        source,
+    };
+    let mut line = serde_json::to_string(&request).map_err(|e| io(e.into()))?;
+    line.push('\n');
+    stream.write_all(line.as_bytes()).map_err(io)?;
+    Ok(BufReader::new(stream))
+}
+
+/// The text of an error answer, if `line` is one.
+pub fn refusal(line: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Refusal {
+        error: String,
+    }
+    serde_json::from_str::<Refusal>(line).ok().map(|r| r.error)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,253 @@
+//! The daemon's end of the control socket: one thread that accepts, one short-lived thread a
+//! client, at most [`CLIENTS`] of them.
+
+use super::hub::{Hub, REMEMBERED, Subscription};
+use super::{ControlError, Request};
+use crate::output::notice::{NoticeKind, NoticeRow};
+use crate::output::{Clock, Notice, writer};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
+};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
+
+/// Clients at a time.
+const CLIENTS: usize = 16;
+/// Longest request line; the longest sensible one has 40 bytes.
+const REQUEST_MAX: u64 = 4096;
+/// How long a client may take to send its request or to take a row.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often a quiet follower is looked at for having hung up.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Gives the object that `status` answers with.
+pub type Status = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+
+/// The listening socket. Dropping it ends the service and removes the file.
+pub struct Server {
+    path: PathBuf,
+    id: (u64, u64),
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+struct Service {
+    hub: Arc<Hub>,
+    status: Status,
+    owner: u32,
+    stop: Arc<AtomicBool>,
+    clients: AtomicUsize,
+}
+
+impl Server {
+    /// Listens at `path` for the user the daemon runs as, which is root. A socket file that nobody
+    /// listens on is replaced.
+    ///
+    /// # Errors
+    /// The path is taken or cannot be used.
+    pub fn start(path: &Path, hub: Arc<Hub>, status: Status) -> Result<Self, ControlError> {
+        Self::start_for(path, hub, status, rustix::process::geteuid().as_raw())
+    }
+
+    pub(super) fn start_for(
+        path: &Path,
+        hub: Arc<Hub>,
+        status: Status,
+        owner: u32,
+    ) -> Result<Self, ControlError> {
+        let fail = |source: io::Error| ControlError::Io {
+            path: path.into(),
+            source,
+        };
+        clear_stale(path)?;
+        let listener = UnixListener::bind(path).map_err(fail)?;
+        // Who connects before this line is turned away by the check of the peer's uid.
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
+        let meta = std::fs::symlink_metadata(path).map_err(fail)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let clients = AtomicUsize::new(0);
+        let service = Arc::new(Service {
+            hub,
+            status,
+            owner,
+            stop: stop.clone(),
+            clients,
+        });
+        let thread = std::thread::Builder::new()
+            .name("control".into())
+            .spawn(move || accept(&listener, &service))
+            .map_err(fail)?;
+        Ok(Self {
+            path: path.into(),
+            id: (meta.dev(), meta.ino()),
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, SeqCst);
+        // Wakes the accepting thread.
+        let woken = UnixStream::connect(&self.path).is_ok();
+        if let Some(thread) = self.thread.take().filter(|_| woken) {
+            let _ = thread.join();
+        }
+        let ours = std::fs::symlink_metadata(&self.path)
+            .is_ok_and(|meta| (meta.dev(), meta.ino()) == self.id);
+        if ours {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn clear_stale(path: &Path) -> Result<(), ControlError> {
+    let fail = |source: io::Error| ControlError::Io {
+        path: path.into(),
+        source,
+    };
+    if let Some(folder) = path.parent() {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(folder)
+            .map_err(fail)?;
+    }
+    match std::fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(fail(e)),
+        Ok(meta) if !meta.file_type().is_socket() => Err(ControlError::NotASocket(path.into())),
+        Ok(_) => match UnixStream::connect(path) {
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path).map_err(fail)
+            }
+            Err(e) => Err(fail(e)),
+            Ok(_) => Err(ControlError::InUse(path.into())),
+        },
+    }
+}
+
+fn accept(listener: &UnixListener, service: &Arc<Service>) {
+    loop {
+        let accepted = listener.accept();
+        if service.stop.load(SeqCst) {
+            return;
+        }
+        match accepted {
+            Ok((stream, _)) => take(stream, service),
+            Err(error) => {
+                tracing::warn!(%error, "control socket: accept");
+                // Out of descriptors, say: not in a busy loop.
+                std::thread::sleep(LOOK);
+            }
+        }
+    }
+}
+
+fn take(mut stream: UnixStream, service: &Arc<Service>) {
+    let _ = stream.set_read_timeout(Some(PATIENCE));
+    let _ = stream.set_write_timeout(Some(PATIENCE));
+    if let Err(why) = admitted(&stream, service.owner) {
+        let _ = refuse(&mut stream, &why);
+        return;
+    }
+    if service.clients.fetch_add(1, SeqCst) >= CLIENTS {
+        service.clients.fetch_sub(1, SeqCst);
+        let _ = refuse(
+            &mut stream,
+            &format!("{CLIENTS} clients are connected already"),
+        );
+        return;
+    }
+    let shared = service.clone();
+    let spawned = std::thread::Builder::new()
+        .name("control-client".into())
+        .spawn(move || {
+            if let Err(error) = serve(&mut stream, &shared) {
+                tracing::debug!(%error, "control client");
+            }
+            shared.clients.fetch_sub(1, SeqCst);
+        });
+    if let Err(error) = spawned {
+        service.clients.fetch_sub(1, SeqCst);
+        tracing::warn!(%error, "control socket: thread");
+    }
+}
+
+/// Is the peer who may ask (`SO_PEERCRED`, unix(7))?
+fn admitted(stream: &UnixStream, owner: u32) -> Result<(), String> {
+    match rustix::net::sockopt::socket_peercred(stream) {
+        Ok(peer) if peer.uid.as_raw() == owner => Ok(()),
+        Ok(peer) => Err(format!("uid {} may not use this socket", peer.uid.as_raw())),
+        Err(error) => Err(format!("the peer's credentials cannot be read: {error}")),
+    }
+}
+
+fn refuse(stream: &mut UnixStream, why: &str) -> io::Result<()> {
+    send(stream, &serde_json::json!({ "error": why }).to_string())
+}
+
+fn send(stream: &mut UnixStream, line: &str) -> io::Result<()> {
+    stream.write_all(line.as_bytes())?;
+    stream.write_all(b"\n")
+}
+
+fn serve(stream: &mut UnixStream, service: &Service) -> io::Result<()> {
+    let mut line = String::new();
+    BufReader::new(stream.try_clone()?.take(REQUEST_MAX)).read_line(&mut line)?;
+    match serde_json::from_str(&line) {
+        Err(error) => refuse(stream, &format!("not a request: {error}")),
+        Ok(Request::Status) => send(stream, &(service.status)().to_string()),
+        Ok(Request::Findings) => service
+            .hub
+            .recent(REMEMBERED)
+            .iter()
+            .try_for_each(|row| send(stream, row)),
+        Ok(Request::Events { backlog }) => {
+            let (past, subscription) = service.hub.follow(backlog);
+            past.iter().try_for_each(|row| send(stream, row))?;
+            follow(stream, &subscription, &service.stop)
+        }
+    }
+}
+
+fn follow(stream: &mut UnixStream, from: &Subscription, stop: &AtomicBool) -> io::Result<()> {
+    loop {
+        match from.rows.recv_timeout(LOOK) {
+            Ok(row) => send(stream, &row)?,
+            Err(RecvTimeoutError::Timeout) if hung_up(stream)? || stop.load(SeqCst) => {
+                return Ok(());
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    if from.lagged.load(SeqCst) {
+        let message = "this client was too slow and is disconnected; rows are missing here";
+        let notice = Notice::new(NoticeKind::PipelineError, "client_too_slow", message);
+        let row = NoticeRow::new(&notice, &writer::host_name(), &Clock::now());
+        send(stream, &serde_json::to_string(&row)?)?;
+    }
+    Ok(())
+}
+
+fn hung_up(stream: &UnixStream) -> io::Result<bool> {
+    let mut fds = [PollFd::new(stream, PollFlags::RDHUP)];
+    poll(
+        &mut fds,
+        Some(&Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        }),
+    )?;
+    Ok(fds[0]
+        .revents()
+        .intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR))
+}

@@ -1,0 +1,21 @@
+//! Alerts out. `record` is the row (Elastic Common Schema), `human` its rendering for people,
+//! `sink` where rows go (stdout, a rotated file), `writer` the thread and bounded queue between
+//! the pipeline and the sink. What is worth an alert is decided elsewhere.
+
+pub mod category;
+mod clock;
+pub mod escape;
+pub mod human;
+pub mod notice;
+pub mod record;
+pub mod schema;
+pub mod sink;
+pub mod writer;
+
+pub use clock::Clock;
+pub use notice::Notice;
+pub use record::{Alert, Row};
+pub use writer::{Counters, Observer, Output, OutputError};
+
+#[cfg(test)]
+pub(crate) mod samples;
