@@ -1,5 +1,8 @@
 //! Bulkhead's daemon. One way through: `kernel` (ring, decode) → `container` and `provenance`
 //! (enrich) → `detect` → `respond` → `output`; `config` and `cli` stand beside it.
 
+pub mod container;
 pub mod event;
 pub mod finding;
+pub mod respond;
+
