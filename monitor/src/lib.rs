@@ -5,4 +5,4 @@ pub mod container;
 pub mod event;
 pub mod finding;
 pub mod respond;
-
+pub mod startup;
