@@ -2,6 +2,8 @@
 //! before they are compared.
 
 use super::registry::Metadata;
+use crate::event::ProcessKey;
+use crate::finding::{Detection, FindingKind};
 use globset::{GlobBuilder, GlobMatcher};
 
 /// An image reference taken apart, all lower case.
@@ -192,6 +194,21 @@ impl Denylist {
     }
 }
 
+/// The detection for a container made from a listed image. There is no process to blame, and
+/// stopping a container is for its owner: it alerts only.
+pub fn detection(metadata: &Metadata, found: &Match) -> Detection {
+    let message = format!(
+        "made from {}, which is on the image denylist",
+        metadata.image
+    );
+    let detail = format!("{} matches `{}`", found.subject, found.entry);
+    let kind = FindingKind::ImageDenylist;
+    let mut detection =
+        Detection::new(kind, ProcessKey::default(), message).with(0, "image_reference", 0, detail);
+    detection.alert_only = true;
+    detection
+}
+
 fn matches(glob: &GlobMatcher, parts: &Reference) -> bool {
     let full = match parts.registry.as_str() {
         "" => parts.repository.clone(),
@@ -305,6 +322,13 @@ mod tests {
             "docker123321/*"
         );
         assert_eq!(d.check_container(&Metadata::default()), None);
+        let told = detection(&retagged, &d.check_container(&retagged).unwrap());
+        assert!(
+            told.alert_only
+                && told.evidence[0]
+                    .detail
+                    .contains("docker123321/mysql:latest")
+        );
     }
 
     #[test]
