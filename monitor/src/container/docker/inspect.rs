@@ -39,10 +39,10 @@ impl Inspector {
     }
 
     /// Gives the job back if the queue is full.
-    pub(super) fn queue(&self, job: Job) -> Result<(), Job> {
+    pub(super) fn queue(&self, job: Job) -> Result<(), Box<Job>> {
         self.jobs
             .try_send(job)
-            .map_err(mpsc::error::TrySendError::into_inner)
+            .map_err(|full| Box::new(full.into_inner()))
     }
 }
 
