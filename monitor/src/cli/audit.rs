@@ -3,7 +3,7 @@
 //! kernel and touches nothing. Exit status 1 if anything was found.
 
 use crate::container::denylist::{self, Denylist};
-use crate::container::docker::{self, Settings};
+use crate::container::docker::{self, Listed, Settings};
 use crate::container::hierarchy::{self, HierarchyError};
 use crate::container::registry::Metadata;
 use crate::container::{Registry, path::Runtime};
@@ -137,21 +137,7 @@ pub fn run(audit: &mut Audit<'_>, out: &mut dyn Write) -> Result<u8, AuditError>
 /// Asks engine and /proc.
 fn collect(audit: &mut Audit<'_>, registry: &Registry) -> Result<Report, AuditError> {
     registry.scan();
-    let mut stopped = Vec::new();
-    let mut engine_error = None;
-    match audit.engine.as_ref().map(docker::list_once) {
-        Some(Ok(all)) => {
-            for listed in all {
-                if registry.key_of_id(&listed.id).is_some() {
-                    registry.complete(&listed.id, listed.metadata);
-                } else {
-                    stopped.push((listed.id, listed.metadata, listed.running));
-                }
-            }
-        }
-        Some(Err(error)) => engine_error = Some(error.to_string()),
-        None => {}
-    }
+    let (stopped, engine_error) = ask_engine(audit.engine.as_ref(), registry);
     let live = registry.live();
     let mut findings = Vec::new();
     for container in &live {
@@ -162,12 +148,13 @@ fn collect(audit: &mut Audit<'_>, registry: &Registry) -> Result<Report, AuditEr
             true,
         ));
     }
-    for (id, metadata, running) in &stopped {
+    for listed in &stopped {
+        let view = stopped_view(&listed.id, &listed.metadata);
         findings.extend(denied_image(
             audit.denylist,
-            metadata,
-            stopped_view(id, metadata),
-            *running,
+            &listed.metadata,
+            view,
+            listed.running,
         ));
     }
     let events = startup::scan(registry, audit.classify, audit.host).map_err(AuditError::Proc)?;
@@ -187,6 +174,25 @@ fn collect(audit: &mut Audit<'_>, registry: &Registry) -> Result<Report, AuditEr
         engine_error,
         findings,
     })
+}
+
+/// Completes the registry; returns the containers without a cgroup, and why there was no answer.
+fn ask_engine(engine: Option<&Settings>, registry: &Registry) -> (Vec<Listed>, Option<String>) {
+    let mut stopped = Vec::new();
+    match engine.map(docker::list_once) {
+        Some(Ok(all)) => {
+            for listed in all {
+                if registry.key_of_id(&listed.id).is_some() {
+                    registry.complete(&listed.id, listed.metadata);
+                } else {
+                    stopped.push(listed);
+                }
+            }
+            (stopped, None)
+        }
+        Some(Err(error)) => (stopped, Some(error.to_string())),
+        None => (stopped, None),
+    }
 }
 
 fn denied_image(

@@ -121,29 +121,15 @@ fn exec(
     let (class, form) = class_and_form(task, classify);
     let parent = by_pid.get(&task.parent);
     let mut task_flags = task_flags(task, class, form, parent.map(|p| p.container));
-    let mut flags = if task.args_cut { EXEC_ARGS_CUT } else { 0 };
-    let mut origin = None;
+    let (mut flags, mut origin) = (0, None);
     if class & (state::CLASS_SHELL | state::CLASS_INTERPRETER) != 0 {
-        let fed = chains.network_end_of_stdin(task);
-        let answered = chains.network_end_of_stdout(task);
-        if let Some(source) = fed {
-            let peer = source.outbound().map(|s| s.row.peer);
-            origin = Some(Origin {
-                process: source.key,
-                hops: 0,
-                peer,
-                time_ns,
-            });
-            match answered {
-                // Commands in, answers out.
-                Some(_) => flags |= EXEC_RELAY,
-                None if form == Form::Stdin => {
-                    flags |= EXEC_STDIN_TAINTED;
-                    task_flags |= state::TASK_TAINTED;
-                }
-                None => {}
-            }
-        }
+        (flags, origin) = fed_from_network(task, chains, form, time_ns);
+    }
+    if flags & EXEC_STDIN_TAINTED != 0 {
+        task_flags |= state::TASK_TAINTED;
+    }
+    if task.args_cut {
+        flags |= EXEC_ARGS_CUT;
     }
     let exec = Exec {
         parent: parent.map_or(
@@ -167,6 +153,32 @@ fn exec(
         args_cut: task.args_cut,
     };
     (exec, task_flags)
+}
+
+/// `EXEC_*` bits and origin of an interpreter whose standard input leads to a connection: a relay
+/// if its answers go there too, else a download if it takes its text from there.
+fn fed_from_network(
+    task: &Task,
+    chains: &chain::Chains<'_>,
+    form: Form,
+    time_ns: u64,
+) -> (u32, Option<Origin>) {
+    let Some(source) = chains.network_end_of_stdin(task) else {
+        return (0, None);
+    };
+    let peer = source.outbound().map(|s| s.row.peer);
+    let origin = Origin {
+        process: source.key,
+        hops: 0,
+        peer,
+        time_ns,
+    };
+    let flags = match chains.network_end_of_stdout(task) {
+        Some(_) => EXEC_RELAY,
+        None if form == Form::Stdin => EXEC_STDIN_TAINTED,
+        None => 0,
+    };
+    (flags, Some(origin))
 }
 
 fn basename(path: &str) -> &str {

@@ -2,13 +2,14 @@
 
 use super::net_table::{Direction, NetTable, Row};
 use crate::container::{Registry, kernel_dev};
-use crate::event::{ContainerKey, File, Fingerprint, HOST, Inode, ProcessKey, Stdio};
+use crate::event::{ContainerKey, File, Fingerprint, Inode, ProcessKey, Stdio};
 use crate::respond::kill::{start_ticks_of, stat_field};
 use monitor_common::exec::{ARGS_HEAD, ARGS_TAIL};
 use monitor_common::file::{FILE_MEMFD, FILE_OVERLAY, FILE_TMPFS, FILE_UNLINKED, FILE_UPPER};
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Descriptors looked at in one process; a server may have a million.
@@ -120,7 +121,8 @@ pub fn read_task(
             .entry(netns)
             .or_insert_with(|| Arc::new(NetTable::of_process(pid))),
     );
-    let container = registry.key_of_process(&text("cgroup")?).unwrap_or(HOST);
+    // A container that is not registered came after the registry's scan: the kernel half tells of it.
+    let container = registry.key_of_process(&text("cgroup")?)?;
     let (args, args_cut) = read_args(pid);
     let tick_ns = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
     let field = |n| {
@@ -243,8 +245,7 @@ fn upper_of_root(mountinfo: &str) -> Option<&str> {
 }
 
 fn read_fds(task: &mut Task, table: &NetTable) {
-    let pid = task.key.tgid;
-    let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
+    let Ok(entries) = std::fs::read_dir(format!("/proc/{}/fd", task.key.tgid)) else {
         return;
     };
     for entry in entries.flatten().take(MAX_FDS) {
@@ -256,48 +257,53 @@ fn read_fds(task: &mut Task, table: &NetTable) {
             continue;
         };
         let path = entry.path();
-        let (Ok(target), Ok(link)) = (std::fs::read_link(&path), entry.metadata()) else {
-            continue;
-        };
-        let target = target.to_string_lossy();
-        let inet = inode_of(&target, "socket:[").and_then(|ino| Some((ino, *table.get(ino)?)));
-        if let Some((inode, row)) = inet
-            && task.sockets.iter().all(|s| s.inode != inode)
-        {
-            task.sockets.push(TaskSocket { inode, row });
-        }
-        if target.ends_with("/ptmx") {
-            task.masters.extend(tty_index(pid, fd));
-        }
-        // Beyond 0–2 only pipes and FIFOs matter, and a FIFO's name looks like any file's.
-        if fd > 2
-            && !target.starts_with("pipe:[")
-            && (!target.starts_with('/') || target.starts_with("/dev/"))
-        {
-            continue;
-        }
-        let Some(meta) = Meta::of(&path) else {
-            continue;
-        };
-        let inode = meta.inode;
-        if meta.kind == FileType::Fifo {
-            // The link's own mode tells how the descriptor was opened (fs/proc/fd.c).
-            let (reads, writes) = (link.mode() & 0o400 != 0, link.mode() & 0o200 != 0);
-            task.pipes.push(PipeEnd {
-                inode,
+        if let (Ok(target), Ok(link)) = (std::fs::read_link(&path), entry.metadata()) {
+            read_fd(
+                task,
+                table,
                 fd,
-                reads,
-                writes,
-            });
+                &path,
+                &target.to_string_lossy(),
+                link.mode(),
+            );
         }
-        if fd == 0 {
-            task.terminal = target
-                .strip_prefix("/dev/pts/")
-                .and_then(|n| n.parse().ok());
-        }
-        if let Some(slot) = task.stdio.get_mut(fd as usize) {
-            *slot = stdio(&meta, inet.map(|(_, row)| row), &target);
-        }
+    }
+}
+
+/// One descriptor; `link_mode` is the mode of its link in /proc.
+fn read_fd(task: &mut Task, table: &NetTable, fd: u32, path: &Path, target: &str, link_mode: u32) {
+    let inet = inode_of(target, "socket:[").and_then(|ino| Some((ino, *table.get(ino)?)));
+    if let Some((inode, row)) = inet
+        && task.sockets.iter().all(|s| s.inode != inode)
+    {
+        task.sockets.push(TaskSocket { inode, row });
+    }
+    if target.ends_with("/ptmx") {
+        task.masters.extend(tty_index(task.key.tgid, fd));
+    }
+    // Beyond 0–2 only pipes and FIFOs matter, and a FIFO's name looks like any file's.
+    let named = target.starts_with('/') && !target.starts_with("/dev/");
+    if fd > 2 && !named && !target.starts_with("pipe:[") {
+        return;
+    }
+    let Some(meta) = Meta::of(path) else { return };
+    if meta.kind == FileType::Fifo {
+        // The link's own mode tells how the descriptor was opened (fs/proc/fd.c).
+        let (reads, writes) = (link_mode & 0o400 != 0, link_mode & 0o200 != 0);
+        task.pipes.push(PipeEnd {
+            inode: meta.inode,
+            fd,
+            reads,
+            writes,
+        });
+    }
+    if fd == 0 {
+        task.terminal = target
+            .strip_prefix("/dev/pts/")
+            .and_then(|n| n.parse().ok());
+    }
+    if let Some(slot) = task.stdio.get_mut(fd as usize) {
+        *slot = stdio(&meta, inet.map(|(_, row)| row), target);
     }
 }
 
@@ -311,7 +317,7 @@ struct Meta {
 
 impl Meta {
     /// Never asks a server: a stat of a file on a dead network mount would hang.
-    fn of(path: &std::path::Path) -> Option<Self> {
+    fn of(path: &Path) -> Option<Self> {
         let wanted = StatxFlags::TYPE | StatxFlags::INO;
         let s = statx(CWD, path, AtFlags::STATX_DONT_SYNC, wanted).ok()?;
         Some(Self {

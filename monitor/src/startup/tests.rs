@@ -3,7 +3,6 @@
 //! On real children of the test, with real sockets and pipes on loopback.
 
 use super::*;
-use crate::container::hierarchy::Hierarchy;
 use monitor_common::state::{CLASS_FLAG_C, CLASS_INTERPRETER, CLASS_SHELL};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -28,11 +27,7 @@ fn classify(name: &str, _: Fingerprint) -> u32 {
 }
 
 fn registry() -> Registry {
-    Registry::new(Hierarchy {
-        id: 0,
-        controller: String::new(),
-        mount: "/sys/fs/cgroup".into(),
-    })
+    Registry::new(crate::container::hierarchy::detect().unwrap())
 }
 
 /// Reads the given processes and tells them as events.

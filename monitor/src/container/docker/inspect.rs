@@ -1,7 +1,8 @@
 //! The background task that asks the engine for what an event does not say: the image's digests
 //! and other names. One question at a time, a bounded queue.
 
-use super::{Api, Client, describe};
+use super::api::Api;
+use super::{Client, describe};
 use crate::container::registry::Metadata;
 use std::collections::HashMap;
 use std::sync::Arc;
