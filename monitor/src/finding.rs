@@ -264,6 +264,9 @@ pub struct Detection {
     pub file: Option<String>,
     /// Never act on it, whatever the config says (weak evidence).
     pub alert_only: bool,
+    /// Another culprit of an incident that was reported moments ago: act on it as configured, but
+    /// do not report it again.
+    pub repeat: bool,
 }
 
 impl Detection {
@@ -279,13 +282,19 @@ impl Detection {
             peer: None,
             file: None,
             alert_only: false,
+            repeat: false,
         }
     }
 
     /// Adds a piece of evidence.
     #[must_use]
     pub fn with(mut self, event: u64, what: &str, weight: u32, detail: impl Into<String>) -> Self {
-        self.evidence.push(Evidence { what: what.into(), detail: detail.into(), weight, event });
+        self.evidence.push(Evidence {
+            what: what.into(),
+            detail: detail.into(),
+            weight,
+            event,
+        });
         self
     }
 }

@@ -3,3 +3,6 @@
 
 pub mod event;
 pub mod finding;
+
+pub mod detect;
+pub mod provenance;
