@@ -29,7 +29,8 @@ type Tree = (FindingKind, ContainerKey, ProcessKey);
 /// See the module.
 #[derive(Debug)]
 pub struct Dedupe {
-    culprits: Bounded<Culprit, ()>,
+    /// Whether the culprit was only to be told of so far.
+    culprits: Bounded<Culprit, bool>,
     trees: Bounded<Tree, Incident>,
 }
 
@@ -66,10 +67,13 @@ impl Dedupe {
             .get(detection.culprit)
             .map_or(0, |p| p.generation);
         let culprit = (kind, detection.culprit, generation, detection.file.clone());
-        if self.culprits.get(&culprit).is_some() {
-            return None;
+        if let Some(only_told) = self.culprits.get_mut(&culprit) {
+            // Evidence has grown until it may be acted upon: no second alert, but the action.
+            detection.repeat = *only_told && !detection.alert_only;
+            *only_told &= detection.alert_only;
+            return detection.repeat.then_some(detection);
         }
-        self.culprits.insert(culprit, ());
+        self.culprits.insert(culprit, detection.alert_only);
 
         let now = event.time_ns;
         let tree = (kind, event.container, root);
@@ -150,5 +154,22 @@ mod tests {
             Some(false),
             "new incident"
         );
+    }
+
+    #[test]
+    fn grown_evidence_is_acted_upon() {
+        let lab = Lab::new();
+        let mut d = Dedupe::default();
+        let event = lab.event(9, crate::event::Body::Exit { code: 0 });
+        let weak = Detection {
+            alert_only: true,
+            ..detection(9)
+        };
+        assert!(d.admit(&event, weak, &lab.cx()).is_some_and(|d| !d.repeat));
+        assert!(
+            d.admit(&event, detection(9), &lab.cx())
+                .is_some_and(|d| d.repeat)
+        );
+        assert!(d.admit(&event, detection(9), &lab.cx()).is_none());
     }
 }

@@ -72,7 +72,16 @@ impl DownloadExec {
         // The runtime's end of a pipe is no download: `docker exec -i … bash -s < script`.
         let fed = what == "stdin_from_network"
             && matches!(exec.stdio[0], Stdio::Pipe(_) | Stdio::Unix(_));
-        if fed && !event.prevented() && cx.is_entered(event, exec.task_flags, exec.parent) {
+        let inside = exec
+            .origin
+            .as_ref()
+            .and_then(|o| cx.processes.get(o.process))
+            .is_some_and(|p| p.container == event.container);
+        if fed
+            && !inside
+            && !event.prevented()
+            && cx.is_entered(event, exec.task_flags, exec.parent)
+        {
             return None;
         }
         let who = describe(&exec.comm, &exec.args, event.process.tgid);

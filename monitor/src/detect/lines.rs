@@ -14,6 +14,7 @@ const LENGTH: usize = 256;
 #[derive(Clone, Debug, Default)]
 pub struct Lines {
     lines: VecDeque<(String, u64)>,
+    http: bool,
 }
 
 impl Lines {
@@ -23,8 +24,11 @@ impl Lines {
         let Ok(text) = std::str::from_utf8(&payload.data) else {
             return;
         };
+        self.http |= text.starts_with("HTTP/");
+        // A short word in an answer (`true`, `ok`) is a value.
+        let shortest = if self.http { 8 } else { 2 };
         for line in text.lines().map(str::trim) {
-            if line.len() < 2 || line.len() > LENGTH {
+            if line.len() < shortest || line.len() > LENGTH {
                 continue;
             }
             if self.lines.len() == LINES {

@@ -90,7 +90,7 @@ fn suspicious<'e>(event: &'e Event, cx: &Context<'_>) -> Option<(&'e Open, Findi
     if event.prevented() {
         return Some((open, kind));
     }
-    if cx.is_package_manager(event.process, open.task_flags) {
+    if open.task_flags & state::TASK_PACKAGE_MANAGER != 0 {
         return None;
     }
     let on_host = cx.containers.is_host_file(event.container, &open.file);

@@ -1,5 +1,6 @@
 //! Thresholds and lists, with their defaults and where they come from.
 
+use crate::event::state;
 use crate::provenance::Process;
 
 /// Weights of the miner detector's evidence. A finding needs [`Settings::miner_alert`]; nothing but
@@ -137,6 +138,10 @@ impl Settings {
         };
         if listed(process.program.name()) || listed(&process.comm) {
             return true;
+        }
+        // Only an interpreter's operand is a program; curl's is where the attack comes from.
+        if !process.has(state::TASK_INTERPRETER | state::TASK_SHELL) {
+            return false;
         }
         // `python3 /usr/bin/pip`, `python3 -m pip`, `node …/npm-cli.js`: the script is the program.
         let args = &process.program.args;

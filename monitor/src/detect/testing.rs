@@ -219,7 +219,9 @@ pub fn exec(parent: u32, args: &[&str]) -> Exec {
     if form == Form::Stdin {
         task_flags |= state::TASK_READS_STDIN;
     }
-    let ino = name.bytes().fold(7u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(b)));
+    let ino = name
+        .bytes()
+        .fold(7u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(b)));
     let path = if args[0].starts_with('/') {
         args[0].to_owned()
     } else {

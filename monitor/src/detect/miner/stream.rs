@@ -169,12 +169,13 @@ impl Stream {
         };
         match message {
             Some(message) => {
-                signs.push(match message {
-                    // Over HTTP a node answers these, too: never the weight of the bare protocol.
-                    Message::Request(method) if method.starts_with("eth_submit") => {
-                        Sign::Submit(method)
+                // Over HTTP the same words are an application's own more often than a miner's.
+                signs.extend(match message {
+                    Message::Request(method) if method.contains('_') || method.contains('.') => {
+                        Some(Sign::Submit(method))
                     }
-                    other => Sign::from(other),
+                    Message::Request(_) => None,
+                    other => Some(Sign::from(other)),
                 });
                 // The next request of the same connection starts over.
                 self.out.clear();

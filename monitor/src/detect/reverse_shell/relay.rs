@@ -51,7 +51,12 @@ pub fn at_exec(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<Detection
 /// What feeds shells without being an attack.
 fn is_honest_feeder(event: &Event, exec: &Exec, cx: &Context<'_>, python_pty: bool) -> bool {
     // `docker exec -i … bash -s`, an attach, the runtime's FIFOs: the other end is outside.
-    if cx.is_entered(event, exec.task_flags, exec.parent) {
+    // Not so when the kernel half names the other end and it is inside (`coproc nc …; exec bash <&…`).
+    let inside = event
+        .peer_tgid
+        .and_then(|tgid| cx.processes.lookup_tgid(tgid))
+        .is_some_and(|p| p.container == event.container);
+    if !inside && cx.is_entered(event, exec.task_flags, exec.parent) {
         return true;
     }
     let parent = cx.processes.get(exec.parent);
