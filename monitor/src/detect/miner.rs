@@ -18,7 +18,6 @@ use crate::event::{Body, Connect, ConnectOp, Event, Exec, Open, Payload, Process
 use crate::finding::{Detection, Evidence, FindingKind};
 use evidence::{Suspect, add, arguments, is_msr_modprobe, score};
 use names::PoolAnswers;
-use std::net::SocketAddr;
 use stream::{Sign, Streams};
 
 /// Programs whose evidence is held.

@@ -13,7 +13,7 @@ const DNS: u16 = 53;
 
 /// A shell is started on a channel that leads to an outbound connection.
 pub fn at_exec(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<Detection> {
-    let reported = event.reason == Reason::ReverseShell || is_relay(exec);
+    let reported = event.reason == Reason::ReverseShell || is_relay(exec) && is_loop(exec, cx);
     let pty = exec.stdio[0] == Stdio::Tty && exec.task_flags & state::TASK_SHELL != 0;
     // The kernel half does not follow ptys; the parent's own descriptors tell.
     let python_pty = pty && parent_on_the_wire(exec.parent, cx);
@@ -46,6 +46,16 @@ pub fn at_exec(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<Detection
     detection.peer = peer;
     detection.accomplices = feeder.into_iter().collect();
     Some(detection)
+}
+
+/// The relay bit alone also stands for `cat x.sh | sh | nc loghost`, where only the output leaves: it
+/// counts when both ends of the shell are channels of a parent with a connection.
+fn is_loop(exec: &Exec, cx: &Context<'_>) -> bool {
+    let channel = |s: &Stdio| matches!(s, Stdio::Pipe(_) | Stdio::Unix(_) | Stdio::Tty);
+    exec.task_flags & state::TASK_SHELL != 0
+        && channel(&exec.stdio[0])
+        && channel(&exec.stdio[1])
+        && cx.processes.outbound(exec.parent).next().is_some()
 }
 
 /// What feeds shells without being an attack.

@@ -361,3 +361,15 @@ fn vpn_scripts_are_silent() {
             .is_empty()
     );
 }
+
+#[test]
+fn output_that_leaves_is_no_remote_control() {
+    let mut lab = Lab::new();
+    let mut body = crate::detect::testing::exec(9, &["sh"]);
+    body.stdio = [pipe(4), pipe(5), Stdio::Device];
+    body.flags |= EXEC_RELAY;
+    assert!(
+        lab.act(20, Body::Exec(Box::new(body))).is_empty(),
+        "cat x.sh | sh | nc loghost"
+    );
+}
