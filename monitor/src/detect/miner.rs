@@ -340,6 +340,11 @@ impl Miner {
                 suspect.evidence.push(evidence);
             }
         }
+        // The connection may be older than the first evidence.
+        if let Some(outbound) = cx.processes.outbound(key).next() {
+            suspect.connected = true;
+            suspect.peer = suspect.peer.or(Some(outbound.peer));
+        }
         let score = score(&suspect.evidence);
         let kill = score >= cx.settings.miner_kill;
         if !suspect.connected || score < cx.settings.miner_alert || suspect.told_kill {
