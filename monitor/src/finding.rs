@@ -264,6 +264,9 @@ pub struct Detection {
     pub file: Option<String>,
     /// Never act on it, whatever the config says (weak evidence).
     pub alert_only: bool,
+    /// Another culprit of an incident that was reported moments ago: act on it as configured, but
+    /// do not report it again.
+    pub repeat: bool,
 }
 
 impl Detection {
@@ -279,6 +282,7 @@ impl Detection {
             peer: None,
             file: None,
             alert_only: false,
+            repeat: false,
         }
     }
 

@@ -1,0 +1,168 @@
+//! What a detector may know besides the event.
+
+use super::settings::Settings;
+use crate::event::{ContainerKey, Event, File, HOST, ProcessKey, file, state};
+use crate::finding::ProcessView;
+use crate::provenance::{Process, ProcessTable};
+use std::net::SocketAddr;
+
+/// What the container stage knows. Every answer has a safe default, so that a detector works
+/// before identity is known.
+pub trait ContainerFacts {
+    /// The container's first process, if known.
+    fn init(&self, _container: ContainerKey) -> Option<ProcessKey> {
+        None
+    }
+
+    /// When the container was started, ns since boot.
+    fn started_ns(&self, _container: ContainerKey) -> Option<u64> {
+        None
+    }
+
+    /// Does the file lie on a mount of the host's own file tree, rather than on the container's
+    /// layers or on a volume made for it?
+    fn is_host_file(&self, _container: ContainerKey, file: &File) -> bool {
+        looks_like_host_file(file)
+    }
+
+    /// Drift alone is to be reported for this container (label or baseline).
+    fn drift_alerts(&self, _container: ContainerKey) -> bool {
+        false
+    }
+
+    /// The container's baseline or configuration expects this connection.
+    fn expects_connect(&self, _container: ContainerKey, _peer: SocketAddr) -> bool {
+        false
+    }
+
+    /// The container's baseline or configuration expects it to use the runtime's socket.
+    fn expects_runtime_socket(&self, _container: ContainerKey) -> bool {
+        false
+    }
+}
+
+/// [`ContainerFacts`] with every default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoFacts;
+
+impl ContainerFacts for NoFacts {}
+
+/// Folders in which engines keep what belongs to containers: a file there is no host file although
+/// it lies on the host's disk.
+const ENGINE_FOLDERS: &[&str] = &[
+    "/docker/volumes/",
+    "/docker/containers/",
+    "/containers/storage/",
+    "/kubelet/pods/",
+    "/containerd/io.containerd.",
+    "/lib/docker/overlay2/",
+];
+
+/// [`ContainerFacts::is_host_file`] from the file alone: another superblock than the container's
+/// root, on a disk, and not in a folder where an engine keeps its volumes.
+pub fn looks_like_host_file(file: &File) -> bool {
+    const PROC: u32 = 0x9fa0;
+    const SYSFS: u32 = 0x6265_6572;
+    file.has(file::FILE_FOREIGN_SB)
+        && !file.has(file::FILE_MEMFD)
+        && !matches!(file.magic, PROC | SYSFS)
+        && !ENGINE_FOLDERS.iter().any(|folder| file.path.contains(folder))
+        // A tmpfs of the container's own (`--tmpfs`, /dev/shm, an emptyDir in memory) keeps the
+        // path from its mount's root; the host's /run or /tmp on tmpfs cannot be told from it.
+        && !file.has(file::FILE_TMPFS)
+}
+
+/// See the module.
+pub struct Context<'a> {
+    /// Who started whom.
+    pub processes: &'a ProcessTable,
+    /// Thresholds and lists.
+    pub settings: &'a Settings,
+    /// What is known of the containers.
+    pub containers: &'a dyn ContainerFacts,
+}
+
+impl<'a> Context<'a> {
+    /// The acting process, if known.
+    pub fn process(&self, event: &Event) -> Option<&'a Process> {
+        self.processes.get(event.process)
+    }
+
+    /// A process in words: `bash (bash -i, pid 42)`.
+    pub fn describe(&self, key: ProcessKey) -> String {
+        match self.processes.get(key) {
+            Some(p) => describe(&p.comm, &p.program.args, key.tgid),
+            None => format!("process {}", key.tgid),
+        }
+    }
+
+    /// Is the process, or the one that made it, a package manager out of the image?
+    pub fn is_package_manager(&self, key: ProcessKey, task_flags: u32) -> bool {
+        task_flags & state::TASK_PACKAGE_MANAGER != 0
+            || self.processes.get(key).is_some_and(|p| {
+                p.has(state::TASK_PACKAGE_MANAGER) || self.settings.is_trusted_writer(p)
+            })
+    }
+
+    /// Was the process started from outside its container: by the runtime's exec, or as the first?
+    pub fn is_entered(&self, event: &Event, task_flags: u32, parent: ProcessKey) -> bool {
+        if event.container == HOST {
+            return false;
+        }
+        match self.processes.get(parent) {
+            Some(parent) => parent.container != event.container,
+            None => task_flags & state::TASK_ENTERED != 0,
+        }
+    }
+
+    /// Does it belong to the tree of the container's own entry point, which is still starting?
+    pub fn is_starting_up(&self, event: &Event) -> bool {
+        let Some(init) = self.containers.init(event.container) else {
+            return false;
+        };
+        let Some(start) = self.containers.started_ns(event.container) else {
+            return false;
+        };
+        event.time_ns.saturating_sub(start) < self.settings.startup_ns
+            && self.processes.tree_root(event.process) == init
+    }
+
+    /// Does the program sit in the image, as far as the flags tell?
+    pub fn is_from_image(process: &Process) -> bool {
+        !process.has(state::TASK_DRIFT | state::TASK_EXE_TAINTED)
+    }
+}
+
+/// A program start in words.
+pub(super) fn describe(comm: &str, args: &[String], pid: u32) -> String {
+    let mut line = args.join(" ");
+    let cut = line.char_indices().nth(80).map(|(at, _)| at);
+    if let Some(cut) = cut {
+        line.truncate(cut);
+        line.push('…');
+    }
+    let line: String = line
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    if line.is_empty() || line == comm {
+        format!("{comm} (pid {pid})")
+    } else {
+        format!("{comm} (`{line}`, pid {pid})")
+    }
+}
+
+/// The view of a process that a finding carries.
+impl From<&Process> for ProcessView {
+    fn from(p: &Process) -> Self {
+        Self {
+            pid: p.key.tgid,
+            start_ns: p.key.start_ns,
+            name: p.comm.clone(),
+            executable: p.program.exe.clone(),
+            args: p.program.args.clone(),
+            uid: p.uid,
+            in_container: p.container != HOST,
+        }
+    }
+}

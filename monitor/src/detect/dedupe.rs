@@ -1,0 +1,175 @@
+//! One incident, one alert. A dropper trips the same detector a dozen times, a watchdog respawns
+//! its miner every two seconds: the first detection is reported, the others of the same program are
+//! dropped, and those of further processes of the same tree go on as `repeat`, so that they are
+//! acted upon without being told again.
+
+use super::bounded::Bounded;
+use super::context::Context;
+use crate::event::{ContainerKey, Event, ProcessKey};
+use crate::finding::{Detection, FindingKind};
+
+/// Quiet time after which the same tree is a new incident.
+const QUIET_NS: u64 = 10_000_000_000;
+/// An incident that goes on is told again after this long.
+const AGAIN_NS: u64 = 60_000_000_000;
+/// Incidents and culprits remembered.
+const REMEMBERED: usize = 2048;
+
+#[derive(Clone, Copy, Debug)]
+struct Incident {
+    first_ns: u64,
+    last_ns: u64,
+    prevented: bool,
+}
+
+/// What one program life is reported for once: the kind, and the file if it is about one.
+type Culprit = (FindingKind, ProcessKey, u32, Option<String>);
+type Tree = (FindingKind, ContainerKey, ProcessKey);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Dedupe {
+    /// Whether the culprit was only to be told of so far.
+    culprits: Bounded<Culprit, bool>,
+    trees: Bounded<Tree, Incident>,
+}
+
+impl Default for Dedupe {
+    fn default() -> Self {
+        Self {
+            culprits: Bounded::new(REMEMBERED),
+            trees: Bounded::new(REMEMBERED),
+        }
+    }
+}
+
+impl Dedupe {
+    /// Lets a detection through, marks it as a repeat, or drops it.
+    pub fn admit(
+        &mut self,
+        event: &Event,
+        mut detection: Detection,
+        cx: &Context<'_>,
+    ) -> Option<Detection> {
+        let kind = detection.kind;
+        let root = cx.processes.tree_root(detection.culprit);
+        // The connection of a shell that is known to be remote-controlled is no news.
+        if kind == FindingKind::ShellConnect
+            && self
+                .trees
+                .get(&(FindingKind::ReverseShell, event.container, root))
+                .is_some_and(|i| event.time_ns.saturating_sub(i.last_ns) < AGAIN_NS)
+        {
+            return None;
+        }
+        let generation = cx
+            .processes
+            .get(detection.culprit)
+            .map_or(0, |p| p.generation);
+        let culprit = (kind, detection.culprit, generation, detection.file.clone());
+        if let Some(only_told) = self.culprits.get_mut(&culprit) {
+            // Evidence has grown until it may be acted upon: no second alert, but the action.
+            detection.repeat = *only_told && !detection.alert_only;
+            *only_told &= detection.alert_only;
+            return detection.repeat.then_some(detection);
+        }
+        self.culprits.insert(culprit, detection.alert_only);
+
+        let now = event.time_ns;
+        let tree = (kind, event.container, root);
+        if let Some(incident) = self.trees.get_mut(&tree)
+            && now.saturating_sub(incident.last_ns) < QUIET_NS
+            && now.saturating_sub(incident.first_ns) < AGAIN_NS
+        {
+            incident.last_ns = now;
+            // The first prevention of an incident that was only seen so far is told: an alert must
+            // not say "observed" about an attack that was stopped.
+            let news = event.prevented() && !incident.prevented;
+            incident.prevented |= event.prevented();
+            detection.repeat = !news;
+            return Some(detection);
+        }
+        let incident = Incident {
+            first_ns: now,
+            last_ns: now,
+            prevented: event.prevented(),
+        };
+        self.trees.insert(tree, incident);
+        Some(detection)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::detect::testing::Lab;
+    use crate::event::Verdict;
+
+    fn detection(pid: u32) -> Detection {
+        Detection::new(FindingKind::Miner, Lab::key(pid), "x")
+    }
+
+    fn admit(
+        lab: &Lab,
+        dedupe: &mut Dedupe,
+        at_s: u64,
+        pid: u32,
+        verdict: Verdict,
+    ) -> Option<bool> {
+        let mut event = lab.event(pid, crate::event::Body::Exit { code: 0 });
+        event.time_ns = at_s * 1_000_000_000;
+        event.verdict = verdict;
+        dedupe
+            .admit(&event, detection(pid), &lab.cx())
+            .map(|d| d.repeat)
+    }
+
+    #[test]
+    fn one_incident_is_told_once_and_acted_upon_each_time() {
+        let mut lab = Lab::new();
+        lab.exec(10, 9, &["sh", "watchdog.sh"]);
+        for pid in 11..16 {
+            lab.exec(pid, 10, &["./n"]);
+        }
+        let mut d = Dedupe::default();
+        assert_eq!(admit(&lab, &mut d, 1, 11, Verdict::Observed), Some(false));
+        assert_eq!(
+            admit(&lab, &mut d, 2, 11, Verdict::Observed),
+            None,
+            "same program"
+        );
+        assert_eq!(
+            admit(&lab, &mut d, 3, 12, Verdict::Observed),
+            Some(true),
+            "same tree"
+        );
+        assert_eq!(
+            admit(&lab, &mut d, 4, 13, Verdict::Killed),
+            Some(false),
+            "now prevented"
+        );
+        assert_eq!(admit(&lab, &mut d, 5, 14, Verdict::Killed), Some(true));
+        assert_eq!(
+            admit(&lab, &mut d, 40, 15, Verdict::Observed),
+            Some(false),
+            "new incident"
+        );
+    }
+
+    #[test]
+    fn grown_evidence_is_acted_upon() {
+        let lab = Lab::new();
+        let mut d = Dedupe::default();
+        let event = lab.event(9, crate::event::Body::Exit { code: 0 });
+        let weak = Detection {
+            alert_only: true,
+            ..detection(9)
+        };
+        assert!(d.admit(&event, weak, &lab.cx()).is_some_and(|d| !d.repeat));
+        assert!(
+            d.admit(&event, detection(9), &lab.cx())
+                .is_some_and(|d| d.repeat)
+        );
+        assert!(d.admit(&event, detection(9), &lab.cx()).is_none());
+    }
+}

@@ -1,0 +1,195 @@
+//! Program text that is named, or carried, by an argument.
+
+use crate::detect::bounded::Bounded;
+use crate::detect::context::Context;
+use crate::event::{Event, Exec, File, Form, Payload, ProcessKey, Stdio, file, state};
+use crate::provenance::Program;
+use monitor_common::exec::EXEC_STDIN_TAINTED;
+
+/// Names under which a process opens its own standard input.
+const STDIN_NAMES: &[&str] = &["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
+/// How long text that arrived may take until it is an argument, ns.
+const ARRIVAL_NS: u64 = 5_000_000_000;
+/// Receiving processes remembered, by parent.
+const ARRIVALS: usize = 128;
+/// Bytes of received text kept per parent.
+const KEPT: usize = 1024;
+/// Shortest text that can be recognised: shorter ones occur by chance.
+const SHORTEST: usize = 8;
+
+/// First operand of an interpreter's command line.
+fn operand(args: &[String]) -> Option<&str> {
+    args.iter()
+        .skip(1)
+        .map(String::as_str)
+        .find(|a| !a.starts_with(['-', '+']))
+}
+
+/// The text after `-c`.
+fn command(args: &[String]) -> Option<&str> {
+    let at = args
+        .iter()
+        .skip(1)
+        .position(|a| a.starts_with('-') && !a.starts_with("--") && a.contains('c'))?;
+    args.get(at + 2).map(String::as_str)
+}
+
+fn stdin_is_tainted(exec: &Exec) -> bool {
+    exec.flags & EXEC_STDIN_TAINTED != 0
+}
+
+/// `curl … | sh /dev/stdin`, `curl … | bash -c '. /dev/stdin'`, `… | bash -c 'eval "$(cat)"'`.
+pub fn from_stdin(exec: &Exec) -> Option<(&'static str, String)> {
+    let reader = exec.task_flags & (state::TASK_SHELL | state::TASK_INTERPRETER) != 0;
+    if !reader || !stdin_is_tainted(exec) {
+        return None;
+    }
+    let by_operand =
+        exec.form == Form::Script && operand(&exec.args).is_some_and(|o| STDIN_NAMES.contains(&o));
+    let by_text = exec.task_flags & state::TASK_SHELL != 0
+        && exec.form == Form::Argument
+        && command(&exec.args).is_some_and(evaluates_stdin);
+    (by_operand || by_text).then(|| {
+        (
+            "stdin_from_network",
+            "runs its standard input, which carries bytes from the network".to_owned(),
+        )
+    })
+}
+
+fn evaluates_stdin(text: &str) -> bool {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let sources = words.windows(2).any(|w| {
+        matches!(w[0], "." | "source") && STDIN_NAMES.contains(&w[1].trim_matches(['"', '\'', ';']))
+    });
+    let squeezed: String = text
+        .chars()
+        .filter(|c| !c.is_whitespace() && *c != '"')
+        .collect();
+    sources || squeezed.contains("eval$(cat)") || squeezed.contains("eval`cat`")
+}
+
+/// `curl … | xargs -0 sh -c`: the reader of the pipe hands what it read to a shell as text. The
+/// honest form has its text on xargs' own command line, perhaps with a `{}` in it.
+pub fn from_xargs(exec: &Exec, cx: &Context<'_>) -> Option<(&'static str, String)> {
+    if exec.task_flags & state::TASK_SHELL == 0 || exec.form != Form::Argument {
+        return None;
+    }
+    let text = command(&exec.args)?;
+    let parent = cx.processes.get(exec.parent)?;
+    let reads_net = parent.has(state::TASK_TAINTED)
+        && parent.program.exec_flags & EXEC_STDIN_TAINTED != 0
+        && !parent.has(state::TASK_SHELL | state::TASK_INTERPRETER);
+    if !reads_net || parent.program.args.iter().any(|a| is_template_of(a, text)) {
+        return None;
+    }
+    Some((
+        "text_as_argument",
+        "was given its program text by a reader of the network".to_owned(),
+    ))
+}
+
+fn is_template_of(template: &str, text: &str) -> bool {
+    template == text
+        || template.split_once("{}").is_some_and(|(head, tail)| {
+            head.len() + tail.len() >= 2 && text.starts_with(head) && text.ends_with(tail)
+        })
+}
+
+/// Is the file the interpreter's script operand, also when it is named by descriptor
+/// (`bash <(curl …)` has `/dev/fd/63`)? A FIFO read as data has another operand, or none.
+pub fn is_its_script(program: &Program, opened: &File) -> bool {
+    if program.form != Form::Script {
+        return false;
+    }
+    operand(&program.args).is_some_and(|o| {
+        let by_fd = o.starts_with("/dev/fd/") || o.starts_with("/proc/self/fd/");
+        by_fd && opened.has(file::FILE_FIFO)
+            || !by_fd && !opened.name().is_empty() && o.rsplit('/').next() == Some(opened.name())
+    })
+}
+
+/// Does the shell's `-c` text source the file (`. ./f`, `source <(curl …)`)?
+pub fn is_sourced(args: &[String], opened: &File) -> bool {
+    let Some(text) = command(args) else {
+        return false;
+    };
+    let words: Vec<&str> = text
+        .split([' ', '\t', '\n', ';', '&', '|'])
+        .filter(|w| !w.is_empty())
+        .collect();
+    words.windows(2).any(|w| {
+        let name = w[1].trim_matches(['"', '\'']);
+        matches!(w[0], "." | "source")
+            && (opened.has(file::FILE_FIFO) && name.starts_with("<(")
+                || !opened.name().is_empty() && name.rsplit('/').next() == Some(opened.name()))
+    })
+}
+
+/// Text that arrived lately, by the parent of the process that received it.
+#[derive(Debug)]
+pub struct Arrivals {
+    by_parent: Bounded<ProcessKey, (Vec<u8>, u64)>,
+}
+
+impl Default for Arrivals {
+    fn default() -> Self {
+        Self {
+            by_parent: Bounded::new(ARRIVALS),
+        }
+    }
+}
+
+impl Arrivals {
+    /// Remembers what a child with its output on a pipe received.
+    pub fn payload(&mut self, event: &Event, payload: &Payload, cx: &Context<'_>) {
+        if !payload.inbound {
+            return;
+        }
+        let Some(process) = cx.process(event) else {
+            return;
+        };
+        let (Some(parent), Stdio::Pipe(_)) = (process.parent, &process.program.stdio[1]) else {
+            return;
+        };
+        if let Some((bytes, at)) = self.by_parent.entry(parent, || (Vec::new(), event.time_ns)) {
+            if event.time_ns.saturating_sub(*at) > ARRIVAL_NS {
+                bytes.clear();
+            }
+            *at = event.time_ns;
+            bytes.extend_from_slice(&payload.data);
+            let excess = bytes.len().saturating_sub(KEPT);
+            bytes.drain(..excess);
+        }
+    }
+
+    /// `sh -c "$(curl …)"`: the text of `-c` is what a sibling has just received. `V=$(curl …)`
+    /// starts no shell, and `sh -c "echo $V"` has words of its own.
+    pub fn as_argument(
+        &self,
+        event: &Event,
+        exec: &Exec,
+        cx: &Context<'_>,
+    ) -> Option<(&'static str, String)> {
+        let reader = exec.task_flags & (state::TASK_SHELL | state::TASK_INTERPRETER) != 0;
+        if !reader || exec.form != Form::Argument {
+            return None;
+        }
+        // The shell may be the parent's own child (dash), or the parent itself (`exec sh -c …`).
+        let (bytes, at) = std::iter::once(event.process)
+            .chain(cx.processes.same_program(exec.parent).map(|p| p.key))
+            .find_map(|key| self.by_parent.get(&key))?;
+        let text = command(&exec.args)
+            .or_else(|| exec.args.last().map(String::as_str))
+            .map(|t| t.trim_end_matches('\n'))?;
+        let head = &text.as_bytes()[..text.len().min(64)];
+        let fresh = event.time_ns.saturating_sub(*at) <= ARRIVAL_NS;
+        let arrived = head.len() >= SHORTEST && bytes.windows(head.len()).any(|w| w == head);
+        (fresh && arrived).then(|| {
+            (
+                "text_as_argument",
+                "was given program text that had just come from the network".to_owned(),
+            )
+        })
+    }
+}

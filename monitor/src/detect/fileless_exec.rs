@@ -1,0 +1,98 @@
+//! A program without a file behind it is started: memfd, O_TMPFILE, or deleted.
+
+use super::Detector;
+use super::context::{Context, describe};
+use crate::event::{Body, Event, Exec, HOST, Reason, file};
+use crate::finding::{Detection, FindingKind};
+
+/// See the module.
+pub struct FilelessExec;
+
+impl Detector for FilelessExec {
+    fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
+        let Body::Exec(exec) = &event.body else {
+            return None;
+        };
+        let fileless = exec.exe.has(file::FILE_MEMFD) || exec.exe.has(file::FILE_UNLINKED);
+        if event.container == HOST || !fileless && event.reason != Reason::FilelessExec {
+            return None;
+        }
+        if !event.prevented() && is_honest(event, exec, cx) {
+            return None;
+        }
+        let memfd = exec.exe.has(file::FILE_MEMFD);
+        let (what, kind) = if memfd {
+            ("memfd", "memory")
+        } else {
+            ("deleted_file", "a deleted file")
+        };
+        let who = describe(&exec.comm, &exec.args, event.process.tgid);
+        let mut detection = Detection::new(
+            FindingKind::FilelessExec,
+            event.process,
+            format!("{who} was started from {kind}"),
+        )
+        .with(
+            event.id,
+            what,
+            0,
+            format!(
+                "executable {} (inode {})",
+                exec.exe.path, exec.exe.inode.ino
+            ),
+        );
+        detection.file = Some(exec.exe.path.clone());
+        Some(detection)
+    }
+}
+
+fn is_honest(event: &Event, exec: &Exec, cx: &Context<'_>) -> bool {
+    // `runc init` runs from a sealed memfd copy of runc, started by runc outside the container. A
+    // name (`runc_cloned:…`) proves nothing; where its parent lives does.
+    if cx.is_entered(event, exec.task_flags, exec.parent) {
+        return true;
+    }
+    // A service that re-executes itself (`/proc/self/exe`) after its file was replaced, and a helper
+    // it starts the same way: it runs what it ran.
+    let same = |inode| inode == exec.exe.inode && !exec.exe.has(file::FILE_MEMFD);
+    cx.process(event).and_then(|p| p.replaced).is_some_and(same)
+        || cx
+            .processes
+            .get(exec.parent)
+            .is_some_and(|p| same(p.program.inode))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::detect::testing::{Lab, kinds};
+    use crate::event::file;
+    use crate::finding::FindingKind::FilelessExec;
+
+    #[test]
+    fn memory_and_deleted_files() {
+        for flag in [file::FILE_MEMFD | file::FILE_UNLINKED, file::FILE_UNLINKED] {
+            let mut lab = Lab::new();
+            let found = lab.exec_with(20, 9, &["/memfd:x"], |e| e.exe.flags |= flag);
+            assert_eq!(kinds(&found), [FilelessExec]);
+        }
+    }
+
+    #[test]
+    fn runc_and_services_that_restart_themselves() {
+        let mut lab = Lab::new();
+        let runc = lab.exec_with(20, 3, &["/memfd:runc_cloned", "init"], |e| {
+            e.exe.flags |= file::FILE_MEMFD
+        });
+        assert!(runc.is_empty());
+        lab.exec(21, 5, &["/usr/bin/app"]);
+        let again = lab.exec_with(21, 5, &["/usr/bin/app"], |e| {
+            e.exe.flags |= file::FILE_UNLINKED
+        });
+        assert!(again.is_empty());
+        // Only the name says runc.
+        let found = lab.exec_with(22, 9, &["/memfd:runc_cloned", "init"], |e| {
+            e.exe.flags |= file::FILE_MEMFD
+        });
+        assert_eq!(kinds(&found), [FilelessExec]);
+    }
+}

@@ -1,0 +1,81 @@
+//! Detectors: one file each, small pure types that turn events into detections. The kernel half
+//! has seen the structure already and says so in `reason`; a detector says what it means, leaves
+//! out what the kernel could not know to be honest, and adds what only names and time can tell.
+
+mod bounded;
+mod context;
+mod dedupe;
+mod docker_socket;
+mod download_exec;
+mod drift;
+mod fileless_exec;
+mod kubelet_access;
+mod lines;
+mod metadata_access;
+mod miner;
+mod persistence;
+mod reverse_shell;
+mod settings;
+mod shell_connect;
+#[cfg(test)]
+mod testing;
+
+pub use context::{ContainerFacts, Context, NoFacts, looks_like_host_file};
+pub use settings::{Settings, Weights};
+
+use crate::event::Event;
+use crate::finding::Detection;
+use dedupe::Dedupe;
+
+/// One detector.
+pub trait Detector: Send {
+    /// Judges one event. The process table has taken it in already.
+    fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection>;
+}
+
+/// The table: all detectors, and what makes one incident one alert.
+pub struct Detectors {
+    table: Vec<Box<dyn Detector>>,
+    dedupe: Dedupe,
+}
+
+impl Default for Detectors {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Detectors {
+    /// Every detector, in the order their detections are handed over.
+    pub fn new() -> Self {
+        Self {
+            table: vec![
+                Box::new(reverse_shell::ReverseShell::default()),
+                Box::new(download_exec::DownloadExec::default()),
+                Box::new(miner::Miner::default()),
+                Box::new(persistence::Escape),
+                Box::new(persistence::Persistence),
+                Box::new(docker_socket::DockerSocket),
+                Box::new(kubelet_access::KubeletAccess),
+                Box::new(metadata_access::MetadataAccess),
+                Box::new(fileless_exec::FilelessExec),
+                Box::new(drift::Drift),
+                Box::new(shell_connect::ShellConnect::default()),
+            ],
+            dedupe: Dedupe::default(),
+        }
+    }
+
+    /// Judges one event that the process table has taken in.
+    pub fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Vec<Detection> {
+        let Self { table, dedupe } = self;
+        table
+            .iter_mut()
+            .filter_map(|detector| detector.on_event(event, cx))
+            .filter_map(|detection| dedupe.admit(event, detection, cx))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+pub(crate) use testing::exec as exec_for_tests;

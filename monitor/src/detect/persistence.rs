@@ -1,0 +1,182 @@
+//! A file that makes something run later is opened for writing: authorized_keys, crontabs, start-up
+//! files. The kernel half knows the names; here the package manager's own work and a container's
+//! set-up are left out. On a host mount it is an escape as well.
+
+use super::Detector;
+use super::context::Context;
+use crate::event::{Body, Event, File, HOST, Open, Reason, file, state};
+use crate::finding::{Detection, FindingKind};
+
+/// Host control files whose write runs a program outside the container, whatever they lie on.
+const ESCAPES: &[&str] = &[
+    "release_agent",
+    "core_pattern",
+    "uevent_helper",
+    "binfmt_misc/register",
+];
+/// Files that user management puts into a new home.
+const HOME_FILES: &[&str] = &[
+    ".bashrc",
+    ".profile",
+    ".bash_profile",
+    ".bash_login",
+    ".bash_logout",
+    ".zshrc",
+    ".zprofile",
+];
+/// Programs that make homes.
+const HOME_MAKERS: &[&str] = &[
+    "useradd",
+    "adduser",
+    "usermod",
+    "newusers",
+    "mkhomedir_helper",
+];
+
+/// Writes to the container's own and to the host's start-up files.
+pub struct Persistence;
+
+/// The same on a host mount, and writes that reach the host by other ways.
+pub struct Escape;
+
+impl Detector for Persistence {
+    fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
+        let (open, kind) = suspicious(event, cx)?;
+        if is_escape_file(&open.file) {
+            return None;
+        }
+        let on_host = cx.containers.is_host_file(event.container, &open.file);
+        let place = if on_host { " on a host mount" } else { "" };
+        let message = format!(
+            "{} opens {}{place} for writing",
+            cx.describe(event.process),
+            open.file.path
+        );
+        Some(detection(event, open, kind, message, on_host))
+    }
+}
+
+impl Detector for Escape {
+    fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
+        let (open, _) = suspicious(event, cx)?;
+        let on_host = cx.containers.is_host_file(event.container, &open.file);
+        if !on_host && !is_escape_file(&open.file) {
+            return None;
+        }
+        let message = format!(
+            "{} reaches out of its container: it opens the host's {} for writing",
+            cx.describe(event.process),
+            open.file.path
+        );
+        Some(detection(
+            event,
+            open,
+            FindingKind::Escape,
+            message,
+            on_host,
+        ))
+    }
+}
+
+/// The open and its kind, if it is one of these and not set-up.
+fn suspicious<'e>(event: &'e Event, cx: &Context<'_>) -> Option<(&'e Open, FindingKind)> {
+    let Body::Open(open) = &event.body else {
+        return None;
+    };
+    if event.container == HOST || !open.file.has(file::FILE_WRITE) {
+        return None;
+    }
+    let kind = kind(open.sensitive).or_else(|| kind(event.reason))?;
+    if event.prevented() {
+        return Some((open, kind));
+    }
+    if open.task_flags & state::TASK_PACKAGE_MANAGER != 0 {
+        return None;
+    }
+    let on_host = cx.containers.is_host_file(event.container, &open.file);
+    (on_host || !is_set_up(event, open, kind, cx)).then_some((open, kind))
+}
+
+fn kind(reason: Reason) -> Option<FindingKind> {
+    match reason {
+        Reason::PersistenceSshKey => Some(FindingKind::PersistenceSshKey),
+        Reason::PersistenceCron => Some(FindingKind::PersistenceCron),
+        Reason::PersistenceOther => Some(FindingKind::PersistenceOther),
+        _ => None,
+    }
+}
+
+/// Honest writers in the container's own files.
+fn is_set_up(event: &Event, open: &Open, kind: FindingKind, cx: &Context<'_>) -> bool {
+    let name = open.file.name();
+    let process = cx.process(event);
+    // `useradd -m`, `cp -r /etc/skel/. /home/x`: a new home gets its start-up files.
+    if HOME_FILES.contains(&name) && open.file.has(file::FILE_CREATED) {
+        let maker = process.is_some_and(|p| {
+            Context::is_from_image(p)
+                && (HOME_MAKERS.contains(&p.program.name())
+                    || HOME_MAKERS.contains(&p.comm.as_str())
+                    || p.program.args.iter().any(|a| a.contains("/etc/skel")))
+        });
+        if maker && open.task_flags & (state::TASK_SHELL | state::TASK_TAINTED) == 0 {
+            return true;
+        }
+    }
+    // An entry point that installs its image's own jobs or profile before it starts the service. A
+    // preloaded library or a key is never part of that, nor is anything that came from outside.
+    let own_business = match kind {
+        FindingKind::PersistenceCron => true,
+        FindingKind::PersistenceOther => !name.starts_with("ld.so"),
+        _ => false,
+    };
+    let fetched = open.task_flags & (state::TASK_NET_OUT | state::TASK_TAINTED) != 0;
+    own_business && !fetched && cx.is_starting_up(event)
+}
+
+fn is_escape_file(file: &File) -> bool {
+    ESCAPES.iter().any(|e| {
+        file.path
+            .strip_suffix(e)
+            .is_some_and(|head| head.is_empty() || head.ends_with('/'))
+    })
+}
+
+fn detection(
+    event: &Event,
+    open: &Open,
+    kind: FindingKind,
+    message: String,
+    on_host: bool,
+) -> Detection {
+    let made = if open.file.has(file::FILE_CREATED) {
+        ", created"
+    } else {
+        ""
+    };
+    let mut detection = Detection::new(kind, event.process, message).with(
+        event.id,
+        "sensitive_write",
+        0,
+        format!("{} opened for writing{made}", open.file.path),
+    );
+    if on_host {
+        let detail = "the file is not on the container's own file system".to_owned();
+        detection = detection.with(event.id, "host_mount", 0, detail);
+    }
+    if let Some(origin) = &open.origin {
+        let from = origin
+            .peer
+            .map_or_else(|| "the network".to_owned(), |p| p.to_string());
+        detection = detection.with(
+            event.id,
+            "fetched",
+            0,
+            format!("the writer carries bytes from {from}"),
+        );
+    }
+    detection.file = Some(open.file.path.clone());
+    detection
+}
+
+#[cfg(test)]
+mod tests;

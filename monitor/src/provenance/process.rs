@@ -1,0 +1,194 @@
+//! One process and the program it runs.
+
+use crate::event::{ContainerKey, Exec, Form, Inode, ProcessKey, Stdio};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Argument bytes kept of one program. A finding shows them; 1 KiB holds every one-liner of the
+/// scenario catalogue, and what matters beyond it (padding attacks) was judged from the event.
+const ARGS_KEPT: usize = 1024;
+
+/// Outbound connections remembered per process.
+const OUTBOUND_KEPT: usize = 4;
+
+/// What a process runs; shared by a process and its children until they exec.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// Executable, path inside its file system.
+    pub exe: String,
+    /// Its identity.
+    pub inode: Inode,
+    /// `FILE_*` bits of the executable.
+    pub exe_flags: u32,
+    /// Arguments, the first 1 KiB.
+    pub args: Vec<String>,
+    /// Where it takes its program text from.
+    pub form: Form,
+    /// `EXEC_*` bits.
+    pub exec_flags: u32,
+    /// Descriptors 0, 1, 2 at its start.
+    pub stdio: [Stdio; 3],
+    /// Event id of its exec; 0 when that was before the monitor.
+    pub exec_event: u64,
+    /// When it was started, ns since boot.
+    pub time_ns: u64,
+}
+
+impl Default for Program {
+    fn default() -> Self {
+        Self {
+            exe: String::new(),
+            inode: Inode::default(),
+            exe_flags: 0,
+            args: Vec::new(),
+            form: Form::Unknown,
+            exec_flags: 0,
+            stdio: [Stdio::None, Stdio::None, Stdio::None],
+            exec_event: 0,
+            time_ns: 0,
+        }
+    }
+}
+
+impl Program {
+    /// From an exec event.
+    pub fn new(exec: &Exec, event: u64, time_ns: u64) -> Self {
+        Self {
+            exe: exec.exe.path.clone(),
+            inode: exec.exe.inode,
+            exe_flags: exec.exe.flags,
+            args: bounded(&exec.args),
+            form: exec.form,
+            exec_flags: exec.flags,
+            stdio: exec.stdio.clone(),
+            exec_event: event,
+            time_ns,
+        }
+    }
+
+    /// Last component of the executable's path.
+    pub fn name(&self) -> &str {
+        self.exe.rsplit('/').next().unwrap_or("")
+    }
+}
+
+/// The head of an argument list, at most [`ARGS_KEPT`] bytes.
+fn bounded(args: &[String]) -> Vec<String> {
+    let mut left = ARGS_KEPT;
+    let mut kept = Vec::new();
+    for arg in args {
+        if left == 0 {
+            break;
+        }
+        let mut end = arg.len().min(left);
+        while !arg.is_char_boundary(end) {
+            end -= 1;
+        }
+        kept.push(arg[..end].to_owned());
+        // Each argument costs its String header as well.
+        left = left.saturating_sub(end + size_of::<String>());
+    }
+    kept
+}
+
+/// An outbound connection a process made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outbound {
+    /// Where to.
+    pub peer: SocketAddr,
+    /// `IPPROTO_*`.
+    pub protocol: u16,
+    /// Socket cookie.
+    pub cookie: u64,
+    /// When, ns since boot.
+    pub time_ns: u64,
+    /// Bytes have come back on it.
+    pub answered: bool,
+}
+
+/// One process.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// What identifies it.
+    pub key: ProcessKey,
+    /// Who forked it (not who adopted it later).
+    pub parent: Option<ProcessKey>,
+    /// comm.
+    pub comm: String,
+    /// What it runs.
+    pub program: Arc<Program>,
+    /// Executable it ran before its last exec (its own or inherited), if known.
+    pub replaced: Option<Inode>,
+    /// Real uid.
+    pub uid: u32,
+    /// Its container.
+    pub container: ContainerKey,
+    /// `TASK_*` bits as last told by the kernel half.
+    pub task_flags: u32,
+    /// When it ended, ns since boot.
+    pub exited_at: Option<u64>,
+    /// Number of execs seen: with the key it names one program life.
+    pub generation: u32,
+    /// Latest outbound connections of this program, DNS left out.
+    pub outbound: Vec<Outbound>,
+    /// It listens on an inet socket.
+    pub listening: bool,
+}
+
+impl Process {
+    /// A process of which nothing but its identity is known.
+    pub fn unknown(key: ProcessKey, container: ContainerKey) -> Self {
+        Self {
+            key,
+            parent: None,
+            comm: String::new(),
+            program: Arc::default(),
+            replaced: None,
+            uid: 0,
+            container,
+            task_flags: 0,
+            exited_at: None,
+            generation: 0,
+            outbound: Vec::new(),
+            listening: false,
+        }
+    }
+
+    /// Is a `TASK_*` bit set?
+    pub fn has(&self, bit: u32) -> bool {
+        self.task_flags & bit != 0
+    }
+
+    /// Still runs, as far as the events tell.
+    pub fn alive(&self) -> bool {
+        self.exited_at.is_none()
+    }
+
+    /// Remembers a connection, the latest few.
+    pub(super) fn connected(&mut self, outbound: Outbound) {
+        if self
+            .outbound
+            .iter()
+            .any(|o| o.cookie == outbound.cookie && o.peer == outbound.peer)
+        {
+            return;
+        }
+        if self.outbound.len() == OUTBOUND_KEPT {
+            self.outbound.remove(0);
+        }
+        self.outbound.push(outbound);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_arguments_are_cut_on_a_character() {
+        let args = vec!["sh".to_owned(), "é".repeat(4000), "tail".to_owned()];
+        let kept = bounded(&args);
+        assert_eq!(kept.len(), 2);
+        assert!(kept.iter().map(String::len).sum::<usize>() <= ARGS_KEPT);
+    }
+}

@@ -1,0 +1,349 @@
+//! The process table: bounded, tolerant of missing and late events.
+
+use super::process::{Outbound, Process, Program};
+use crate::event::{Body, Connect, ConnectOp, ContainerKey, Event, Exec, HOST, ProcessKey};
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
+use std::sync::Arc;
+
+/// Ancestors that stay reachable however long ago they ended.
+pub const ANCESTORS: usize = 16;
+
+/// UDP in `IPPROTO_*`.
+const UDP: u16 = 17;
+
+/// How much is remembered.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Processes, living and ended. A node costs about 0.5 KiB, 1.5 KiB with long arguments.
+    pub processes: usize,
+    /// How long an ended process is remembered: curl is gone before bash has read its output.
+    pub linger_ns: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            processes: 8192,
+            linger_ns: 60_000_000_000,
+        }
+    }
+}
+
+/// Fills in a process the events did not tell about: one that is older than the monitor, or whose
+/// record comes later (verdicts have their own ring).
+pub trait Resolve: Send {
+    /// What is known of it, e.g. from /proc. Must check the start time.
+    fn resolve(&mut self, key: ProcessKey) -> Option<Process>;
+}
+
+/// All processes that matter now.
+pub struct ProcessTable {
+    limits: Limits,
+    nodes: HashMap<ProcessKey, Process>,
+    by_tgid: HashMap<u32, ProcessKey>,
+    resolver: Option<Box<dyn Resolve>>,
+    now_ns: u64,
+    swept_ns: u64,
+}
+
+impl Default for ProcessTable {
+    fn default() -> Self {
+        Self::new(Limits::default())
+    }
+}
+
+impl ProcessTable {
+    /// An empty table.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            nodes: HashMap::new(),
+            by_tgid: HashMap::new(),
+            resolver: None,
+            now_ns: 0,
+            swept_ns: 0,
+        }
+    }
+
+    /// Asks `resolver` about processes that no event told of.
+    #[must_use]
+    pub fn with_resolver(mut self, resolver: Box<dyn Resolve>) -> Self {
+        self.resolver = Some(resolver);
+        self
+    }
+
+    /// Takes an event in. To be called before the detectors see it.
+    pub fn apply(&mut self, event: &Event) {
+        self.now_ns = self.now_ns.max(event.time_ns);
+        match &event.body {
+            Body::Exec(exec) => self.exec(event, exec),
+            Body::Fork { parent, comm } => self.fork(event, *parent, comm),
+            Body::Exit { .. } => {
+                if let Some(node) = self.nodes.get_mut(&event.process) {
+                    node.exited_at = Some(event.time_ns);
+                }
+            }
+            Body::Connect(connect) => self.connect(event, connect),
+            Body::Open(open) => self.flags(event, open.task_flags),
+            Body::Moved { task_flags, .. } => self.flags(event, *task_flags),
+            Body::Payload(payload) if payload.inbound => {
+                if let Some(node) = self.nodes.get_mut(&event.process) {
+                    for out in node
+                        .outbound
+                        .iter_mut()
+                        .filter(|o| o.cookie == payload.cookie)
+                    {
+                        out.answered = true;
+                    }
+                }
+            }
+            Body::Payload(_) | Body::UnixConnect { .. } => {
+                self.ensure(event.process, event.container)
+            }
+            Body::Cgroup(_) => {}
+        }
+        self.sweep_if_due();
+    }
+
+    /// Puts in a process found by other means (the scan at start).
+    pub fn insert(&mut self, process: Process) {
+        self.index(process.key);
+        self.nodes.insert(process.key, process);
+        self.sweep_if_due();
+    }
+
+    /// Number of processes held.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Nothing is known.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// One process.
+    pub fn get(&self, key: ProcessKey) -> Option<&Process> {
+        self.nodes.get(&key)
+    }
+
+    /// The youngest process that has or had this id.
+    pub fn lookup_tgid(&self, tgid: u32) -> Option<&Process> {
+        self.by_tgid.get(&tgid).and_then(|key| self.nodes.get(key))
+    }
+
+    /// Its parent.
+    pub fn parent(&self, key: ProcessKey) -> Option<&Process> {
+        self.get(key)
+            .and_then(|p| p.parent)
+            .and_then(|p| self.get(p))
+    }
+
+    /// Its ancestors, parent first, at most [`ANCESTORS`].
+    pub fn ancestors(&self, key: ProcessKey) -> impl Iterator<Item = &Process> {
+        let mut at = self.get(key);
+        std::iter::from_fn(move || {
+            at = at.and_then(|p| p.parent).and_then(|p| self.get(p));
+            at
+        })
+        .take(ANCESTORS)
+    }
+
+    /// Its living descendants, in no particular order.
+    pub fn descendants(&self, key: ProcessKey) -> Vec<ProcessKey> {
+        self.nodes
+            .values()
+            .filter(|p| p.alive() && self.ancestors(p.key).any(|a| a.key == key))
+            .map(|p| p.key)
+            .collect()
+    }
+
+    /// The living processes of a container.
+    pub fn in_container(&self, container: ContainerKey) -> impl Iterator<Item = &Process> {
+        self.nodes
+            .values()
+            .filter(move |p| p.container == container && p.alive())
+    }
+
+    /// Top of the tree `key` belongs to: its outermost ancestor inside the same container. On the
+    /// host the init process is left out, or everything would be one tree.
+    pub fn tree_root(&self, key: ProcessKey) -> ProcessKey {
+        let Some(process) = self.get(key) else {
+            return key;
+        };
+        self.ancestors(key)
+            .take_while(|a| a.container == process.container && a.key.tgid > 2)
+            .last()
+            .map_or(key, |a| a.key)
+    }
+
+    /// The process and those it was forked from without an exec in between: they hold the same
+    /// descriptors.
+    pub fn same_program(&self, key: ProcessKey) -> impl Iterator<Item = &Process> {
+        let own = self.get(key);
+        own.into_iter().chain(
+            self.ancestors(key)
+                .take_while(move |a| own.is_some_and(|o| Arc::ptr_eq(&a.program, &o.program))),
+        )
+    }
+
+    /// Connections the program of `key` has made, its fork parents' included; latest first.
+    pub fn outbound(&self, key: ProcessKey) -> impl Iterator<Item = &Outbound> {
+        self.same_program(key).flat_map(|p| p.outbound.iter().rev())
+    }
+
+    /// Was it started from outside its container (a runtime's exec, or the first process)?
+    pub fn entered(&self, key: ProcessKey) -> Option<bool> {
+        let process = self.get(key)?;
+        self.parent(key)
+            .map(|parent| parent.container != process.container)
+    }
+
+    fn exec(&mut self, event: &Event, exec: &Exec) {
+        self.ensure(exec.parent, HOST);
+        self.ensure_bare(event.process, event.container);
+        let program = Arc::new(Program::new(exec, event.id, event.time_ns));
+        let Some(node) = self.nodes.get_mut(&event.process) else {
+            return;
+        };
+        node.replaced = (!node.program.exe.is_empty()).then_some(node.program.inode);
+        node.program = program;
+        node.generation += 1;
+        node.comm.clone_from(&exec.comm);
+        node.uid = event.uid;
+        node.container = event.container;
+        node.task_flags = exec.task_flags;
+        node.outbound.clear();
+        node.listening = false;
+        // A fork record tells the true parent; the one seen at exec may be an adopter.
+        if node.parent.is_none() && exec.parent != event.process {
+            node.parent = Some(exec.parent);
+        }
+    }
+
+    fn fork(&mut self, event: &Event, parent: ProcessKey, comm: &str) {
+        self.ensure(parent, event.container);
+        let inherited = self
+            .get(parent)
+            .map(|p| (Arc::clone(&p.program), p.task_flags, p.listening));
+        self.ensure_bare(event.process, event.container);
+        let Some(node) = self.nodes.get_mut(&event.process) else {
+            return;
+        };
+        if parent != event.process {
+            node.parent = Some(parent);
+        }
+        // Its exec may have come first (verdicts have their own ring): then that counts.
+        if node.generation == 0 {
+            node.comm = comm.to_owned();
+            node.container = event.container;
+            node.uid = event.uid;
+            if let Some((program, flags, listening)) = inherited {
+                node.program = program;
+                node.task_flags = flags;
+                node.listening = listening;
+            }
+        }
+    }
+
+    fn connect(&mut self, event: &Event, connect: &Connect) {
+        self.flags(event, connect.task_flags);
+        let Some(node) = self.nodes.get_mut(&event.process) else {
+            return;
+        };
+        if node.comm.is_empty() {
+            node.comm.clone_from(&connect.comm);
+        }
+        if connect.op == ConnectOp::Listen {
+            node.listening = true;
+        } else if !(connect.protocol == UDP && connect.peer.port() == 53) {
+            // A name lookup carries nobody's commands or programs.
+            node.connected(Outbound {
+                peer: connect.peer,
+                protocol: connect.protocol,
+                cookie: connect.cookie,
+                time_ns: event.time_ns,
+                answered: false,
+            });
+        }
+    }
+
+    fn flags(&mut self, event: &Event, task_flags: u32) {
+        self.ensure(event.process, event.container);
+        if let Some(node) = self.nodes.get_mut(&event.process) {
+            node.task_flags = task_flags;
+        }
+    }
+
+    /// Makes sure there is a node: from the resolver, else a bare one.
+    fn ensure(&mut self, key: ProcessKey, container: ContainerKey) {
+        if key.tgid == 0 || self.nodes.contains_key(&key) {
+            return;
+        }
+        let resolved = self.resolver.as_mut().and_then(|r| r.resolve(key));
+        // Without a resolver an unknown parent stays unknown: a made-up container would be a lie.
+        if let Some(process) = resolved {
+            self.index(key);
+            self.nodes.insert(key, process);
+        } else if container != HOST {
+            self.ensure_bare(key, container);
+        }
+    }
+
+    fn ensure_bare(&mut self, key: ProcessKey, container: ContainerKey) {
+        self.index(key);
+        self.nodes
+            .entry(key)
+            .or_insert_with(|| Process::unknown(key, container));
+    }
+
+    fn index(&mut self, key: ProcessKey) {
+        let slot = self.by_tgid.entry(key.tgid).or_insert(key);
+        if key.start_ns >= slot.start_ns {
+            *slot = key;
+        }
+    }
+
+    fn sweep_if_due(&mut self) {
+        let due = self.now_ns.saturating_sub(self.swept_ns) >= self.limits.linger_ns / 6;
+        if due || self.nodes.len() > self.limits.processes {
+            self.swept_ns = self.now_ns;
+            self.sweep();
+        }
+    }
+
+    /// Forgets what ended long ago and no living process descends from; over the limit also what
+    /// ended lately, then ancestors, then the oldest living.
+    fn sweep(&mut self) {
+        let mut needed: HashSet<ProcessKey> = HashSet::new();
+        for process in self.nodes.values().filter(|p| p.alive()) {
+            needed.extend(self.ancestors(process.key).map(|a| a.key));
+        }
+        let horizon = self.now_ns.saturating_sub(self.limits.linger_ns);
+        self.nodes
+            .retain(|key, p| p.exited_at.is_none_or(|at| at > horizon) || needed.contains(key));
+        if self.nodes.len() > self.limits.processes {
+            self.shrink(&needed);
+        }
+        let nodes = &self.nodes;
+        self.by_tgid.retain(|_, key| nodes.contains_key(key));
+    }
+
+    fn shrink(&mut self, needed: &HashSet<ProcessKey>) {
+        // An eighth at a time, so that the next processes do not each pay for a sweep.
+        let excess = self.nodes.len() - (self.limits.processes - self.limits.processes / 8);
+        let mut order: Vec<(u8, u64, ProcessKey)> = self
+            .nodes
+            .values()
+            .map(|p| match p.exited_at {
+                Some(at) if !needed.contains(&p.key) => (0, at, p.key),
+                Some(at) => (1, at, p.key),
+                None => (2, p.key.start_ns, p.key),
+            })
+            .collect();
+        order.sort_unstable();
+        for (_, _, key) in order.into_iter().take(excess) {
+            self.nodes.remove(&key);
+        }
+    }
+}
