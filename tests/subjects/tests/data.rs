@@ -21,6 +21,7 @@ struct Scenario {
     technique: String,
     image: String,
     tag_as: Option<String>,
+    entrypoint: Option<bool>,
     labels: Vec<String>,
     engine_args: Vec<String>,
     setup: String,
@@ -32,8 +33,16 @@ struct Scenario {
     effect: String,
     min_rung: String,
     #[serde(default)]
-    serve: BTreeMap<String, String>,
+    serve: BTreeMap<String, Served>,
     shell: Option<Shell>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "the values are checked by being read")]
+enum Served {
+    Text(String),
+    Subject { subject: String },
 }
 
 #[derive(Deserialize)]
