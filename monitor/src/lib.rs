@@ -10,6 +10,7 @@ pub mod event;
 pub mod finding;
 pub mod kernel;
 pub mod output;
+pub mod pipeline;
 pub mod privileges;
 pub mod provenance;
 pub mod respond;

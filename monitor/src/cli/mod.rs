@@ -1,8 +1,12 @@
 //! The command line: definitions of all subcommands, and what they share. One file a subcommand.
 
+pub mod audit;
+mod check;
 mod docs;
 mod events;
 mod exit;
+mod log;
+mod run;
 mod status;
 mod validate;
 
@@ -223,9 +227,47 @@ fn dispatch(command: &Command) -> CliResult {
         Command::Events(args) => events::main(args),
         Command::Status(args) => status::main(args),
         Command::Docs(args) => docs::main(args),
-        Command::Run(_) | Command::Check(_) | Command::Audit(_) | Command::Demo(_) => Err(
-            CliError::failure("this build has only the configuration and client commands"),
-        ),
+        Command::Run(args) => run::main(args),
+        Command::Check(args) => check::main(args),
+        Command::Audit(args) => audit_main(args),
+        Command::Demo(_) => Err(CliError::failure("demo is not wired yet")),
+    }
+}
+
+/// `bulkhead audit`: the detectors judge what runs, without a kernel half.
+fn audit_main(args: &AuditArgs) -> CliResult {
+    use crate::container::docker;
+    use crate::detect::{Context, Detectors, NoFacts};
+    use crate::pipeline::{Compiled, classify};
+    let loaded = args.config.load()?;
+    require_root("audit")?;
+    let compiled = Compiled::new(&loaded).map_err(|error| CliError::new(Exit::Usage, error.to_string()))?;
+    let mut processes = crate::provenance::ProcessTable::default();
+    let mut detectors = Detectors::new();
+    let engine = &loaded.config.engine;
+    let mut audit = audit::Audit {
+        engine: engine.docker.then(|| docker::Settings::new(&engine.docker_socket)),
+        denylist: &compiled.denylist,
+        classify: &|name, print| classify(&compiled.lists, name, print),
+        judge: &mut |event, _| {
+            processes.apply(event);
+            let cx = Context { processes: &processes, settings: &compiled.settings, containers: &NoFacts };
+            detectors.on_event(event, &cx)
+        },
+        host: compiled.watch_host,
+        json: args.json,
+    };
+    match audit::run(&mut audit, &mut io::stdout().lock()) {
+        Ok(0) => Ok(Exit::Ok),
+        Ok(_) => Ok(Exit::Failure),
+        Err(error) => {
+            let exit = match error.exit_code() {
+                69 => Exit::Kernel,
+                77 => Exit::Privilege,
+                _ => Exit::Failure,
+            };
+            Err(CliError::new(exit, error.to_string()))
+        }
     }
 }
 

@@ -7,4 +7,5 @@ pub mod decode;
 pub mod hooks;
 pub mod loader;
 pub mod mounts;
+pub mod object;
 pub mod ring;

@@ -9,11 +9,8 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError};
 use std::thread::JoinHandle;
-
-/// Events that may wait for the pipeline. At ~1 KiB each a full queue is 16 MiB.
-const QUEUE: usize = 16_384;
 
 /// What the drain has counted.
 #[derive(Debug, Default)]
@@ -28,8 +25,6 @@ pub struct Counts {
 
 /// A running drain.
 pub struct Drain {
-    /// Events in the order they happened, as far as the two rings tell.
-    pub events: Receiver<Event>,
     /// Running counts.
     pub counts: Arc<Counts>,
     stop: Arc<OwnedFd>,
@@ -37,18 +32,18 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Starts the thread.
+    /// Starts the thread. Events go to `sender` in the order they happened, as far as the two rings
+    /// tell; what finds it full is dropped and counted.
     ///
     /// # Errors
     /// When no eventfd or thread can be made.
-    pub fn start(rings: Rings) -> std::io::Result<Self> {
-        let (sender, events) = sync_channel(QUEUE);
+    pub fn start<T: From<Event> + Send + 'static>(rings: Rings, sender: SyncSender<T>) -> std::io::Result<Self> {
         let counts = Arc::new(Counts::default());
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let worker = Worker { sender, counts: counts.clone(), waiting: VecDeque::new() };
         let stopped = stop.clone();
         let thread = std::thread::Builder::new().name("drain".into()).spawn(move || worker.run(rings, &stopped))?;
-        Ok(Self { events, counts, stop, thread: Some(thread) })
+        Ok(Self { counts, stop, thread: Some(thread) })
     }
 }
 
@@ -61,14 +56,14 @@ impl Drop for Drain {
     }
 }
 
-struct Worker {
-    sender: SyncSender<Event>,
+struct Worker<T> {
+    sender: SyncSender<T>,
     counts: Arc<Counts>,
     /// Verdicts read and not handed over yet.
     waiting: VecDeque<Event>,
 }
 
-impl Worker {
+impl<T: From<Event>> Worker<T> {
     fn run(mut self, mut rings: Rings, stop: &OwnedFd) {
         loop {
             let ready = {
@@ -137,7 +132,7 @@ impl Worker {
 
     fn hand_over(&self, event: Event) {
         // A pipeline that has ended is shutting down: nothing to count.
-        if let Err(TrySendError::Full(_)) = self.sender.try_send(event) {
+        if let Err(TrySendError::Full(_)) = self.sender.try_send(event.into()) {
             self.counts.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -22,6 +22,9 @@ use net_table::Direction;
 use proc_scan::{Task, TaskSocket};
 use std::collections::{HashMap, HashSet};
 
+/// Bytes of the arguments that are looked at for where the program text is; a power of two.
+const ARGS_SCANNED: usize = 4096;
+
 /// Set in the id of every event made here.
 pub const STARTUP_ID: u64 = 1 << 63;
 
@@ -205,12 +208,11 @@ fn class_and_form(task: &Task, classify: &Classify<'_>) -> (u32, Form) {
     if class & (state::CLASS_SHELL | state::CLASS_INTERPRETER) == 0 {
         return (class, Form::Unknown);
     }
-    let mut scan = Scan::new(class, leading);
-    for arg in &task.args {
-        arg.bytes().for_each(|b| scan.feed(b));
-        scan.feed(0);
-    }
-    (class, scan.finish(!task.args_cut).form)
+    let mut block = [0u8; ARGS_SCANNED];
+    let text = task.args.iter().flat_map(|arg| arg.bytes().chain([0]));
+    let length = block.iter_mut().zip(text).map(|(to, from)| *to = from).count();
+    let complete = !task.args_cut && length < ARGS_SCANNED;
+    (class, Scan::default().read(&block, length as u32, complete, class, leading).form)
 }
 
 fn task_flags(task: &Task, class: u32, form: Form, parent: Option<ContainerKey>) -> u32 {

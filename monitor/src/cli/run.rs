@@ -1,0 +1,282 @@
+//! `bulkhead run`: configuration → log → load and attach → drop capabilities → drain → ready.
+
+use super::{CliError, CliResult, Exit, RunArgs, require_root};
+use crate::config::Loaded;
+use crate::container::docker::{self, Notice as EngineNotice};
+use crate::container::{Registry, hierarchy};
+use crate::control::{Hub, Server};
+use crate::kernel::loader::{Kernel, Ladder, LoadError, Options, Rings};
+use crate::kernel::ring::{Counts as DrainCounts, Drain};
+use crate::kernel::{mounts, object};
+use crate::output::{Notice, Output};
+use crate::pipeline::{Compiled, Counts, Input, Pipeline, fill_maps};
+use nix::sys::signal::{SigSet, Signal};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+/// Inputs that may wait for the pipeline. An event has ~1 KiB: a full queue is some 16 MiB.
+const QUEUE: usize = 16_384;
+/// How often losses are looked at and the watchdog is told.
+const TICK: Duration = Duration::from_secs(1);
+/// How long output may take to be written at the end.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Where a cgroup v2 root is mounted for us alone when the host has none.
+const PRIVATE_CGROUP2: &str = "/run/bulkhead/cgroup2";
+
+/// Runs until SIGTERM or SIGINT.
+pub fn main(args: &RunArgs) -> CliResult {
+    let loaded = args.config.load()?;
+    let compiled = Compiled::new(&loaded).map_err(|error| CliError::new(Exit::Usage, error.to_string()))?;
+    require_root("run")?;
+    super::log::start(loaded.config.log.level);
+    // Before any thread is started: all of them inherit the mask, and one of them waits.
+    let signals = block_signals()?;
+    let prepared = prepare(&compiled)?;
+    let dropped = crate::privileges::drop_after_attach().map_err(|error| CliError::failure(error.to_string()))?;
+    tracing::info!(kept = ?dropped.kept, "capabilities dropped");
+    let running = start(&loaded, compiled, prepared, args.config.path(), signals)?;
+    running.serve();
+    Ok(Exit::Ok)
+}
+
+fn block_signals() -> Result<SigSet, CliError> {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        set.add(signal);
+    }
+    set.thread_block().map_err(|error| CliError::failure(format!("block signals: {error}")))?;
+    Ok(set)
+}
+
+/// The kernel half, loaded and attached.
+struct Prepared {
+    kernel: Kernel,
+    rings: Rings,
+    registry: Registry,
+    _cgroup2: Option<hierarchy::PrivateMount>,
+}
+
+fn prepare(compiled: &Compiled) -> Result<Prepared, CliError> {
+    mounts::tracefs().unwrap_or_else(|error| tracing::warn!(%error, "no tracefs: system call tracepoints are out of reach"));
+    let watched = hierarchy::detect().map_err(|error| CliError::new(Exit::Kernel, error.to_string()))?;
+    let (root, private) = hierarchy::unified_or_private(Path::new(PRIVATE_CGROUP2))
+        .map_err(|error| CliError::new(Exit::Kernel, error.to_string()))?;
+    let (kernel, rings) = Kernel::load(&Options {
+        object: object::BYTES,
+        hierarchy: watched.id,
+        controller: &watched.controller,
+        cgroup_root: &root,
+        config: compiled.kernel_config(),
+    })
+    .map_err(load_error)?;
+    Ok(Prepared { kernel, rings, registry: Registry::new(watched), _cgroup2: private })
+}
+
+/// The exit status that goes with a failed load.
+pub fn load_error(error: LoadError) -> CliError {
+    let exit = if error.is_kernel_too_old() { Exit::Kernel } else { Exit::Failure };
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(inner) = source {
+        let words = inner.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        source = inner.source();
+    }
+    CliError::new(exit, format!("{text} (see `bulkhead check`)"))
+}
+
+/// Everything that runs; dropped in this order.
+struct Running {
+    inputs: Receiver<Input>,
+    pipeline: Pipeline,
+    _control: Option<Server>,
+    _engine: Option<docker::Engine>,
+    _drain: Drain,
+    _programs: aya::Ebpf,
+    output: Arc<Output>,
+    _cgroup2: Option<hierarchy::PrivateMount>,
+}
+
+fn start(
+    loaded: &Loaded,
+    compiled: Compiled,
+    prepared: Prepared,
+    config: Option<PathBuf>,
+    signals: SigSet,
+) -> Result<Running, CliError> {
+    let (sender, inputs) = sync_channel(QUEUE);
+    let (programs, ladder, mut maps) = prepared.kernel.split();
+    fill_maps(&mut maps, &compiled);
+    let drain = Drain::start(prepared.rings, sender.clone()).map_err(|error| CliError::failure(format!("start the drain: {error}")))?;
+    let hub = Hub::new();
+    let output = Output::open(&loaded.config.output, Some(Box::new(hub.clone())))
+        .map_err(|error| CliError::failure(error.to_string()))?;
+    let output = Arc::new(output);
+    output.notice(Notice::started(env!("CARGO_PKG_VERSION"), serde_json::to_value(&ladder).unwrap_or_default()));
+    let counts = Arc::new(Counts::default());
+    let control = control(loaded, hub, &ladder, &drain.counts, &counts)?;
+    let engine = engine(loaded, &prepared.registry, &sender)?;
+    let mut pipeline = Pipeline::new(maps, prepared.registry, compiled, output.clone(), counts);
+    pipeline.take_over();
+    listen_for_signals(signals, sender, config)?;
+    announce(&ladder);
+    Ok(Running {
+        inputs,
+        pipeline,
+        _control: control,
+        _engine: engine,
+        _drain: drain,
+        _programs: programs,
+        output,
+        _cgroup2: prepared._cgroup2,
+    })
+}
+
+fn announce(ladder: &Ladder) {
+    for fact in ladder.blind() {
+        tracing::warn!(?fact, "nothing on this kernel tells of this; see `bulkhead check`");
+    }
+    tracing::info!("watching");
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "readiness could not be told");
+    }
+}
+
+fn control(
+    loaded: &Loaded,
+    hub: Arc<Hub>,
+    ladder: &Ladder,
+    drain: &Arc<DrainCounts>,
+    counts: &Arc<Counts>,
+) -> Result<Option<Server>, CliError> {
+    let path = &loaded.config.control.socket;
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)
+            .map_err(|error| CliError::failure(format!("make folder {}: {error}", folder.display())))?;
+    }
+    let (drain, counts, started) = (drain.clone(), counts.clone(), Instant::now());
+    let mode = loaded.config.mode.name();
+    let ladder = serde_json::to_value(ladder).unwrap_or_default();
+    let status = move || {
+        let lost = counts.lost.load(Ordering::Relaxed) + drain.dropped.load(Ordering::Relaxed);
+        serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "mode": mode,
+            "uptime_seconds": started.elapsed().as_secs(),
+            "events_received": drain.received.load(Ordering::Relaxed),
+            "events_judged": counts.events.load(Ordering::Relaxed),
+            "events_malformed": drain.malformed.load(Ordering::Relaxed),
+            "events_dropped": drain.dropped.load(Ordering::Relaxed),
+            "events_lost": lost,
+            "findings": counts.findings.load(Ordering::Relaxed),
+            "prevented": counts.prevented.load(Ordering::Relaxed),
+            "ladder": ladder,
+        })
+    };
+    Ok(Some(Server::start(path, hub, Arc::new(status))?))
+}
+
+fn engine(loaded: &Loaded, registry: &Registry, sender: &SyncSender<Input>) -> Result<Option<docker::Engine>, CliError> {
+    let settings = &loaded.config.engine;
+    if !settings.docker {
+        return Ok(None);
+    }
+    let (notices, told) = sync_channel::<EngineNotice>(1024);
+    let forward = sender.clone();
+    spawn("notices", move || {
+        while let Ok(notice) = told.recv() {
+            if forward.send(Input::Engine(notice)).is_err() {
+                return;
+            }
+        }
+    })?;
+    docker::start(docker::Settings::new(&settings.docker_socket), registry.clone(), notices)
+        .map(Some)
+        .map_err(|error| CliError::failure(error.to_string()))
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), CliError> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(body)
+        .map(drop)
+        .map_err(|error| CliError::failure(format!("start thread {name}: {error}")))
+}
+
+fn listen_for_signals(signals: SigSet, sender: SyncSender<Input>, config: Option<PathBuf>) -> Result<(), CliError> {
+    spawn("signals", move || {
+        loop {
+            let input = match signals.wait() {
+                Ok(Signal::SIGHUP) => match reload(config.as_deref()) {
+                    Some(compiled) => Input::Reload(Box::new(compiled)),
+                    None => continue,
+                },
+                Ok(_) => Input::Stop,
+                Err(_) => continue,
+            };
+            let last = matches!(input, Input::Stop);
+            if sender.send(input).is_err() || last {
+                return;
+            }
+        }
+    })
+}
+
+/// Reads and checks the configuration anew; a bad one changes nothing.
+fn reload(config: Option<&Path>) -> Option<Compiled> {
+    let loaded = match config {
+        Some(path) => Loaded::load(path),
+        None => Loaded::builtin(),
+    };
+    let compiled = loaded.map_err(|error| error.to_string()).and_then(|loaded| Compiled::new(&loaded).map_err(|error| error.to_string()));
+    match compiled {
+        Ok(compiled) => Some(compiled),
+        Err(error) => {
+            tracing::error!(%error, "the new configuration is not accepted; the old one stays");
+            None
+        }
+    }
+}
+
+impl Running {
+    /// The pipeline's thread, until it is told to stop.
+    fn serve(mut self) {
+        let mut next = Instant::now() + TICK;
+        loop {
+            let wait = next.saturating_duration_since(Instant::now());
+            match self.inputs.recv_timeout(wait) {
+                Ok(input) => {
+                    if !self.pipeline.on_input(input) {
+                        break;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if Instant::now() >= next {
+                next = Instant::now() + TICK;
+                self.pipeline.tick();
+                // Fails only where nobody asked for it.
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+            }
+        }
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        self.output.notice(Notice::stopped("asked to stop"));
+        let Self { output, pipeline, .. } = self;
+        drop(pipeline);
+        if let Ok(output) = Arc::try_unwrap(output)
+            && !output.close(PATIENCE)
+        {
+            tracing::warn!("not everything could be written before the end");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! From configuration to what the stages work with: an immutable snapshot that is built and checked
+//! as a whole, so that a reload either takes effect or changes nothing.
+
+use crate::config::{Drift, Lists, Loaded, Mode as ConfigMode};
+use crate::container::denylist::{Denylist, DenylistError};
+use crate::container::sockets;
+use crate::detect::Settings;
+use crate::event::Fingerprint;
+use crate::kernel::loader::Maps;
+use crate::respond::policy::{Mode, Rules};
+use monitor_common::hash;
+use monitor_common::state::{Config as KernelConfig, InodeKey};
+use std::path::{Path, PathBuf};
+
+/// Names a runtime's socket goes by, wherever it is mounted.
+const SOCKET_NAMES: &[&str] = &["docker.sock", "containerd.sock", "crio.sock", "podman.sock", "cri-dockerd.sock", "dockershim.sock"];
+
+/// Folders a program is looked for in.
+const PROGRAM_FOLDERS: &[&str] = &["bin", "usr/bin", "usr/local/bin", "sbin", "usr/sbin", "busybox"];
+
+/// See the module.
+#[derive(Debug)]
+pub struct Compiled {
+    /// What is to be done about what, where.
+    pub rules: Rules,
+    /// Thresholds and lists of the detectors.
+    pub settings: Settings,
+    /// Images nobody should run.
+    pub denylist: Denylist,
+    /// Names for the kernel half.
+    pub lists: Lists,
+    /// Judge the host's own processes too.
+    pub watch_host: bool,
+    /// The engine's socket.
+    pub engine_socket: PathBuf,
+}
+
+impl Compiled {
+    /// Builds the snapshot.
+    ///
+    /// # Errors
+    /// A denylist entry that is no glob.
+    pub fn new(loaded: &Loaded) -> Result<Self, DenylistError> {
+        let config = &loaded.config;
+        let images: Vec<&str> = loaded.lists.images.image.iter().map(|entry| entry.image.as_str()).collect();
+        let digests: Vec<&str> = loaded.lists.images.digest.iter().map(|entry| entry.digest.as_str()).collect();
+        Ok(Self {
+            rules: rules(loaded),
+            settings: settings(loaded),
+            denylist: Denylist::new(&images, &digests)?,
+            lists: loaded.lists.clone(),
+            watch_host: config.host.watch,
+            engine_socket: config.engine.docker_socket.clone(),
+        })
+    }
+
+    /// What the programs read at run time.
+    pub fn kernel_config(&self) -> KernelConfig {
+        KernelConfig {
+            default_enforce: self.rules.default_enforce(),
+            watch_host: u32::from(self.watch_host),
+            self_tgid: std::process::id(),
+            reserved: 0,
+        }
+    }
+}
+
+fn mode(mode: ConfigMode) -> Mode {
+    match mode {
+        ConfigMode::Off => Mode::Off,
+        ConfigMode::Monitor => Mode::Monitor,
+        ConfigMode::Protect => Mode::Protect,
+    }
+}
+
+fn rules(loaded: &Loaded) -> Rules {
+    let config = &loaded.config;
+    Rules {
+        default_mode: mode(config.mode),
+        image_modes: config.image.iter().map(|rule| (rule.pattern.matcher().clone(), mode(rule.mode))).collect(),
+        actions: crate::finding::FindingKind::ALL.iter().map(|kind| (*kind, config.actions.of(*kind))).collect(),
+        scope_cgroups: config.scope.cgroups.iter().map(|prefix| prefix.as_str().to_owned()).collect(),
+        scope_labels: config.scope.labels.clone(),
+        host_enforce: config.host.enforce,
+    }
+}
+
+fn settings(loaded: &Loaded) -> Settings {
+    let (config, lists) = (&loaded.config, &loaded.lists);
+    let mut settings = Settings {
+        drift_alert: config.drift == Drift::Alert,
+        miner_alert: config.miner.alert_score.0,
+        miner_kill: config.miner.kill_score.0,
+        pools: lists.pools.domains.iter().map(|domain| domain.as_str().to_owned()).collect(),
+        pool_sites: lists.pools.mixed_domains.iter().map(|domain| domain.as_str().to_owned()).collect(),
+        pool_ports: lists.pools.ports.clone(),
+        miner_names: lists.miners.names.iter().map(|name| name.to_ascii_lowercase()).collect(),
+        ..Settings::default()
+    };
+    // RFC 2606 name: the demo and the scenarios mine there.
+    settings.pools.push("pool.example".into());
+    settings
+}
+
+/// Class bits of a program by its name or content, as the kernel half gets them.
+pub fn classify(lists: &Lists, name: &str, _print: Fingerprint) -> u32 {
+    let wanted = hash::program(name.as_bytes());
+    lists.programs.classes().find(|(known, _)| hash::program(known.as_bytes()) == wanted).map_or(0, |(_, bits)| bits)
+}
+
+/// Writes names, paths and sockets into the kernel half's maps.
+pub fn fill_maps(maps: &mut Maps, compiled: &Compiled) {
+    for (name, bits) in compiled.lists.programs.classes() {
+        maps.set_class(hash::program(name.as_bytes()), bits);
+    }
+    for (path, bits) in programs(&compiled.lists, "/") {
+        if let Some(print) = crate::kernel::classes::fingerprint(&path) {
+            maps.set_fingerprint(&print, bits);
+        }
+    }
+    for (pattern, reason) in compiled.lists.sensitive.patterns() {
+        maps.set_sensitive(pattern.key(), reason as u32);
+    }
+    for name in SOCKET_NAMES {
+        maps.set_socket_name(hash::name(name.as_bytes()));
+    }
+    maps.set_descriptor_names();
+    runtime_sockets(maps, &compiled.engine_socket);
+}
+
+/// Socket files of the container runtimes as they are now.
+pub fn runtime_sockets(maps: &mut Maps, configured: &Path) {
+    for socket in sockets::runtime_sockets([configured]) {
+        maps.set_runtime_socket(InodeKey { ino: socket.inode.ino, dev: socket.inode.dev, reserved: 0 });
+    }
+}
+
+/// Shells, interpreters and multi-call binaries below a root directory, with their class. What a
+/// symlink leads to is found under its own name.
+pub fn programs(lists: &Lists, root: &str) -> Vec<(PathBuf, u32)> {
+    let wanted = monitor_common::state::CLASS_SHELL
+        | monitor_common::state::CLASS_INTERPRETER
+        | monitor_common::state::CLASS_MULTICALL;
+    let mut found = Vec::new();
+    let mut seen = std::collections::HashSet::new();
+    for folder in PROGRAM_FOLDERS {
+        for (name, bits) in lists.programs.classes().filter(|(_, bits)| bits & wanted != 0) {
+            let path = Path::new(root).join(folder).join(name);
+            let Ok(meta) = std::fs::symlink_metadata(&path) else { continue };
+            if meta.is_file() && seen.insert((std::os::unix::fs::MetadataExt::dev(&meta), std::os::unix::fs::MetadataExt::ino(&meta))) {
+                found.push((path, bits));
+            }
+        }
+    }
+    found
+}
+
+/// Now, ns since boot.
+pub fn boot_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}

@@ -1,0 +1,112 @@
+//! What the container stage knows, as the detectors ask for it.
+
+use crate::container::Registry;
+use crate::container::host_mounts::HostMounts;
+use crate::detect::ContainerFacts;
+use crate::event::{Body, ContainerKey, Event, File, HOST, ProcessKey, Reason, Rung, Verdict, file, state};
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+
+/// Label by which a container asks for drift to be reported.
+const DRIFT_LABEL: &str = "bulkhead.drift";
+
+/// See the module.
+pub struct Facts {
+    registry: Registry,
+    mounts: RefCell<HostMounts>,
+    drift_alert: bool,
+    /// First process of each container and when it was seen.
+    inits: HashMap<ContainerKey, (ProcessKey, u64)>,
+    bad_images: HashSet<ContainerKey>,
+}
+
+impl Facts {
+    /// Knows nothing of any container yet.
+    pub fn new(registry: Registry, mounts: HostMounts, drift_alert: bool) -> Self {
+        Self { registry, mounts: RefCell::new(mounts), drift_alert, inits: HashMap::new(), bad_images: HashSet::new() }
+    }
+
+    /// Learns from an event: the first program that comes from outside into a container is its init.
+    pub fn see(&mut self, event: &Event) {
+        if let Body::Exec(exec) = &event.body
+            && event.container != HOST
+            && exec.task_flags & state::TASK_ENTERED != 0
+        {
+            self.inits.entry(event.container).or_insert((event.process, event.time_ns));
+        }
+    }
+
+    /// A container is gone.
+    pub fn forget(&mut self, container: ContainerKey) {
+        self.inits.remove(&container);
+        self.bad_images.remove(&container);
+    }
+
+    /// Is this the first time that this container's image is found bad?
+    pub fn first_bad_image(&mut self, container: ContainerKey) -> bool {
+        self.bad_images.insert(container)
+    }
+
+    /// The engine told where it keeps volumes and layers.
+    pub fn engine_root(&mut self, root: &str) {
+        self.mounts.borrow_mut().add_engine_root(root);
+    }
+
+    /// The configured default for drift.
+    pub fn drift_alert(&mut self, on: bool) {
+        self.drift_alert = on;
+    }
+}
+
+impl ContainerFacts for Facts {
+    fn init(&self, container: ContainerKey) -> Option<ProcessKey> {
+        self.inits.get(&container).map(|init| init.0)
+    }
+
+    fn started_ns(&self, container: ContainerKey) -> Option<u64> {
+        self.inits.get(&container).map(|init| init.1)
+    }
+
+    fn is_host_file(&self, _container: ContainerKey, opened: &File) -> bool {
+        if !opened.has(file::FILE_FOREIGN_SB) {
+            return false;
+        }
+        let mut mounts = self.mounts.borrow_mut();
+        mounts.refresh();
+        mounts.is_host_file(opened, None)
+    }
+
+    fn drift_alerts(&self, container: ContainerKey) -> bool {
+        let label = self.registry.get(container).and_then(|c| c.metadata.labels.get(DRIFT_LABEL).cloned());
+        match label.as_deref() {
+            Some("alert") => true,
+            Some(_) => false,
+            None => self.drift_alert,
+        }
+    }
+}
+
+/// Some process of a container, to look at its root directory.
+pub fn some_process(registry: &Registry, container: ContainerKey) -> Option<u32> {
+    let folder = registry.directory(container)?;
+    let text = std::fs::read_to_string(folder.join("cgroup.procs")).ok()?;
+    text.lines().next()?.trim().parse().ok()
+}
+
+/// An event that stands for the container itself, for findings that no act led to.
+pub fn container_event(registry: &Registry, container: ContainerKey) -> Event {
+    let tgid = some_process(registry, container).unwrap_or(0);
+    Event {
+        id: crate::startup::STARTUP_ID | container,
+        time_ns: super::boot_ns(),
+        process: ProcessKey { tgid, start_ns: 0 },
+        tid: tgid,
+        uid: 0,
+        container,
+        verdict: Verdict::Observed,
+        reason: Reason::None,
+        rung: Rung::None,
+        peer_tgid: None,
+        body: Body::Exit { code: 0 },
+    }
+}

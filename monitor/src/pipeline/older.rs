@@ -1,0 +1,113 @@
+//! Processes older than the monitor. /proc tells their start to a clock tick, the kernel half to the
+//! nanosecond; here the two become one key, and the kernel half learns of them.
+
+use crate::container::Registry;
+use crate::event::{Body, Event, ProcessKey, Stdio};
+use crate::kernel::loader::Maps;
+use crate::provenance::{Process, Program, Resolve};
+use crate::respond::kill::same_start;
+use crate::startup::STARTUP_ID;
+use monitor_common::state::{InodeKey, Task};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// See the module.
+#[derive(Default)]
+pub struct Older(HashMap<u32, u64>);
+
+impl Older {
+    /// Notes a process of the start-up scan, and tells the kernel half of it.
+    pub fn note(&mut self, maps: &mut Maps, event: &Event) {
+        self.0.insert(event.process.tgid, event.process.start_ns);
+        if let Body::Exec(exec) = &event.body {
+            let mut task: Task = bytemuck::Zeroable::zeroed();
+            task.start_ns = event.process.start_ns;
+            task.container = event.container;
+            task.flags = exec.task_flags;
+            task.parent_tgid = exec.parent.tgid;
+            task.stdin = pipe(&exec.stdio[0]);
+            task.stdout = pipe(&exec.stdio[1]);
+            maps.add_task(event.process.tgid, &task);
+        }
+    }
+
+    /// Gives the processes of an event the keys they were noted under.
+    pub fn rename(&self, event: &mut Event) {
+        if self.0.is_empty() {
+            return;
+        }
+        self.key(&mut event.process);
+        match &mut event.body {
+            Body::Exec(exec) => self.key(&mut exec.parent),
+            Body::Fork { parent, .. } => self.key(parent),
+            _ => {}
+        }
+    }
+
+    fn key(&self, key: &mut ProcessKey) {
+        if let Some(start_ns) = self.0.get(&key.tgid)
+            && same_start(*start_ns, key.start_ns)
+        {
+            key.start_ns = *start_ns;
+        }
+    }
+
+    /// A process has ended: its pid may come again.
+    pub fn forget_if_over(&mut self, event: &Event) {
+        if matches!(event.body, Body::Exit { .. }) && event.id & STARTUP_ID == 0 {
+            self.0.remove(&event.process.tgid);
+        }
+    }
+}
+
+fn pipe(stdio: &Stdio) -> InodeKey {
+    match stdio {
+        Stdio::Pipe(inode) => InodeKey { ino: inode.ino, dev: inode.dev, reserved: 0 },
+        _ => InodeKey::default(),
+    }
+}
+
+/// Fills gaps in the process table from /proc.
+pub struct FromProc {
+    registry: Registry,
+}
+
+impl FromProc {
+    /// Reads with this registry's idea of containers.
+    pub fn new(registry: Registry) -> Self {
+        Self { registry }
+    }
+}
+
+impl Resolve for FromProc {
+    fn resolve(&mut self, key: ProcessKey) -> Option<Process> {
+        let folder = format!("/proc/{}", key.tgid);
+        let stat = std::fs::read_to_string(format!("{folder}/stat")).ok()?;
+        let ticks = crate::respond::kill::start_ticks_of(&stat)?;
+        if key.start_ns != 0 && ticks != crate::respond::kill::start_ticks(key.start_ns) {
+            return None; // the pid came again
+        }
+        let cgroup = std::fs::read_to_string(format!("{folder}/cgroup")).unwrap_or_default();
+        let container = self.registry.key_of_process(&cgroup).unwrap_or(crate::event::HOST);
+        let mut process = Process::unknown(key, container);
+        process.comm = std::fs::read_to_string(format!("{folder}/comm")).unwrap_or_default().trim_end().to_owned();
+        let parent = crate::respond::kill::stat_field(&stat, 4)?.parse::<u32>().ok()?;
+        if parent != 0 {
+            let stat = std::fs::read_to_string(format!("/proc/{parent}/stat")).unwrap_or_default();
+            let start_ns = crate::respond::kill::start_ticks_of(&stat).map_or(0, |ticks| ticks * 10_000_000);
+            process.parent = Some(ProcessKey { tgid: parent, start_ns });
+        }
+        let cmdline = std::fs::read(format!("{folder}/cmdline")).unwrap_or_default();
+        let exe = std::fs::read_link(format!("{folder}/exe")).unwrap_or_default();
+        process.program = Arc::new(Program {
+            exe: exe.to_string_lossy().into_owned(),
+            args: cmdline
+                .split(|b| *b == 0)
+                .filter(|arg| !arg.is_empty())
+                .map(|arg| String::from_utf8_lossy(arg).into_owned())
+                .collect(),
+            ..Program::default()
+        });
+        Some(process)
+    }
+}
