@@ -31,6 +31,8 @@ pub const TASK_STDIN_INET: u32 = 1 << 9;
 pub const TASK_STDOUT_INET: u32 = 1 << 10;
 /// Was started from outside the container (the runtime's exec, or its first process).
 pub const TASK_ENTERED: u32 = 1 << 11;
+/// Was put into the container's cgroup from outside and has not started its program there yet.
+pub const TASK_ENTERING: u32 = 1 << 13;
 /// Serves inbound sessions by design (sshd, inetd, …) out of the image.
 pub const TASK_SESSION_SERVER: u32 = 1 << 12;
 

@@ -23,7 +23,7 @@ use monitor_common::file::{FILE_MEMFD, FILE_OVERLAY, FILE_TMPFS, FILE_UNLINKED, 
 use monitor_common::header::{Kind, Reason};
 use monitor_common::state::{
     self, CLASS_INTERPRETER, CLASS_PACKAGE_MANAGER, CLASS_SESSION_SERVER, CLASS_SHELL, Fingerprint,
-    HOST, InodeKey, Origin, TASK_DRIFT, TASK_ENTERED, TASK_EXE_TAINTED, TASK_FEEDS_SHELL,
+    HOST, InodeKey, Origin, TASK_DRIFT, TASK_ENTERED, TASK_ENTERING, TASK_EXE_TAINTED, TASK_FEEDS_SHELL,
     TASK_INTERPRETER, TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_READS_STDIN, TASK_SESSION_SERVER,
     TASK_SHELL, TASK_STDIN_INET, TASK_STDOUT_INET, TASK_TAINTED,
 };
@@ -131,6 +131,13 @@ const fn drift_flags() -> u32 {
 fn new_flags(inherited: u32, container: u64, class: &Class, scratch: &Scratch) -> u32 {
     let mut flags = inherited & (provenance::KEPT_FLAGS | TASK_ENTERED);
     let file = scratch.exe.flags;
+    if inherited & TASK_ENTERING != 0 {
+        flags |= TASK_ENTERED;
+        // The runtime's own init, started again from a memfd: the program is still to come.
+        if file & FILE_MEMFD != 0 {
+            flags |= TASK_ENTERING;
+        }
+    }
     let foreign = file & monitor_common::file::FILE_FOREIGN_SB != 0 && file & FILE_OVERLAY == 0;
     let drift = container != HOST && (file & drift_flags() != 0 || foreign);
     if drift {
