@@ -216,16 +216,6 @@ pub struct LossKey {
 }
 const _: () = assert!(size_of::<LossKey>() == 16);
 
-/// Key of the `ERRORS` map: a handler failed on something it should have been able to read.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
-pub struct ErrorKey {
-    /// Index into the daemon's table of hooks.
-    pub probe: u32,
-    /// Source line.
-    pub line: u32,
-}
-
 /// Value of the one-entry `CONFIG` map: what may change while the programs run.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
