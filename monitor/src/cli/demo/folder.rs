@@ -6,6 +6,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// For root only; removed with all it holds when dropped.
 #[derive(Debug)]
@@ -39,9 +40,18 @@ impl Drop for Folder {
     }
 }
 
+/// Something could not be removed.
+static LEFT: AtomicBool = AtomicBool::new(false);
+
 /// Tells of something the demo made and could not remove.
 pub(super) fn left_behind(what: &str, error: &dyn std::fmt::Display) {
+    LEFT.store(true, Ordering::Relaxed);
     let _ = writeln!(std::io::stderr(), "bulkhead: could not remove {what}: {error}");
+}
+
+/// Was everything that was to be removed by now removed?
+pub(super) fn is_clean() -> bool {
+    !LEFT.load(Ordering::Relaxed)
 }
 
 /// `bytes` random bytes in hexadecimal digits.

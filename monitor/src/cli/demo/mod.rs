@@ -46,7 +46,11 @@ pub(super) fn main(args: &DemoArgs) -> CliResult {
     // Everything that was made is gone when this returns.
     let played = show(args, &interrupt)?;
     super::print(&report::table(&played, args.monitor))?;
-    let good = played.iter().all(|one| one.is_good(args.monitor));
+    let clean = folder::is_clean();
+    if clean {
+        super::print("Container, monitor and files of the demo are removed.\n")?;
+    }
+    let good = clean && played.iter().all(|one| one.is_good(args.monitor));
     Ok(if good { Exit::Ok } else { Exit::Failure })
 }
 

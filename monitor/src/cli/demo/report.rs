@@ -112,10 +112,14 @@ fn effect(played: &Played) -> String {
         (Effect::Key, true) => format!("the key is in the container's {KEYS}"),
         (Effect::Key, false) => format!("the key is not in the container's {KEYS}"),
     };
-    let (connections, received, sent) = (played.connections, played.received, played.sent);
+    let (received, sent) = (played.received, played.sent);
+    let connections = match played.connections {
+        1 => "1 connection".to_owned(),
+        number => format!("{number} connections"),
+    };
     let _ = match played.service {
-        Some(Service::Shell) => write!(text, "; the listener received {received} bytes ({connections} connections)"),
-        Some(Service::Web) => write!(text, "; the web server gave out {sent} bytes ({connections} connections)"),
+        Some(Service::Shell) => write!(text, "; the listener received {received} bytes ({connections})"),
+        Some(Service::Web) => write!(text, "; the web server gave out {sent} bytes ({connections})"),
         None => Ok(()),
     };
     text
@@ -175,7 +179,6 @@ fn verdict(played: &[Played], watch_only: bool) -> String {
     } else {
         format!("{found} of {all} attacks found, {prevented} of {all} prevented.")
     };
-    text.push_str(" Container, monitor and files of the demo are removed.");
     if watch_only && found == all {
         text.push_str("\nWithout --monitor they are stopped: `bulkhead demo`.");
     }
