@@ -42,7 +42,8 @@ impl Monitor {
         let notices = UnixDatagram::bind(&ready).doing(|| format!("make socket {}", ready.display()))?;
         let stderr = File::create(&log).doing(|| format!("make {}", log.display()))?;
         let program = std::env::current_exe().doing(|| "find this program".to_owned())?;
-        let child = Command::new(&program)
+        let mut command = Command::new(&program);
+        command
             .args(["run", "--config"])
             .arg(&config)
             .env("NOTIFY_SOCKET", &ready)
@@ -52,9 +53,14 @@ impl Monitor {
             .stdout(Stdio::null())
             .stderr(stderr)
             // The terminal's Ctrl-C is for the demo, which stops the monitor last.
-            .process_group(0)
-            .spawn()
-            .doing(|| format!("start {}", program.display()))?;
+            .process_group(0);
+        let end_with_us = || {
+            rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+            Ok(())
+        };
+        // SAFETY: between fork and exec only the prctl system call is made; nothing is allocated or locked.
+        unsafe { command.pre_exec(end_with_us) };
+        let child = command.spawn().doing(|| format!("start {}", program.display()))?;
         let mut monitor = Self { child, log, alerts, read: 0 };
         monitor.wait_until_ready(&notices, interrupt)?;
         Ok(monitor)
