@@ -3,6 +3,7 @@
 use super::error::{DemoError, Doing as _};
 use super::folder::left_behind;
 use crate::container::hierarchy::Hierarchy;
+use crate::container::path::is_id;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,9 @@ use std::time::{Duration, Instant};
 /// A process that was just killed holds its cgroup until it is reaped.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// File in the demo's folder that names its cgroup.
+const NOTE: &str = "cgroup";
+
 /// Removed when dropped, and the parent with it if it was made here.
 #[derive(Debug)]
 pub(super) struct Cgroup {
@@ -20,8 +24,8 @@ pub(super) struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes `path` (`/docker/ID`) in `hierarchy`.
-    pub(super) fn make(hierarchy: &Hierarchy, path: &str) -> Result<Self, DemoError> {
+    /// Makes `path` (`/docker/ID`) in `hierarchy`, and a note of it in `folder`.
+    pub(super) fn make(hierarchy: &Hierarchy, path: &str, folder: &Path) -> Result<Self, DemoError> {
         let dir = hierarchy.mount.join(path.trim_start_matches('/'));
         let parent = dir.parent().unwrap_or(&hierarchy.mount);
         let made_parent = match fs::create_dir(parent) {
@@ -31,8 +35,21 @@ impl Cgroup {
         };
         // From here on the drop removes the parent, also when the next step fails.
         let cgroup = Self { dir: dir.clone(), made_parent };
+        let note = folder.join(NOTE);
+        let text = format!("{}\n{made_parent}\n", dir.display());
+        fs::write(&note, text).doing(|| format!("write {}", note.display()))?;
         fs::create_dir(&dir).doing(|| format!("make cgroup {}", dir.display()))?;
         Ok(cgroup)
+    }
+
+    /// The cgroup that is noted in the folder of a demo that was killed. A cgroup that is in use cannot be
+    /// removed, so dropping it does no harm.
+    pub(super) fn recorded(folder: &Path) -> Option<Self> {
+        let note = fs::read_to_string(folder.join(NOTE)).ok()?;
+        let mut lines = note.lines();
+        let dir = PathBuf::from(lines.next()?);
+        let made_parent = lines.next()? == "true";
+        dir.file_name()?.to_str().is_some_and(is_id).then_some(Self { dir, made_parent })
     }
 
     /// Moves a process in.
@@ -79,9 +96,9 @@ mod tests {
 
     #[test]
     fn a_parent_that_was_there_stays() {
-        let mount = tempfile::tempdir().unwrap();
+        let (mount, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         fs::create_dir(mount.path().join("docker")).unwrap();
-        let cgroup = Cgroup::make(&hierarchy(mount.path()), "/docker/one").unwrap();
+        let cgroup = Cgroup::make(&hierarchy(mount.path()), "/docker/one", folder.path()).unwrap();
         assert!(mount.path().join("docker/one").is_dir());
         drop(cgroup);
         assert!(mount.path().join("docker").is_dir());
@@ -90,12 +107,26 @@ mod tests {
 
     #[test]
     fn a_parent_that_was_made_goes_and_one_in_use_stays() {
-        let mount = tempfile::tempdir().unwrap();
-        drop(Cgroup::make(&hierarchy(mount.path()), "/docker/one").unwrap());
+        let (mount, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        drop(Cgroup::make(&hierarchy(mount.path()), "/docker/one", folder.path()).unwrap());
         assert!(!mount.path().join("docker").exists());
-        let cgroup = Cgroup::make(&hierarchy(mount.path()), "/docker/one").unwrap();
+        let cgroup = Cgroup::make(&hierarchy(mount.path()), "/docker/one", folder.path()).unwrap();
         fs::create_dir(mount.path().join("docker/another")).unwrap();
         drop(cgroup);
         assert!(mount.path().join("docker/another").is_dir());
+    }
+
+    #[test]
+    fn what_a_killed_demo_left_is_found_by_its_note() {
+        let (mount, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let path = format!("/docker/{}", "5".repeat(64));
+        let killed = Cgroup::make(&hierarchy(mount.path()), &path, folder.path()).unwrap();
+        std::mem::forget(killed);
+        drop(Cgroup::recorded(folder.path()).unwrap());
+        assert!(!mount.path().join("docker").exists());
+        // A note that names something else is not believed.
+        fs::write(folder.path().join(NOTE), format!("{}\nfalse\n", mount.path().display())).unwrap();
+        assert!(Cgroup::recorded(folder.path()).is_none());
+        assert!(mount.path().exists());
     }
 }

@@ -61,9 +61,10 @@ fn show(args: &DemoArgs, interrupt: &Interrupt) -> Result<Vec<Played>, CliError>
     let path = format!("/docker/{id}");
     super::print(&report::opening(args.monitor, &id, Path::new(&path)))?;
 
+    Folder::sweep();
     let folder = Folder::make()?;
     let mut monitor = Monitor::start(folder.path(), &path, args.monitor, interrupt)?;
-    let cgroup = Cgroup::make(&watched, &path)?;
+    let cgroup = Cgroup::make(&watched, &path, folder.path())?;
     let mut container = Container::start(folder.path(), &cgroup, interrupt)?;
     let stand_in = StandIn::start(container.pid())?;
     super::print(&report::ready(container.root()))?;
