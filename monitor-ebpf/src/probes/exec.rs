@@ -243,6 +243,9 @@ fn judge_stdin(entry: &mut state::Task, tgid: u32, scratch: &mut Scratch, text: 
         down = entry.stdout;
         provenance::writes(&down, tgid);
     }
+    if scratch.stdio[0].kind == STDIO_FILE {
+        return judge_stdin_file(entry, scratch, text);
+    }
     if scratch.stdio[0].kind != STDIO_PIPE {
         return None;
     }
@@ -254,6 +257,24 @@ fn judge_stdin(entry: &mut state::Task, tgid: u32, scratch: &mut Scratch, text: 
     }
     provenance::stage_reads(&key, &down, tgid, &mut scratch.origin)?;
     scratch.flags |= EXEC_STDIN_TAINTED;
+    entry.flags |= TASK_TAINTED;
+    copy_words(&scratch.origin, &mut entry.origin);
+    None
+}
+
+/// A file on standard input: `sh < downloaded`, or a copier of it.
+#[inline(always)]
+fn judge_stdin_file(entry: &mut state::Task, scratch: &mut Scratch, text: bool) -> Option<Found> {
+    let key = InodeKey { ino: scratch.stdio[0].ino, dev: scratch.stdio[0].dev, reserved: 0 };
+    provenance::taint_of(&key, &mut scratch.origin)?;
+    scratch.origin.hops += 1;
+    if scratch.origin.hops > provenance::MAX_HOPS {
+        return None;
+    }
+    scratch.flags |= EXEC_STDIN_TAINTED;
+    if text {
+        return Some(Found { reason: Reason::DownloadExec, peer_tgid: scratch.origin.tgid });
+    }
     entry.flags |= TASK_TAINTED;
     copy_words(&scratch.origin, &mut entry.origin);
     None
