@@ -8,7 +8,7 @@ use crate::event::{
 };
 use crate::finding::{Detection, FindingKind};
 use crate::provenance::ProcessTable;
-use monitor_common::argv::Scan;
+use monitor_common::argv::{SCAN_LEN, Scan};
 use std::net::SocketAddr;
 
 pub const CONTAINER: ContainerKey = 4711;
@@ -199,15 +199,15 @@ pub fn exec(parent: u32, args: &[&str]) -> Exec {
         "perl" | "node" => state::CLASS_INTERPRETER | state::CLASS_FLAG_E,
         _ => 0,
     };
-    let mut scan = Scan::new(class, 1);
-    for arg in args {
-        arg.bytes().for_each(|b| scan.feed(b));
-        scan.feed(0);
-    }
+    let mut block: Vec<u8> = args.iter().flat_map(|arg| arg.bytes().chain([0])).collect();
+    let (length, complete) = (block.len().min(SCAN_LEN), block.len() <= SCAN_LEN);
+    block.resize(SCAN_LEN, 0);
+    let bytes: [u8; SCAN_LEN] = block.try_into().unwrap();
     let form = if class == 0 {
         Form::Unknown
     } else {
-        scan.finish(true).form
+        let length = u32::try_from(length).unwrap();
+        Scan::default().read(&bytes, length, complete, class, 1).form
     };
     let mut task_flags = 0;
     if class & state::CLASS_SHELL != 0 {
