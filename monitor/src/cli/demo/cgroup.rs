@@ -49,7 +49,9 @@ impl Cgroup {
         let mut lines = note.lines();
         let dir = PathBuf::from(lines.next()?);
         let made_parent = lines.next()? == "true";
-        dir.file_name()?.to_str().is_some_and(is_id).then_some(Self { dir, made_parent })
+        let ours = dir.file_name()?.to_str().is_some_and(is_id);
+        // Made only if it is believed: what is made is removed when dropped.
+        ours.then(|| Self { dir, made_parent })
     }
 
     /// Moves a process in.
