@@ -31,6 +31,8 @@ pub const TASK_STDIN_INET: u32 = 1 << 9;
 pub const TASK_STDOUT_INET: u32 = 1 << 10;
 /// Was started from outside the container (the runtime's exec, or its first process).
 pub const TASK_ENTERED: u32 = 1 << 11;
+/// Was put into the container's cgroup from outside and has not started its program there yet.
+pub const TASK_ENTERING: u32 = 1 << 13;
 /// Serves inbound sessions by design (sshd, inetd, …) out of the image.
 pub const TASK_SESSION_SERVER: u32 = 1 << 12;
 
@@ -213,16 +215,6 @@ pub struct LossKey {
     pub reserved: u32,
 }
 const _: () = assert!(size_of::<LossKey>() == 16);
-
-/// Key of the `ERRORS` map: a handler failed on something it should have been able to read.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
-pub struct ErrorKey {
-    /// Index into the daemon's table of hooks.
-    pub probe: u32,
-    /// Source line.
-    pub line: u32,
-}
 
 /// Value of the one-entry `CONFIG` map: what may change while the programs run.
 #[repr(C)]

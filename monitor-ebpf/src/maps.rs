@@ -4,7 +4,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use monitor_common::field;
 use monitor_common::policy::Policy;
-use monitor_common::state::{Config, ErrorKey, InodeKey, LossKey, Pipe, Socket, Taint, Task};
+use monitor_common::state::{Config, InodeKey, LossKey, Pipe, Socket, Taint, Task};
 
 /// Offsets of [`field::FIELDS`], written by the daemon before load and frozen.
 #[unsafe(no_mangle)]
@@ -65,10 +65,6 @@ pub static SEQUENCE: PerCpuArray<u64, 1> = PerCpuArray::new();
 /// Records that found their ring full.
 #[btf_map]
 pub static LOSS: LruHashMap<LossKey, u64, 4096> = LruHashMap::new();
-
-/// Handlers that could not read what they should have been able to.
-#[btf_map]
-pub static ERRORS: LruHashMap<ErrorKey, u64, 256> = LruHashMap::new();
 
 /// Offset of a kernel field, `None` if this kernel lacks it.
 #[inline(always)]

@@ -1,14 +1,14 @@
 //! Writing records: header, choice of ring, loss accounting.
 
 use crate::kernel::task::Task;
-use crate::maps::{ERRORS, EVENTS, LOSS, SEQUENCE, VERDICTS};
+use crate::maps::{EVENTS, LOSS, SEQUENCE, VERDICTS};
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns};
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use monitor_common::ABI_VERSION;
 use monitor_common::header::{Header, Kind, Reason, Rung, Verdict};
-use monitor_common::state::{ErrorKey, LossKey};
+use monitor_common::state::LossKey;
 
 /// What a handler found, besides the fact.
 #[repr(C)]
@@ -155,19 +155,6 @@ pub fn lost(container: u64, kind: Kind) {
         Some(count) => unsafe { *count = (*count).wrapping_add(1) },
         None => {
             let _ = LOSS.insert(&key, &1, 0);
-        }
-    }
-}
-
-/// Counts a handler that failed. `probe` is the handler's place in the daemon's table of hooks.
-#[inline(always)]
-pub fn failed(probe: u32, line: u32) {
-    let key = ErrorKey { probe, line };
-    match ERRORS.get_ptr_mut(&key) {
-        // SAFETY: as in `lost`.
-        Some(count) => unsafe { *count = (*count).wrapping_add(1) },
-        None => {
-            let _ = ERRORS.insert(&key, &1, 0);
         }
     }
 }

@@ -14,7 +14,7 @@ use aya_ebpf::programs::BtfTracePointContext;
 use core::hint::black_box;
 use monitor_common::header::Kind;
 use monitor_common::policy::{POLICY_OFF, POLICY_WATCHED, Policy};
-use monitor_common::state::{CgroupChange, HOST, TASK_ENTERED};
+use monitor_common::state::{CgroupChange, HOST, TASK_ENTERING};
 
 /// Longest directory name looked at; `cri-containerd-<64 hex>.scope` has 85 bytes.
 const NAME_LEN: usize = 128;
@@ -152,7 +152,7 @@ fn try_attach(ctx: &BtfTracePointContext) -> Option<()> {
                 }
             };
             entry.container = policy.root;
-            entry.flags = TASK_ENTERED;
+            entry.flags = TASK_ENTERING;
         }
         // Leaving: only somebody outside may take a process out of its container; a root process
         // inside that moves itself stays what it was.

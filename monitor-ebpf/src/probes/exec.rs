@@ -13,7 +13,7 @@ use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use aya_ebpf::macros::{btf_map, btf_tracepoint};
 use aya_ebpf::programs::BtfTracePointContext;
 use core::hint::black_box;
-use monitor_common::argv::Form;
+use monitor_common::argv::{Form, Text};
 use monitor_common::exec::{
     ARGS_CLASSES, ARGS_HEAD, ARGS_TAIL, EXEC_ARGS_CUT, EXEC_BY_FINGERPRINT, EXEC_RELAY,
     EXEC_STDIN_TAINTED, Exec, STDIO_FILE, STDIO_INET_OUT, STDIO_PIPE, STDIO_TTY, STDIO_UNIX, Stdio,
@@ -23,7 +23,7 @@ use monitor_common::file::{FILE_MEMFD, FILE_OVERLAY, FILE_TMPFS, FILE_UNLINKED, 
 use monitor_common::header::{Kind, Reason};
 use monitor_common::state::{
     self, CLASS_INTERPRETER, CLASS_PACKAGE_MANAGER, CLASS_SESSION_SERVER, CLASS_SHELL, Fingerprint,
-    HOST, InodeKey, Origin, TASK_DRIFT, TASK_ENTERED, TASK_EXE_TAINTED, TASK_FEEDS_SHELL,
+    HOST, InodeKey, Origin, TASK_DRIFT, TASK_ENTERED, TASK_ENTERING, TASK_EXE_TAINTED, TASK_FEEDS_SHELL,
     TASK_INTERPRETER, TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_READS_STDIN, TASK_SESSION_SERVER,
     TASK_SHELL, TASK_STDIN_INET, TASK_STDOUT_INET, TASK_TAINTED,
 };
@@ -42,6 +42,10 @@ struct Scratch {
     flags: u32,
     parent_tgid: u32,
     parent_start_ns: u64,
+    class: u32,
+    form: u32,
+    script: u32,
+    reserved: u32,
 }
 
 #[btf_map]
@@ -105,7 +109,7 @@ fn try_exec(ctx: &BtfTracePointContext) -> Option<()> {
     let entry = black_box(entry);
     let judgement = record::opaque(&judge(entry, tgid, scratch, &class, time_ns));
     let subject = Subject::of(task, entry.container);
-    emit(&subject, &judgement, time_ns, scratch, entry.flags, &class, bprm, task, mm);
+    emit(&subject, &judgement, time_ns, scratch, entry.flags, bprm, task, mm);
     Some(())
 }
 
@@ -119,7 +123,14 @@ fn look_at_program(exe: File, scratch: &mut Scratch, mm: Mm) -> Option<Class> {
     if class.by_fingerprint {
         scratch.flags |= EXEC_BY_FINGERPRINT;
     }
-    Some(class)
+    scratch.class = class.bits;
+    scratch.form = class.text.form as u32;
+    scratch.script = class.text.script;
+    // Read back through an opaque pointer: each way to the answer would otherwise be walked on its
+    // own from here on.
+    let scratch = black_box(scratch);
+    let text = Text { form: Form::Unknown, script: scratch.script };
+    Some(Class { bits: scratch.class, by_fingerprint: false, text })
 }
 
 const fn drift_flags() -> u32 {
@@ -131,6 +142,13 @@ const fn drift_flags() -> u32 {
 fn new_flags(inherited: u32, container: u64, class: &Class, scratch: &Scratch) -> u32 {
     let mut flags = inherited & (provenance::KEPT_FLAGS | TASK_ENTERED);
     let file = scratch.exe.flags;
+    if inherited & TASK_ENTERING != 0 {
+        flags |= TASK_ENTERED;
+        // The runtime's own init, started again from a memfd: the program is still to come.
+        if file & FILE_MEMFD != 0 {
+            flags |= TASK_ENTERING;
+        }
+    }
     let foreign = file & monitor_common::file::FILE_FOREIGN_SB != 0 && file & FILE_OVERLAY == 0;
     let drift = container != HOST && (file & drift_flags() != 0 || foreign);
     if drift {
@@ -151,7 +169,7 @@ fn new_flags(inherited: u32, container: u64, class: &Class, scratch: &Scratch) -
     if !drift && (class.bits & CLASS_PACKAGE_MANAGER != 0 || by_script) {
         flags |= TASK_PACKAGE_MANAGER;
     }
-    if class.text.form as u32 == Form::Stdin as u32 {
+    if scratch.form == Form::Stdin as u32 {
         flags |= TASK_READS_STDIN;
     }
     if scratch.stdio[0].kind == STDIO_INET_OUT {
@@ -337,7 +355,6 @@ fn emit(
     time_ns: u64,
     scratch: &Scratch,
     task_flags: u32,
-    class: &Class,
     bprm: Object,
     task: Task,
     mm: Mm,
@@ -345,11 +362,11 @@ fn emit(
     let Some((start, end)) = mm.arguments() else { return };
     let total = end.wrapping_sub(start);
     if total <= ARGS_CLASSES[0] as u64 {
-        write::<{ ARGS_CLASSES[0] }>(subject, judgement, time_ns, scratch, task_flags, class, bprm, task, start, end);
+        write::<{ ARGS_CLASSES[0] }>(subject, judgement, time_ns, scratch, task_flags, bprm, task, start, end);
     } else if total <= ARGS_CLASSES[1] as u64 {
-        write::<{ ARGS_CLASSES[1] }>(subject, judgement, time_ns, scratch, task_flags, class, bprm, task, start, end);
+        write::<{ ARGS_CLASSES[1] }>(subject, judgement, time_ns, scratch, task_flags, bprm, task, start, end);
     } else {
-        write::<{ ARGS_CLASSES[2] }>(subject, judgement, time_ns, scratch, task_flags, class, bprm, task, start, end);
+        write::<{ ARGS_CLASSES[2] }>(subject, judgement, time_ns, scratch, task_flags, bprm, task, start, end);
     }
 }
 
@@ -361,7 +378,6 @@ fn write<const N: usize>(
     time_ns: u64,
     scratch: &Scratch,
     task_flags: u32,
-    class: &Class,
     bprm: Object,
     task: Task,
     start: u64,
@@ -381,7 +397,7 @@ fn write<const N: usize>(
         (*exec).parent_start_ns = scratch.parent_start_ns;
         (*exec).flags = scratch.flags | if cut { EXEC_ARGS_CUT } else { 0 };
         (*exec).task_flags = task_flags;
-        (*exec).form = class.text.form as u32;
+        (*exec).form = scratch.form;
         crate::kernel::file::copy(&raw const scratch.exe, &raw mut (*exec).exe);
         crate::kernel::file::copy(&raw const scratch.stdio, &raw mut (*exec).stdio);
         crate::kernel::file::copy(&raw const scratch.origin, &raw mut (*exec).origin);

@@ -9,7 +9,7 @@ use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use monitor_common::exec::Fork;
 use monitor_common::header::Kind;
-use monitor_common::state::{HOST, TASK_ENTERED};
+use monitor_common::state::{HOST, TASK_ENTERED, TASK_ENTERING};
 
 /// match-proto: sched_process_fork(struct task_struct *parent, struct task_struct *child)
 #[btf_tracepoint(function = "sched_process_fork")]
@@ -50,7 +50,7 @@ fn try_fork(ctx: &BtfTracePointContext) -> Option<()> {
                 return None;
             }
             let made = provenance::create(tgid, child, container, parent_tgid)?;
-            made.flags |= TASK_ENTERED;
+            made.flags |= TASK_ENTERING;
             container
         }
     };

@@ -84,7 +84,7 @@ pub fn classify(name: u32, print: &Fingerprint, genuine: bool, mm: Mm) -> Class 
     }
     // SAFETY: this CPU's slot, not reentered (tracepoints of one kind do not nest on a CPU).
     let Arguments { scan, bytes, .. } = unsafe { &mut *arguments };
-    let text = UNKNOWN; let _=(scan,bytes,length,complete,bits,leading);
+    let text = scan.read(bytes, length, complete, bits, leading);
     Class { bits, by_fingerprint, text }
 }
 

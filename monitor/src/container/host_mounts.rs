@@ -138,7 +138,12 @@ impl HostMounts {
     /// device of the container's root directory, if known. See the module for the reasoning.
     pub fn is_host_file(&self, file: &File, root_dev: Option<u32>) -> bool {
         let Some(host_path) = self.host_path(file) else {
-            return false;
+            // Too deep for the record: its lower end still tells an engine's folders from others.
+            let cut = !file.path.starts_with('/');
+            return cut
+                && root_dev != Some(file.inode.dev)
+                && self.is_host_device(file.inode.dev)
+                && !self.is_engine_storage(&file.path);
         };
         if self.is_engine_storage(&file.path) || self.is_engine_storage(&host_path) {
             return false;

@@ -5,7 +5,7 @@
 
 use super::bounded::Bounded;
 use super::context::Context;
-use crate::event::{ContainerKey, Event, ProcessKey};
+use crate::event::{ContainerKey, Event, HOST, ProcessKey};
 use crate::finding::{Detection, FindingKind};
 
 /// Quiet time after which the same tree is a new incident.
@@ -52,7 +52,7 @@ impl Dedupe {
         cx: &Context<'_>,
     ) -> Option<Detection> {
         let kind = detection.kind;
-        let root = cx.processes.tree_root(detection.culprit);
+        let root = incident_root(event, detection.culprit, cx);
         // The connection of a shell that is known to be remote-controlled is no news.
         if kind == FindingKind::ShellConnect
             && self
@@ -97,6 +97,15 @@ impl Dedupe {
         self.trees.insert(tree, incident);
         Some(detection)
     }
+}
+
+/// What makes two culprits one incident: the tree inside the container. The host is one large tree
+/// under its service manager, so there it is the parent.
+fn incident_root(event: &Event, culprit: ProcessKey, cx: &Context<'_>) -> ProcessKey {
+    if event.container != HOST {
+        return cx.processes.tree_root(culprit);
+    }
+    cx.processes.parent(culprit).map_or(culprit, |parent| parent.key)
 }
 
 #[cfg(test)]

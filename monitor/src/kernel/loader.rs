@@ -8,7 +8,7 @@ use aya::programs::{BtfTracePoint, CgroupSkb, CgroupSkbAttachType, CgroupSockAdd
 use aya::{Ebpf, EbpfLoader};
 use monitor_common::field::{Field, MISSING};
 use monitor_common::policy::Policy;
-use monitor_common::state::{Config, ErrorKey, Fingerprint, InodeKey, LossKey};
+use monitor_common::state::{Config, Fingerprint, InodeKey, LossKey};
 use serde::Serialize;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -167,7 +167,6 @@ pub struct Maps {
     tasks: HashMap<MapData, u32, Raw<monitor_common::state::Task>>,
     sockets: HashMap<MapData, u64, Raw<monitor_common::state::Socket>>,
     loss: HashMap<MapData, Raw<LossKey>, u64>,
-    errors: HashMap<MapData, Raw<ErrorKey>, u64>,
 }
 
 /// The two rings.
@@ -382,7 +381,6 @@ impl Maps {
             tasks: table(ebpf, "TASKS")?,
             sockets: table(ebpf, "SOCKETS")?,
             loss: table(ebpf, "LOSS")?,
-            errors: table(ebpf, "ERRORS")?,
         })
     }
 
@@ -459,11 +457,6 @@ impl Maps {
     /// Records lost in the kernel so far, by container and kind.
     pub fn losses(&self) -> Vec<(LossKey, u64)> {
         self.loss.iter().filter_map(Result::ok).map(|(key, count)| (key.0, count)).collect()
-    }
-
-    /// Handlers that failed, by probe and line.
-    pub fn errors(&self) -> Vec<(ErrorKey, u64)> {
-        self.errors.iter().filter_map(Result::ok).map(|(key, count)| (key.0, count)).collect()
     }
 }
 

@@ -142,6 +142,7 @@ impl Pipeline {
             self.on_cgroup(cgroup);
             return;
         }
+        tracing::trace!(?event);
         self.facts.see(&event);
         self.processes.apply(&event);
         let cx = Context { processes: &self.processes, settings: &self.compiled.settings, containers: &self.facts };
