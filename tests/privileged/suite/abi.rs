@@ -55,7 +55,6 @@ fn layouts() -> Vec<Layout> {
         state::Fingerprint { size, code, data }
         state::CgroupChange { header, parent, gone, hierarchy, path }
         state::LossKey { container, kind, reserved }
-        state::ErrorKey { probe, line }
         state::Config { default_enforce, watch_host, self_tgid, reserved }
     }
 }
@@ -103,7 +102,9 @@ pub fn hook_prototypes_match_kernel() -> Result<()> {
                 let (name, claimed) = claim.take().with_context(|| format!("{hook} has no match-proto: line"))?;
                 ensure!(name == hook, "the match-proto: line above {hook} is about {name}");
                 let found = kernel.tracepoint(hook).with_context(|| format!("this kernel has no tracepoint {hook}"))?;
-                ensure!(found == claimed, "{hook} gets {found:?} from this kernel, not {claimed:?}");
+                // Newer kernels append parameters (6.17 told sched_process_exit of the group); what a program
+                // does not ask for does not matter to it.
+                ensure!(found.starts_with(&claimed), "{hook} gets {found:?} from this kernel, not {claimed:?}");
                 checked += 1;
             }
         }

@@ -105,7 +105,7 @@ pub struct Container {
     cgroup: Cgroup,
     unshare: Child,
     init: u32,
-    _scratch: tempfile::TempDir,
+    scratch: tempfile::TempDir,
 }
 
 impl Container {
@@ -121,6 +121,7 @@ impl Container {
             .arg(scratch.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(File::create(scratch.path().join("stderr")).context("create a log")?)
             .spawn()
             .context("start unshare")?;
         let mut line = String::new();
@@ -128,8 +129,9 @@ impl Container {
             BufReader::new(stdout).read_line(&mut line).context("wait for the container")?;
         }
         let init = child_of(unshare.id());
-        let container = Self { cgroup, unshare, init: init.unwrap_or(0), _scratch: scratch };
-        ensure!(line.trim() == "ready" && container.init != 0, "the container did not come up");
+        let container = Self { cgroup, unshare, init: init.unwrap_or(0), scratch };
+        let said = fs::read_to_string(container.scratch.path().join("stderr")).unwrap_or_default();
+        ensure!(line.trim() == "ready" && container.init != 0, "the container did not come up: {said}");
         std::thread::sleep(SETTLE);
         Ok(container)
     }

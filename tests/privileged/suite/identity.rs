@@ -52,7 +52,7 @@ pub fn churn_2000_containers_rss_flat() -> Result<()> {
         resident.push(daemon.rss_bytes()?);
     }
     let status = daemon.status()?;
-    println!("churn: resident {resident:?} bytes after each half; {}", counters(&status));
+    eprintln!("churn: resident {resident:?} bytes after each half; {}", counters(&status));
     let deadline = Instant::now() + ALERT_WAIT;
     let missed = loop {
         let rows = daemon.rows();
