@@ -73,7 +73,8 @@ pub fn abi_matches_object_btf() -> Result<()> {
         if size as usize != ours.size {
             differences.push(format!("{} has {size} bytes in the object and {} here", ours.name, ours.size));
         }
-        let mut members: Vec<_> = ours.members.iter().map(|(name, offset)| ((*name).to_owned(), *offset as u32)).collect();
+        let mut members: Vec<_> =
+            ours.members.iter().map(|(name, offset)| ((*name).to_owned(), *offset as u32)).collect();
         let mut theirs = theirs;
         members.sort();
         theirs.sort();

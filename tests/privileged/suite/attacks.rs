@@ -124,7 +124,11 @@ pub fn downloaded_script_never_runs() -> Result<()> {
 /// An SSH key and a cron line: found in `monitor`, not in the file in `protect`.
 pub fn cron_and_key_writes() -> Result<()> {
     let acts = [
-        ("persistence_ssh_key", "mkdir -p /root/.ssh; echo ssh-rsa AAAAattacker >> /root/.ssh/authorized_keys", "/root/.ssh/authorized_keys"),
+        (
+            "persistence_ssh_key",
+            "mkdir -p /root/.ssh; echo ssh-rsa AAAAattacker >> /root/.ssh/authorized_keys",
+            "/root/.ssh/authorized_keys",
+        ),
         ("persistence_cron", "echo '* * * * * root true # attacker' > /etc/cron.d/attacker", "/etc/cron.d/attacker"),
         ("persistence_cron", "echo '* * * * * root true # attacker' >> /etc/crontab", "/etc/crontab"),
     ];
@@ -136,7 +140,10 @@ pub fn cron_and_key_writes() -> Result<()> {
             let alert = stage.daemon.await_row(&format!("{kind} of {file}"), crate::daemon::ALERT_WAIT, |row| {
                 crate::daemon::is_alert(row, kind, stage.container.id()) && row["file"]["path"] == file
             })?;
-            ensure!(stage.holds(file, "attacker") == (mode == "monitor"), "{mode}: wrong content of {file} after: {act}");
+            ensure!(
+                stage.holds(file, "attacker") == (mode == "monitor"),
+                "{mode}: wrong content of {file} after: {act}"
+            );
             ensure!((outcome(&alert) == "observed") == (mode == "monitor"), "{mode}: outcome {}", outcome(&alert));
         }
     }

@@ -60,7 +60,8 @@ impl Daemon {
     /// Starts it on this test's containers and waits until it is ready.
     pub fn start(group: &Group, settings: &Settings) -> Result<Self> {
         let scratch = tempfile::tempdir().context("make a scratch folder")?;
-        let notifications = UnixDatagram::bind(scratch.path().join("notify")).context("make the notification socket")?;
+        let notifications =
+            UnixDatagram::bind(scratch.path().join("notify")).context("make the notification socket")?;
         let log = File::create(scratch.path().join("log")).context("create the log")?;
         fs::write(scratch.path().join("config.toml"), config(&group.path(), scratch.path(), settings))?;
         let mut command = match settings.prelude.as_str() {

