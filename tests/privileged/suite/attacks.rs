@@ -94,30 +94,49 @@ pub fn pipe_to_shell_never_runs() -> Result<()> {
     Ok(())
 }
 
-/// Saved under a harmless name, then run: directly, as a copy, as a program.
+/// Saved under a harmless name, then run: directly, renamed, as a copy, as a program. Every one is a
+/// finding of its own.
 pub fn downloaded_script_never_runs() -> Result<()> {
     let runs = [
         "bash /tmp/logo3.jpg",
         "mv /tmp/logo3.jpg /tmp/renamed; sh /tmp/renamed",
         "cp /tmp/logo3.jpg /tmp/copy; bash /tmp/copy",
         "chmod +x /tmp/logo3.jpg; /tmp/logo3.jpg",
-        ". /tmp/logo3.jpg",
+        "perl -e 'sleep 0' < /tmp/logo3.jpg; sh < /tmp/logo3.jpg",
     ];
     for mode in ["monitor", "protect"] {
         let stage = stage(mode)?;
         let peer = Peer::web(stage.container.listen()?, "#!/bin/sh\ntouch /tmp/ran\n")?;
-        for run in runs {
+        for (before, run) in runs.iter().enumerate() {
             let fetch = format!("curl -s -o /tmp/logo3.jpg http://127.0.0.1:{}/logo3.jpg", peer.port);
             stage.container.run(&fetch)?;
             ensure!(stage.holds("/tmp/logo3.jpg", "touch"), "{mode}: the download itself did not work");
             stage.container.run(run)?;
             ensure!(stage.has("/tmp/ran") == (mode == "monitor"), "{mode}: wrong effect of: {run}");
+            stage.daemon.await_alerts("download_exec", stage.container.id(), before + 1).context(*run)?;
             stage.container.run("rm -f /tmp/ran /tmp/logo3.jpg /tmp/renamed /tmp/copy")?;
         }
         let alert = stage.daemon.await_alert("download_exec", stage.container.id())?;
         let expected = if mode == "protect" { "killed" } else { "observed" };
         ensure!(outcome(&alert) == expected, "{mode}: outcome {}", outcome(&alert));
     }
+    Ok(())
+}
+
+/// `. file` and `source file`: to the kernel an open like that of `tar xz < file`, which a shell does
+/// for its child. It is found, and in `protect` the shell is killed, by the daemon and so perhaps after
+/// the first command.
+pub fn sourced_script_is_found() -> Result<()> {
+    let stage = stage("monitor")?;
+    let peer = Peer::web(stage.container.listen()?, "touch /tmp/ran\n")?;
+    stage.container.run(&format!("curl -s -o /tmp/logo3.jpg http://127.0.0.1:{}/logo3.jpg", peer.port))?;
+    stage.container.run("tar tf - < /tmp/logo3.jpg; wc -c < /tmp/logo3.jpg; true")?;
+    std::thread::sleep(Duration::from_millis(300));
+    let alerts = stage.daemon.alerts("download_exec", stage.container.id());
+    ensure!(alerts.is_empty(), "data that is only read is no program: {alerts:?}");
+    stage.container.run("bash -c '. /tmp/logo3.jpg; true'")?;
+    ensure!(stage.has("/tmp/ran"), "monitor mode touched it");
+    stage.daemon.await_alert("download_exec", stage.container.id())?;
     Ok(())
 }
 

@@ -157,6 +157,24 @@ impl Daemon {
         self.await_row(&format!("{kind} alert"), ALERT_WAIT, |row| is_alert(row, kind, container))
     }
 
+    /// Alerts of a kind in a container so far.
+    pub fn alerts(&self, kind: &str, container: &str) -> Vec<Value> {
+        self.rows().into_iter().filter(|row| is_alert(row, kind, container)).collect()
+    }
+
+    /// Waits until there are at least so many.
+    pub fn await_alerts(&self, kind: &str, container: &str, count: usize) -> Result<()> {
+        let deadline = Instant::now() + ALERT_WAIT;
+        while self.alerts(kind, container).len() < count {
+            if Instant::now() > deadline {
+                let seen: Vec<String> = self.rows().iter().map(brief).collect();
+                bail!("fewer than {count} {kind} alerts within {ALERT_WAIT:?}; rows: {seen:#?}\nlog:\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
     /// Answer of `bulkhead status --json`.
     pub fn status(&self) -> Result<Value> {
         let output = Command::new(program()?).args(["status", "--json", "--socket"]).arg(self.socket()).output()?;

