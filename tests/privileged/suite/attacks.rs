@@ -102,7 +102,8 @@ pub fn downloaded_script_never_runs() -> Result<()> {
         "mv /tmp/logo3.jpg /tmp/renamed; sh /tmp/renamed",
         "cp /tmp/logo3.jpg /tmp/copy; bash /tmp/copy",
         "chmod +x /tmp/logo3.jpg; /tmp/logo3.jpg",
-        "perl -e 'sleep 0' < /tmp/logo3.jpg; sh < /tmp/logo3.jpg",
+        "sh < /tmp/logo3.jpg",
+        "cat < /tmp/logo3.jpg | bash",
     ];
     for mode in ["monitor", "protect"] {
         let stage = stage(mode)?;
