@@ -169,3 +169,26 @@ pub fn cron_and_key_writes() -> Result<()> {
     }
     Ok(())
 }
+
+/// The case itself: a cron line for the host, through a mount of the host's folders. Found as an escape
+/// too, and in `protect` not in the host's file.
+pub fn host_mount_write_is_escape() -> Result<()> {
+    for mode in ["monitor", "protect"] {
+        let host = tempfile::tempdir()?;
+        fs::create_dir_all(host.path().join("etc/cron.d"))?;
+        let group = Group::make()?;
+        let daemon = Daemon::start(&group, &Settings::mode(mode))?;
+        let container = Container::start_with(&group, Some(host.path()))?;
+        container.run("echo '* * * * * root true # attacker' >> /mnt/etc/crontab")?;
+        container.run("echo '* * * * * root true # attacker' > /mnt/etc/cron.d/x")?;
+        let found = |kind: &str| daemon.await_alert(kind, container.id());
+        found("escape").with_context(|| mode)?;
+        let alert = found("persistence_cron").with_context(|| mode)?;
+        ensure!((outcome(&alert) == "observed") == (mode == "monitor"), "{mode}: outcome {}", outcome(&alert));
+        for file in ["etc/crontab", "etc/cron.d/x"] {
+            let written = fs::read_to_string(host.path().join(file)).unwrap_or_default().contains("attacker");
+            ensure!(written == (mode == "monitor"), "{mode}: wrong content of the host's {file}");
+        }
+    }
+    Ok(())
+}

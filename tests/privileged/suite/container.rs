@@ -4,12 +4,13 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use monitor::container::hierarchy;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::os::fd::AsFd as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 const PREFIX: &str = "docker-test-";
 /// How long the daemon is given to answer for a container it has just been told of, before the test
 /// attacks in it. An engine's container takes longer to get to its first attack.
-const SETTLE: Duration = Duration::from_millis(150);
+const SETTLE: Duration = Duration::from_millis(300);
 
 static SERIAL: AtomicU32 = AtomicU32::new(0);
 
@@ -111,19 +112,25 @@ pub struct Container {
 impl Container {
     /// Starts one whose first process sleeps, and lets the daemon take note of it.
     pub fn start(group: &Group) -> Result<Self> {
+        Self::start_with(group, None)
+    }
+
+    /// As [`Self::start`]; a folder of the host is mounted at `/mnt`, as by `docker run -v FOLDER:/mnt`.
+    pub fn start_with(group: &Group, host_folder: Option<&Path>) -> Result<Self> {
         let cgroup = group.cgroup()?;
         let scratch = tempfile::tempdir().context("make a scratch folder")?;
         let (open, join) = cgroup.redirections();
         let script = SETUP.replace("@OPEN@", &open).replace("@JOIN@", join);
-        let mut unshare = Command::new("unshare")
+        let mut unshare = Command::new("unshare");
+        unshare
             .args(["--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child", "--propagation", "private"])
             .args(["sh", "-c", &script, "sh"])
             .arg(scratch.path())
+            .arg(host_folder.unwrap_or(Path::new("")))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(File::create(scratch.path().join("stderr")).context("create a log")?)
-            .spawn()
-            .context("start unshare")?;
+            .stderr(File::create(scratch.path().join("stderr")).context("create a log")?);
+        let mut unshare = end_with_us(&mut unshare).spawn().context("start unshare")?;
         let mut line = String::new();
         if let Some(stdout) = unshare.stdout.take() {
             BufReader::new(stdout).read_line(&mut line).context("wait for the container")?;
@@ -206,6 +213,7 @@ mkdir dev/pts dev/shm
 mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
 ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
+[ -z "$2" ] || mount --bind "$2" mnt
 ip link set lo up
 @OPEN@
 mkdir -p .old
@@ -216,6 +224,13 @@ umount -l /.old
 echo ready
 exec sleep infinity
 "#;
+
+/// Lets the kernel kill the process when the thread that starts it ends, so that nothing outlives tests
+/// that were killed. Every test waits in its thread for what it has started.
+pub fn end_with_us(command: &mut Command) -> &mut Command {
+    // SAFETY: between fork and exec only prctl(2) is called, which touches nothing but the new process.
+    unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) }
+}
 
 /// Waits for a process with a limit; it is killed when the time is up.
 pub fn wait(mut child: Child, limit: Duration) -> Result<ExitStatus> {

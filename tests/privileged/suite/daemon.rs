@@ -1,6 +1,6 @@
 //! The daemon under test: a process of its own, with a config made for the test.
 
-use crate::container::{Group, wait};
+use crate::container::{Group, end_with_us, wait};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -74,15 +74,14 @@ impl Daemon {
                 command
             }
         };
-        let child = command
+        command
             .args(["run", "--config"])
             .arg(scratch.path().join("config.toml"))
             .env("NOTIFY_SOCKET", scratch.path().join("notify"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .context("start the daemon")?;
+            .stderr(log);
+        let child = end_with_us(&mut command).spawn().context("start the daemon")?;
         let mut daemon = Self { child, group: group.path(), scratch };
         daemon.await_ready(&notifications)?;
         Ok(daemon)

@@ -36,6 +36,7 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("downloaded_script_never_runs", Needs::Daemon, attacks::downloaded_script_never_runs),
     ("sourced_script_is_found", Needs::Daemon, attacks::sourced_script_is_found),
     ("cron_and_key_writes", Needs::Daemon, attacks::cron_and_key_writes),
+    ("host_mount_write_is_escape", Needs::Daemon, attacks::host_mount_write_is_escape),
     ("short_lived_container_is_identified", Needs::Daemon, identity::short_lived_container_is_identified),
     ("churn_2000_containers_rss_flat", Needs::Daemon, identity::churn_2000_containers_rss_flat),
     ("running_before_daemon_is_found", Needs::Daemon, identity::running_before_daemon_is_found),
