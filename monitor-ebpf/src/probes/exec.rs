@@ -235,26 +235,7 @@ fn judge(entry: &mut state::Task, tgid: u32, scratch: &mut Scratch, class: &Clas
     }
 }
 
-/// `bash < payload`, `base64 -d < payload | sh`: the shell before this one has opened the file, and its
-/// taint ended with the exec.
-#[inline(always)]
-fn judge_stdin_file(entry: &mut state::Task, scratch: &mut Scratch, text: bool) -> Option<Found> {
-    let key = InodeKey { ino: scratch.stdio[0].ino, dev: scratch.stdio[0].dev, reserved: 0 };
-    provenance::taint_of(&key, &mut scratch.origin)?;
-    scratch.flags |= EXEC_STDIN_TAINTED;
-    if text {
-        return Some(Found { reason: Reason::DownloadExec, peer_tgid: scratch.origin.tgid });
-    }
-    // As for a file that is opened: what is made of it is one rewrite further.
-    scratch.origin.hops += 1;
-    if scratch.origin.hops <= provenance::MAX_HOPS {
-        entry.flags |= TASK_TAINTED;
-        copy_words(&scratch.origin, &mut entry.origin);
-    }
-    None
-}
-
-/// A pipe or file on standard input, a pipe on standard output.
+/// A pipe on standard input or output.
 #[inline(always)]
 fn judge_stdin(entry: &mut state::Task, tgid: u32, scratch: &mut Scratch, text: bool) -> Option<Found> {
     let mut down = InodeKey { ino: 0, dev: 0, reserved: 0 };
@@ -276,6 +257,24 @@ fn judge_stdin(entry: &mut state::Task, tgid: u32, scratch: &mut Scratch, text: 
     }
     provenance::stage_reads(&key, &down, tgid, &mut scratch.origin)?;
     scratch.flags |= EXEC_STDIN_TAINTED;
+    entry.flags |= TASK_TAINTED;
+    copy_words(&scratch.origin, &mut entry.origin);
+    None
+}
+
+/// A file on standard input: `sh < downloaded`, or a copier of it.
+#[inline(always)]
+fn judge_stdin_file(entry: &mut state::Task, scratch: &mut Scratch, text: bool) -> Option<Found> {
+    let key = InodeKey { ino: scratch.stdio[0].ino, dev: scratch.stdio[0].dev, reserved: 0 };
+    provenance::taint_of(&key, &mut scratch.origin)?;
+    scratch.origin.hops += 1;
+    if scratch.origin.hops > provenance::MAX_HOPS {
+        return None;
+    }
+    scratch.flags |= EXEC_STDIN_TAINTED;
+    if text {
+        return Some(Found { reason: Reason::DownloadExec, peer_tgid: scratch.origin.tgid });
+    }
     entry.flags |= TASK_TAINTED;
     copy_words(&scratch.origin, &mut entry.origin);
     None

@@ -21,7 +21,7 @@ use monitor_common::file::{
 use monitor_common::hash;
 use monitor_common::header::{Kind, Reason};
 use monitor_common::state::{
-    self, HOST, InodeKey, Origin, TASK_INTERPRETER, TASK_PACKAGE_MANAGER, TASK_READS_STDIN, TASK_SHELL,
+    self, HOST, InodeKey, Origin, TASK_DRIFT, TASK_INTERPRETER, TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_READS_STDIN, TASK_SHELL,
     TASK_TAINTED, WRITES,
 };
 
@@ -178,8 +178,15 @@ fn written(
         return None;
     }
     let bits = FILE_SENSITIVE | FILE_WRITE | if mode & FMODE_CREATED != 0 { FILE_CREATED } else { 0 };
+    // A program of the image that makes a new start-up file (`useradd -m` and its .bashrc) is left to
+    // the daemon, which knows its name; what appends to one, or a shell that makes one, is not.
+    let maker = reason as u8 == Reason::PersistenceOther as u8
+        && mode & FMODE_CREATED != 0
+        && entry.flags & (TASK_SHELL | TASK_INTERPRETER | TASK_NET_OUT | TASK_TAINTED | TASK_DRIFT) == 0;
     let judgement = if entry.flags & TASK_PACKAGE_MANAGER != 0 {
         Judgement::NOTHING
+    } else if maker {
+        Judgement::told(reason, 0)
     } else {
         guard::kill(entry.container, tgid, reason, 0)
     };

@@ -2,6 +2,7 @@
 
 pub mod audit;
 mod check;
+mod demo;
 mod docs;
 mod events;
 mod exit;
@@ -230,7 +231,7 @@ fn dispatch(command: &Command) -> CliResult {
         Command::Run(args) => run::main(args),
         Command::Check(args) => check::main(args),
         Command::Audit(args) => audit_main(args),
-        Command::Demo(_) => Err(CliError::failure("demo is not wired yet")),
+        Command::Demo(args) => demo::main(args),
     }
 }
 
