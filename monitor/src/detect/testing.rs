@@ -8,7 +8,7 @@ use crate::event::{
 };
 use crate::finding::{Detection, FindingKind};
 use crate::provenance::ProcessTable;
-use monitor_common::argv::Scan;
+use monitor_common::argv::{SCAN_LEN, Scan};
 use std::net::SocketAddr;
 
 pub const CONTAINER: ContainerKey = 4711;
@@ -199,15 +199,17 @@ pub fn exec(parent: u32, args: &[&str]) -> Exec {
         "perl" | "node" => state::CLASS_INTERPRETER | state::CLASS_FLAG_E,
         _ => 0,
     };
-    let mut scan = Scan::new(class, 1);
-    for arg in args {
-        arg.bytes().for_each(|b| scan.feed(b));
-        scan.feed(0);
+    let mut block = [0; SCAN_LEN];
+    let mut length = 0;
+    for byte in args.iter().flat_map(|arg| arg.bytes().chain([0])).take(SCAN_LEN) {
+        block[length] = byte;
+        length += 1;
     }
+    let complete = args.iter().map(|arg| arg.len() + 1).sum::<usize>() <= SCAN_LEN;
     let form = if class == 0 {
         Form::Unknown
     } else {
-        scan.finish(true).form
+        Scan::default().read(&block, length as u32, complete, class, 1).form
     };
     let mut task_flags = 0;
     if class & state::CLASS_SHELL != 0 {
