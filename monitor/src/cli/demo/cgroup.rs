@@ -49,7 +49,9 @@ impl Cgroup {
         let mut lines = note.lines();
         let dir = PathBuf::from(lines.next()?);
         let made_parent = lines.next()? == "true";
-        dir.file_name()?.to_str().is_some_and(is_id).then_some(Self { dir, made_parent })
+        let believed = dir.file_name()?.to_str().is_some_and(is_id);
+        // Lazily: dropping one that is not believed would remove what the note names.
+        believed.then(|| Self { dir, made_parent })
     }
 
     /// Moves a process in.
