@@ -21,6 +21,8 @@ use std::path::Path;
 enum Needs {
     /// The eBPF object, which the build embeds if it is there.
     Object,
+    /// The running kernel's type information.
+    KernelTypes,
     /// Root, the daemon with its kernel half, and a few tools.
     Daemon,
 }
@@ -29,7 +31,7 @@ type Body = fn() -> anyhow::Result<()>;
 
 const TESTS: &[(&str, Needs, Body)] = &[
     ("abi_matches_object_btf", Needs::Object, abi::abi_matches_object_btf),
-    ("hook_prototypes_match_kernel", Needs::Object, abi::hook_prototypes_match_kernel),
+    ("hook_prototypes_match_kernel", Needs::KernelTypes, abi::hook_prototypes_match_kernel),
     ("reverse_shell_killed_in_protect", Needs::Daemon, attacks::reverse_shell_killed_in_protect),
     ("reverse_shell_found_in_monitor", Needs::Daemon, attacks::reverse_shell_found_in_monitor),
     ("pipe_to_shell_never_runs", Needs::Daemon, attacks::pipe_to_shell_never_runs),
@@ -79,11 +81,15 @@ fn trial(name: &'static str, needs: Needs, body: Body) -> Trial {
 
 /// Why a test cannot run here.
 fn missing(needs: Needs) -> Option<String> {
+    if needs == Needs::KernelTypes {
+        let there = Path::new(monitor::kernel::btf::VMLINUX).exists();
+        return (!there).then(|| "this kernel has no type information (CONFIG_DEBUG_INFO_BTF)".into());
+    }
     if monitor::kernel::object::BYTES.is_empty() {
         return Some("built without the eBPF object (`cargo xtask build`)".into());
     }
     match needs {
-        Needs::Object => None,
+        Needs::Object | Needs::KernelTypes => None,
         Needs::Daemon if !rustix::process::geteuid().is_root() => Some("needs root".into()),
         Needs::Daemon if daemon::binary().is_none() => {
             Some("no bulkhead program: `cargo xtask build`, or name one in BULKHEAD_BINARY".into())
