@@ -5,6 +5,7 @@
 #![feature(asm_experimental_arch)]
 
 mod kernel;
+mod layout;
 mod maps;
 mod probes;
 mod record;

@@ -76,7 +76,11 @@ pub fn ask(path: &Path, request: Request) -> Result<impl BufRead + use<>, Contro
     };
     let mut line = serde_json::to_string(&request).map_err(|e| io(e.into()))?;
     line.push('\n');
-    stream.write_all(line.as_bytes()).map_err(io)?;
+    match stream.write_all(line.as_bytes()) {
+        // A daemon that turns us away says why and hangs up without waiting for the question.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+        other => other.map_err(io)?,
+    }
     Ok(BufReader::new(stream))
 }
 

@@ -15,6 +15,9 @@ use artefacts::{PRIVILEGED, TestBinary};
 use std::process::{Command, ExitCode};
 use tally::Tally;
 
+/// Tells the privileged tests which daemon to test.
+const DAEMON_VARIABLE: &str = "BULKHEAD_BINARY";
+
 /// What to run.
 #[derive(clap::Args, Debug)]
 pub struct Options {
@@ -57,21 +60,30 @@ pub fn run_tests(options: &Options) -> Result<ExitCode> {
 
 fn run_privileged(binaries: &[TestBinary], options: &Options, results: &mut Results) -> Result<()> {
     let only = options.only.as_deref();
+    // What is tested is what is shipped, and what the scenarios use.
+    let daemon = build::daemon(Profile::Release)?;
     let mut privileged = Tally::default();
     for binary in binaries {
-        privileged.add(run_binary(binary, only)?);
+        privileged.add(run_command(binary_command(binary, only).env(DAEMON_VARIABLE, &daemon))?);
     }
     results.privileged = Some(privileged);
-    build::daemon(Profile::Release)?;
     results.scenarios = Some(scenarios::play(options.quick, only)?);
     Ok(())
 }
 
 fn run_binary(binary: &TestBinary, only: Option<&str>) -> Result<Tally> {
+    run_command(&mut binary_command(binary, only))
+}
+
+fn binary_command(binary: &TestBinary, only: Option<&str>) -> Command {
     let mut command = Command::new(&binary.executable);
     // As `cargo test` starts it: in its package's folder, which tests find their data by.
     command.current_dir(&binary.package_dir).env("CARGO_MANIFEST_DIR", &binary.package_dir).args(only);
-    let (status, output) = tee(&mut command)?;
+    command
+}
+
+fn run_command(command: &mut Command) -> Result<Tally> {
+    let (status, output) = tee(command)?;
     Ok(Tally::of_libtest(&output, status.success()))
 }
 

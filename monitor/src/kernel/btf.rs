@@ -74,8 +74,16 @@ impl Btf {
     /// Reads and indexes a BTF file.
     pub fn read(path: &Path) -> Result<Self, BtfError> {
         let data = std::fs::read(path).map_err(|source| BtfError::Read { path: path.into(), source })?;
-        let mut btf =
-            Self { data, path: path.into(), strings: 0, types: vec![0], by_name: HashMap::new() };
+        Self::parse(data, path)
+    }
+
+    /// Indexes type information that was read already, such as the `.BTF` section of an object;
+    /// `path` only names it in errors.
+    ///
+    /// # Errors
+    /// [`BtfError::Malformed`].
+    pub fn parse(data: Vec<u8>, path: &Path) -> Result<Self, BtfError> {
+        let mut btf = Self { data, path: path.into(), strings: 0, types: vec![0], by_name: HashMap::new() };
         btf.index()?;
         Ok(btf)
     }
@@ -216,6 +224,41 @@ impl Btf {
             })
             .collect();
         Some((size, members))
+    }
+
+    /// Parameter types of the tracepoint `name` as its BTF programs get them, without qualifiers
+    /// (`struct task_struct *`, `pid_t`, `char *`). `None`: this kernel has no such tracepoint.
+    pub fn tracepoint(&self, name: &str) -> Option<Vec<String>> {
+        let wanted = format!("btf_trace_{name}");
+        let typedef = (1..self.types.len() as u32).find(|id| {
+            let at = self.types[*id as usize];
+            matches!(self.describe(*id), Some((KIND_TYPEDEF, ..)))
+                && self.u32(at).is_ok_and(|offset| self.name(offset) == wanted.as_bytes())
+        })?;
+        // typedef → pointer → prototype.
+        let (_, _, pointer, ..) = self.describe(typedef)?;
+        let (_, _, proto, ..) = self.describe(pointer)?;
+        let (kind, count, _, first, _) = self.describe(proto)?;
+        // The first parameter is the tracepoint's own `void *`, which programs do not get.
+        (kind == KIND_FUNC_PROTO)
+            .then(|| (1..count).map(|i| self.u32(first + 8 * i + 4).map(|id| self.spell(id))).collect::<Result<_, _>>().ok())?
+    }
+
+    /// A type in C, without qualifiers.
+    fn spell(&self, id: u32) -> String {
+        let Some((kind, _, next, ..)) = self.describe(id).filter(|_| id != 0) else { return "void".into() };
+        let name = || {
+            let at = self.types[id as usize];
+            String::from_utf8_lossy(self.name(self.u32(at).unwrap_or(0))).into_owned()
+        };
+        match kind {
+            KIND_PTR => format!("{} *", self.spell(next)).replace("* *", "**"),
+            KIND_CONST | KIND_VOLATILE | KIND_RESTRICT | KIND_TYPE_TAG => self.spell(next),
+            KIND_STRUCT => format!("struct {}", name()),
+            KIND_UNION => format!("union {}", name()),
+            KIND_ENUM | KIND_ENUM64 => format!("enum {}", name()),
+            _ => name(),
+        }
     }
 
     /// Resolves all of [`FIELDS`].

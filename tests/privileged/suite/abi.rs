@@ -1,0 +1,127 @@
+//! The two halves agree on every layout, and the kernel with the hooks on every prototype.
+
+use anyhow::{Context, Result, bail, ensure};
+use monitor::kernel::btf::{Btf, VMLINUX};
+use monitor::kernel::object;
+use object_file::Object as _;
+use object_file::ObjectSection as _;
+use std::fs;
+use std::mem::offset_of;
+use std::path::Path;
+
+/// A struct as this half sees it: name, size, members with their offsets.
+struct Layout {
+    name: &'static str,
+    size: usize,
+    members: Vec<(&'static str, usize)>,
+}
+
+macro_rules! layouts {
+    ($($module:ident::$name:ident { $($member:ident),+ $(,)? })+) => {
+        vec![$(Layout {
+            name: stringify!($name),
+            size: size_of::<monitor_common::$module::$name>(),
+            members: vec![$((stringify!($member), offset_of!(monitor_common::$module::$name, $member))),+],
+        }),+]
+    };
+}
+
+fn layouts() -> Vec<Layout> {
+    layouts! {
+        header::Header { abi, kind, len, seq, time_ns, tgid, tid, start_ns, container, cpu, uid, verdict, reason, rung, reserved, peer_tgid }
+        exec::Stdio { kind, dev, ino, peer }
+        exec::Exec {
+            header, parent_tgid, flags, parent_start_ns, task_flags, form, exe, fingerprint, stdio, origin, old_comm, comm,
+            filename, args_total, args_len, args_tail, args_area
+        }
+        exec::Fork { header, parent_tgid, reserved, parent_start_ns, comm }
+        exec::Exit { header, code, reserved }
+        exec::Moved { header, stdio, task_flags, fd }
+        file::FileRef { ino, dev, mode, size, flags, magic, depth, reserved, names }
+        file::Open { header, file, origin, sensitive, task_flags }
+        net::Peer { addr, port, family, protocol, reserved }
+        net::Connect { header, peer, cookie, op, task_flags, sink_tgid, reserved, comm }
+        net::Payload { header, peer, cookie, inbound, index, len, segment, data }
+        net::UnixConnect { header, ino, dev, known, name, reserved }
+        policy::Policy { root, enforce, flags }
+        state::InodeKey { ino, dev, reserved }
+        state::Origin { tgid, hops, start_ns, peer, time_ns }
+        state::Taint { origin, container }
+        state::Task {
+            start_ns, container, flags, parent_tgid, stdin, stdout, fifo_out, writes, write_next, script, origin, last_open
+        }
+        state::Pipe { reader, writer, shell, tainted, barrier, down, origin }
+        state::Socket { tgid, sent, received, start_ns, container, peer, uid, reserved }
+        state::Fingerprint { size, code, data }
+        state::CgroupChange { header, parent, gone, hierarchy, path }
+        state::LossKey { container, kind, reserved }
+        state::Config { default_enforce, watch_host, self_tgid, reserved }
+    }
+}
+
+/// Every struct both halves share lies in the object as it lies in the daemon.
+pub fn abi_matches_object_btf() -> Result<()> {
+    let elf = object_file::File::parse(object::BYTES).context("parse the object")?;
+    let section = elf.section_by_name(".BTF").context("the object has no .BTF section")?;
+    let btf = Btf::parse(section.data().context("read .BTF")?.to_vec(), Path::new("bulkhead.bpf.o"))?;
+    let mut differences = Vec::new();
+    for ours in layouts() {
+        let Some((size, theirs)) = btf.layout(ours.name) else {
+            differences.push(format!("{} is not in the object", ours.name));
+            continue;
+        };
+        if size as usize != ours.size {
+            differences.push(format!("{} has {size} bytes in the object and {} here", ours.name, ours.size));
+        }
+        let mut members: Vec<_> =
+            ours.members.iter().map(|(name, offset)| ((*name).to_owned(), *offset as u32)).collect();
+        let mut theirs = theirs;
+        members.sort();
+        theirs.sort();
+        if members != theirs {
+            differences.push(format!("{}: {theirs:?} in the object, {members:?} here", ours.name));
+        }
+    }
+    ensure!(differences.is_empty(), "{}", differences.join("\n"));
+    Ok(())
+}
+
+/// The `match-proto:` line of every hook says what this kernel hands over.
+pub fn hook_prototypes_match_kernel() -> Result<()> {
+    let kernel = Btf::read(Path::new(VMLINUX))?;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../monitor-ebpf/src/probes");
+    let mut checked = 0;
+    for entry in fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
+        let path = entry?.path();
+        let source = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let mut claim = None;
+        for line in source.lines() {
+            if let Some(text) = line.trim().strip_prefix("/// match-proto: ") {
+                claim = Some(prototype(text)?);
+            } else if let Some(hook) = line.trim().strip_prefix("#[btf_tracepoint(function = \"") {
+                let hook = hook.trim_end_matches("\")]");
+                let (name, claimed) = claim.take().with_context(|| format!("{hook} has no match-proto: line"))?;
+                ensure!(name == hook, "the match-proto: line above {hook} is about {name}");
+                let found = kernel.tracepoint(hook).with_context(|| format!("this kernel has no tracepoint {hook}"))?;
+                // Newer kernels append parameters (6.17 told sched_process_exit of the group); what a program
+                // does not ask for does not matter to it.
+                ensure!(found.starts_with(&claimed), "{hook} gets {found:?} from this kernel, not {claimed:?}");
+                checked += 1;
+            }
+        }
+    }
+    ensure!(checked >= 5, "only {checked} hooks were checked: is the marker still written so?");
+    Ok(())
+}
+
+/// `name(const struct a *b, int c)` as name and types without qualifiers and parameter names.
+fn prototype(text: &str) -> Result<(&str, Vec<String>)> {
+    let Some((name, rest)) = text.trim().split_once('(') else { bail!("not a prototype: {text}") };
+    let parameters = rest.trim_end_matches(')').split(',').map(|parameter| {
+        let words: Vec<&str> = parameter.split_whitespace().filter(|word| *word != "const").collect();
+        let (last, front) = words.split_last().unwrap_or((&"", &[]));
+        let stars = last.chars().filter(|c| *c == '*').collect::<String>();
+        format!("{} {stars}", front.join(" ")).trim().to_owned()
+    });
+    Ok((name, parameters.collect()))
+}

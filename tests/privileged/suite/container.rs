@@ -1,0 +1,314 @@
+//! Containers without an engine: a cgroup as a runtime makes it, namespaces, and an overlay over the
+//! host's root whose upper layer is memory. All mounts live in the container's own mount namespace, so
+//! they go with its last process; the cgroups are removed on drop.
+
+use anyhow::{Context, Result, bail, ensure};
+use monitor::container::hierarchy;
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::os::fd::AsFd as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+/// Folders of ours in a cgroup hierarchy start so; the maker's pid follows.
+const PREFIX: &str = "docker-test-";
+/// How long the daemon is given to answer for a container it has just been told of, before the test
+/// attacks in it. An engine's container takes longer to get to its first attack.
+const SETTLE: Duration = Duration::from_millis(300);
+
+static SERIAL: AtomicU32 = AtomicU32::new(0);
+
+/// A parent cgroup for one test's containers; what the test's daemon has in its scope.
+pub struct Group {
+    name: String,
+    folders: Vec<PathBuf>,
+}
+
+impl Group {
+    /// Makes it in the hierarchy by which containers are told here, and in the unified one.
+    pub fn make() -> Result<Self> {
+        let name = format!("{PREFIX}{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed));
+        let mut group = Self { name, folders: Vec::new() };
+        for mount in mounts()? {
+            let folder = mount.join(&group.name);
+            fs::create_dir(&folder).with_context(|| format!("make {}", folder.display()))?;
+            group.folders.push(folder);
+        }
+        Ok(group)
+    }
+
+    /// Its path in a hierarchy, as the config's scope wants it.
+    pub fn path(&self) -> String {
+        format!("/{}", self.name)
+    }
+
+    /// Only the cgroup of a container, in it.
+    pub fn cgroup(&self) -> Result<Cgroup> {
+        let id = container_id();
+        let mut cgroup = Cgroup { id, folders: Vec::new() };
+        for parent in &self.folders {
+            let folder = parent.join(&cgroup.id);
+            fs::create_dir(&folder).with_context(|| format!("make {}", folder.display()))?;
+            cgroup.folders.push(folder);
+        }
+        Ok(cgroup)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        remove_all(&self.folders);
+    }
+}
+
+/// A container's cgroups.
+pub struct Cgroup {
+    /// 64 hex digits.
+    pub id: String,
+    folders: Vec<PathBuf>,
+}
+
+impl Cgroup {
+    /// Shell redirections that open the membership files as descriptors 8 and, where there are two
+    /// hierarchies, 9; and the commands that join by them.
+    fn redirections(&self) -> (String, &'static str) {
+        let files: Vec<String> = self.folders.iter().map(|f| f.join("cgroup.procs").display().to_string()).collect();
+        match files.as_slice() {
+            [one] => (format!("exec 8>{one}"), "echo 0 >&8; exec 8>&-"),
+            [one, two, ..] => (format!("exec 8>{one} 9>{two}"), "echo 0 >&8; echo 0 >&9; exec 8>&- 9>&-"),
+            [] => (String::new(), ":"),
+        }
+    }
+
+    /// A command whose process joins the cgroup, then executes `argv` in the harness's namespaces.
+    pub fn command(&self, argv: &[&str]) -> Command {
+        let (open, join) = self.redirections();
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{open}; {join}; exec \"$@\""), "sh"]).args(argv);
+        command
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        remove_all(&self.folders);
+    }
+}
+
+/// A running container.
+pub struct Container {
+    cgroup: Cgroup,
+    unshare: Child,
+    init: u32,
+    scratch: tempfile::TempDir,
+}
+
+impl Container {
+    /// Starts one whose first process sleeps, and lets the daemon take note of it.
+    pub fn start(group: &Group) -> Result<Self> {
+        Self::start_with(group, None)
+    }
+
+    /// As [`Self::start`]; a folder of the host is mounted at `/mnt`, as by `docker run -v FOLDER:/mnt`.
+    pub fn start_with(group: &Group, host_folder: Option<&Path>) -> Result<Self> {
+        let cgroup = group.cgroup()?;
+        let scratch = tempfile::tempdir().context("make a scratch folder")?;
+        let (open, join) = cgroup.redirections();
+        let script = SETUP.replace("@OPEN@", &open).replace("@JOIN@", join);
+        let mut unshare = Command::new("unshare");
+        unshare
+            .args(["--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child", "--propagation", "private"])
+            .args(["sh", "-c", &script, "sh"])
+            .arg(scratch.path())
+            .arg(host_folder.unwrap_or(Path::new("")))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::create(scratch.path().join("stderr")).context("create a log")?);
+        let mut unshare = end_with_us(&mut unshare).spawn().context("start unshare")?;
+        let mut line = String::new();
+        if let Some(stdout) = unshare.stdout.take() {
+            BufReader::new(stdout).read_line(&mut line).context("wait for the container")?;
+        }
+        let init = child_of(unshare.id());
+        let container = Self { cgroup, unshare, init: init.unwrap_or(0), scratch };
+        let said = fs::read_to_string(container.scratch.path().join("stderr")).unwrap_or_default();
+        ensure!(line.trim() == "ready" && container.init != 0, "the container did not come up: {said}");
+        std::thread::sleep(SETTLE);
+        Ok(container)
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.cgroup.id
+    }
+
+    /// Starts `sh -c script` inside, as a runtime's exec does.
+    pub fn spawn(&self, script: &str) -> Result<Child> {
+        let (open, join) = self.cgroup.redirections();
+        let inner = format!("{join}; exec \"$@\"");
+        let outer = format!(
+            "{open}; exec nsenter --target {} --mount --net --pid --uts --ipc -- /bin/sh -c '{inner}' sh \"$@\"",
+            self.init
+        );
+        Command::new("sh")
+            .args(["-c", &outer, "sh", "sh", "-c", script])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("start nsenter")
+    }
+
+    /// Runs `sh -c script` inside; the status tells also of a signal.
+    pub fn run(&self, script: &str) -> Result<ExitStatus> {
+        wait(self.spawn(script)?, Duration::from_secs(20)).with_context(|| format!("run in the container: {script}"))
+    }
+
+    /// Where a path of the container is to be found from outside.
+    pub fn path(&self, path: &str) -> PathBuf {
+        Path::new("/proc").join(self.init.to_string()).join("root").join(path.trim_start_matches('/'))
+    }
+
+    /// A listener on the container's own loopback, held by the harness, outside the container.
+    pub fn listen(&self) -> Result<TcpListener> {
+        let namespace = File::open(format!("/proc/{}/ns/net", self.init)).context("open the network namespace")?;
+        // setns(2) moves the calling thread only; the socket stays where it was made.
+        let thread = std::thread::spawn(move || -> Result<TcpListener> {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).context("enter it")?;
+            TcpListener::bind("127.0.0.1:0").context("listen")
+        });
+        thread.join().map_err(|_| anyhow::anyhow!("the listening thread panicked"))?
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        if let Some(pid) = i32::try_from(self.init).ok().and_then(Pid::from_raw) {
+            // The init of a pid namespace takes everything in it along.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        let _ = self.unshare.kill();
+        let _ = self.unshare.wait();
+    }
+}
+
+/// Made outside the cgroup, as by a runtime; only the last exec is the container's own.
+const SETUP: &str = r#"
+set -e
+s=$1
+mount -t tmpfs tmpfs "$s"
+mkdir "$s/upper" "$s/work" "$s/root"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$s/upper,workdir=$s/work" "$s/root"
+cd "$s/root"
+mount -t proc proc proc
+mount -t tmpfs tmpfs dev
+for node in null zero full random urandom tty; do : > dev/$node; mount --bind /dev/$node dev/$node; done
+mkdir dev/pts dev/shm
+mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
+ln -s pts/ptmx dev/ptmx
+ln -s /proc/self/fd dev/fd
+[ -z "$2" ] || mount --bind "$2" mnt
+ip link set lo up
+@OPEN@
+mkdir -p .old
+pivot_root . .old
+cd /
+umount -l /.old
+@JOIN@
+echo ready
+exec sleep infinity
+"#;
+
+/// Lets the kernel kill the process when the thread that starts it ends, so that nothing outlives tests
+/// that were killed. Every test waits in its thread for what it has started.
+pub fn end_with_us(command: &mut Command) -> &mut Command {
+    // SAFETY: between fork and exec only prctl(2) is called, which touches nothing but the new process.
+    unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) }
+}
+
+/// Waits for a process with a limit; it is killed when the time is up.
+pub fn wait(mut child: Child, limit: Duration) -> Result<ExitStatus> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait().context("wait for the process")? {
+            return Ok(status);
+        }
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            let _ = child.wait();
+            bail!("not finished after {limit:?}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Removes what an earlier run of these tests left behind because it was killed.
+pub fn sweep() -> Result<()> {
+    for mount in mounts()? {
+        let entries = fs::read_dir(&mount).with_context(|| format!("list {}", mount.display()))?;
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let maker = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+            if maker.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                let inner = fs::read_dir(entry.path()).into_iter().flatten().flatten();
+                let folders: Vec<PathBuf> = inner.map(|e| e.path()).filter(|p| p.is_dir()).collect();
+                remove_all(&folders);
+                remove_all(&[entry.path()]);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn mounts() -> Result<Vec<PathBuf>> {
+    let watched = hierarchy::detect()?.mount;
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").context("read the mounts")?;
+    let unified = hierarchy::unified(&mountinfo).filter(|mount| *mount != watched);
+    Ok([Some(watched), unified].into_iter().flatten().collect())
+}
+
+fn container_id() -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+    format!("7e57{:08x}{serial:08x}{:044x}", std::process::id(), now.as_nanos())
+}
+
+fn child_of(pid: u32) -> Option<u32> {
+    fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?.split_whitespace().next()?.parse().ok()
+}
+
+/// A process that has just ended may be counted in for a moment; one that hangs on is killed.
+fn remove_all(folders: &[PathBuf]) {
+    for folder in folders {
+        for attempt in 0..200 {
+            match fs::remove_dir(folder) {
+                Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+                    if attempt == 100 {
+                        kill_members(folder);
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    eprintln!("{} is left behind: {error}", folder.display());
+                    break;
+                }
+                _ => break,
+            }
+        }
+    }
+}
+
+/// Only ever a cgroup of ours: nothing else is in it than what these tests started.
+fn kill_members(folder: &Path) {
+    for pid in fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default().lines() {
+        if let Some(pid) = pid.parse().ok().and_then(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}

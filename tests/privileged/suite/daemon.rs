@@ -1,0 +1,271 @@
+//! The daemon under test: a process of its own, with a config made for the test.
+
+use crate::container::{Group, end_with_us, wait};
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::fs::{self, File};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+const READY_WAIT: Duration = Duration::from_secs(30);
+const STOP_WAIT: Duration = Duration::from_secs(10);
+/// Longest wait for an alert on a loaded machine. Latency is measured elsewhere.
+pub const ALERT_WAIT: Duration = Duration::from_secs(8);
+
+/// What differs from test to test.
+pub struct Settings {
+    /// `monitor` or `protect`.
+    pub mode: &'static str,
+    /// Watch the host too.
+    pub host: bool,
+    /// Replaces the `[engine]` table's content.
+    pub engine: String,
+    /// Shell commands run before the daemon, in its own mount namespace.
+    pub prelude: String,
+}
+
+impl Settings {
+    /// The common case.
+    pub fn mode(mode: &'static str) -> Self {
+        Self { mode, host: false, engine: "docker = false".into(), prelude: String::new() }
+    }
+}
+
+/// A running daemon; killed on drop if it was not stopped.
+pub struct Daemon {
+    child: Child,
+    group: String,
+    scratch: tempfile::TempDir,
+}
+
+/// The daemon's program: named by `BULKHEAD_BINARY`, or built beside this test.
+pub fn binary() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("BULKHEAD_BINARY").filter(|path| !path.is_empty()) {
+        return Some(path.into());
+    }
+    let myself = std::env::current_exe().ok()?;
+    let beside = myself.parent()?.parent()?.join("bulkhead");
+    beside.exists().then_some(beside)
+}
+
+/// As [`binary`], for a test that runs: without it tests are skipped.
+pub fn program() -> Result<PathBuf> {
+    binary().context("no bulkhead program")
+}
+
+impl Daemon {
+    /// Starts it on this test's containers and waits until it is ready.
+    pub fn start(group: &Group, settings: &Settings) -> Result<Self> {
+        let scratch = tempfile::tempdir().context("make a scratch folder")?;
+        let notifications =
+            UnixDatagram::bind(scratch.path().join("notify")).context("make the notification socket")?;
+        let log = File::create(scratch.path().join("log")).context("create the log")?;
+        fs::write(scratch.path().join("config.toml"), config(&group.path(), scratch.path(), settings))?;
+        let mut command = match settings.prelude.as_str() {
+            "" => Command::new(program()?),
+            prelude => {
+                let mut command = Command::new("unshare");
+                let script = prelude.replace("@SCRATCH@", &scratch.path().display().to_string());
+                command.args(["--mount", "--propagation", "private", "sh", "-c"]);
+                command.arg(format!("{script}\nexec \"$@\"")).arg("sh").arg(program()?);
+                command
+            }
+        };
+        command
+            .args(["run", "--config"])
+            .arg(scratch.path().join("config.toml"))
+            .env("NOTIFY_SOCKET", scratch.path().join("notify"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        let child = end_with_us(&mut command).spawn().context("start the daemon")?;
+        let mut daemon = Self { child, group: group.path(), scratch };
+        daemon.await_ready(&notifications)?;
+        Ok(daemon)
+    }
+
+    fn await_ready(&mut self, notifications: &UnixDatagram) -> Result<()> {
+        notifications.set_read_timeout(Some(Duration::from_millis(100)))?;
+        let deadline = Instant::now() + READY_WAIT;
+        let mut message = [0; 4096];
+        while Instant::now() < deadline {
+            if let Ok(length) = notifications.recv(&mut message)
+                && String::from_utf8_lossy(&message[..length]).lines().any(|line| line == "READY=1")
+            {
+                return Ok(());
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the daemon ended with {status}:\n{}", self.log());
+            }
+        }
+        bail!("the daemon was not ready within {READY_WAIT:?}:\n{}", self.log())
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has written to standard error.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.scratch.path().join("log")).unwrap_or_default()
+    }
+
+    /// A path in its scratch folder, as the daemon sees it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        let path = self.scratch.path().join(name);
+        Path::new("/proc").join(self.pid().to_string()).join("root").join(path.strip_prefix("/").unwrap_or(&path))
+    }
+
+    /// Its control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.scratch.path().join("control.sock")
+    }
+
+    /// Rows written so far.
+    pub fn rows(&self) -> Vec<Value> {
+        rows_in(&self.file("out/alerts.jsonl"))
+    }
+
+    /// Rows of a daemon that has ended (and had no mount namespace of its own).
+    pub fn rows_after_end(&self) -> Vec<Value> {
+        rows_in(&self.scratch.path().join("out/alerts.jsonl"))
+    }
+
+    /// Waits for a row.
+    pub fn await_row(&self, what: &str, limit: Duration, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let rows = self.rows();
+            if let Some(row) = rows.iter().find(|row| wanted(row)) {
+                return Ok(row.clone());
+            }
+            if Instant::now() > deadline {
+                let seen: Vec<String> = rows.iter().map(brief).collect();
+                bail!("no {what} within {limit:?}; rows: {seen:#?}\nlog:\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits for an alert of a kind in a container.
+    pub fn await_alert(&self, kind: &str, container: &str) -> Result<Value> {
+        self.await_row(&format!("{kind} alert"), ALERT_WAIT, |row| is_alert(row, kind, container))
+    }
+
+    /// Alerts of a kind in a container so far.
+    pub fn alerts(&self, kind: &str, container: &str) -> Vec<Value> {
+        self.rows().into_iter().filter(|row| is_alert(row, kind, container)).collect()
+    }
+
+    /// Waits until there are at least so many.
+    pub fn await_alerts(&self, kind: &str, container: &str, count: usize) -> Result<()> {
+        let deadline = Instant::now() + ALERT_WAIT;
+        while self.alerts(kind, container).len() < count {
+            if Instant::now() > deadline {
+                let seen: Vec<String> = self.rows().iter().map(brief).collect();
+                bail!("fewer than {count} {kind} alerts within {ALERT_WAIT:?}; rows: {seen:#?}\nlog:\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Answer of `bulkhead status --json`.
+    pub fn status(&self) -> Result<Value> {
+        let output = Command::new(program()?).args(["status", "--json", "--socket"]).arg(self.socket()).output()?;
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("status: {}", String::from_utf8_lossy(&output.stderr)))
+    }
+
+    /// Resident memory.
+    pub fn rss_bytes(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse()?;
+        Ok(kib * 1024)
+    }
+
+    /// Replaces the configuration file and sends SIGHUP.
+    pub fn reload(&self, text: &str) -> Result<()> {
+        fs::write(self.scratch.path().join("config.toml"), text)?;
+        self.signal(Signal::HUP)
+    }
+
+    /// The configuration with other settings, as text.
+    pub fn config(&self, settings: &Settings) -> String {
+        config(&self.group, self.scratch.path(), settings)
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).context("no pid")?;
+        kill_process(pid, signal).context("signal the daemon")
+    }
+
+    /// Asks it to end, and tells how it did.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        self.signal(Signal::TERM)?;
+        let deadline = Instant::now() + STOP_WAIT;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        bail!("the daemon did not end within {STOP_WAIT:?} after SIGTERM:\n{}", self.log())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Both fail when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn rows_in(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// Is the row an alert of this kind about this container?
+pub fn is_alert(row: &Value, kind: &str, container: &str) -> bool {
+    row["event"]["kind"] == "alert" && row["event"]["action"] == kind && row["container"]["id"] == container
+}
+
+/// What came of the finding.
+pub fn outcome(row: &Value) -> &str {
+    row["bulkhead"]["outcome"].as_str().unwrap_or_default()
+}
+
+fn brief(row: &Value) -> String {
+    format!("{} {} {}", row["event"]["action"], row["container"]["id"], row["message"])
+}
+
+fn config(group: &str, scratch: &Path, settings: &Settings) -> String {
+    let scratch = scratch.display();
+    format!(
+        "mode = \"{}\"\n[scope]\ncgroups = [\"{group}\"]\n[host]\nwatch = {}\n[engine]\n{}\n[output]\nformat = \"json\"\n\
+         file = \"{scratch}/out/alerts.jsonl\"\n[control]\nsocket = \"{scratch}/control.sock\"\n[log]\nlevel = \"debug\"\n",
+        settings.mode, settings.host, settings.engine
+    )
+}
+
+/// Runs the program with arguments to its end.
+pub fn run_once(command: &mut Command) -> Result<(ExitStatus, String)> {
+    let folder = tempfile::tempdir()?;
+    let log = folder.path().join("stderr");
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(&log)?)
+        .spawn()
+        .context("start the program")?;
+    let status = wait(child, Duration::from_secs(20))?;
+    Ok((status, fs::read_to_string(&log)?))
+}

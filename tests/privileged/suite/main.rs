@@ -1,0 +1,106 @@
+//! Tests against the running kernel, as root: `cargo test -p privileged`, or as a stage of
+//! `cargo xtask test`. Each starts a daemon of its own on containers of its own and removes both.
+//!
+//! What cannot run here is reported as ignored, with the reason; `xtask/must-run.toml` names what must
+//! have run, so that an ignored test is never taken for a pass.
+
+mod abi;
+mod attacks;
+mod container;
+mod daemon;
+mod engine;
+mod faults;
+mod identity;
+mod lab;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use std::path::Path;
+
+/// What a test needs besides this program.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    /// The eBPF object, which the build embeds if it is there.
+    Object,
+    /// The running kernel's type information.
+    KernelTypes,
+    /// Root, the daemon with its kernel half, and a few tools.
+    Daemon,
+}
+
+type Body = fn() -> anyhow::Result<()>;
+
+const TESTS: &[(&str, Needs, Body)] = &[
+    ("abi_matches_object_btf", Needs::Object, abi::abi_matches_object_btf),
+    ("hook_prototypes_match_kernel", Needs::KernelTypes, abi::hook_prototypes_match_kernel),
+    ("reverse_shell_killed_in_protect", Needs::Daemon, attacks::reverse_shell_killed_in_protect),
+    ("reverse_shell_found_in_monitor", Needs::Daemon, attacks::reverse_shell_found_in_monitor),
+    ("pipe_to_shell_never_runs", Needs::Daemon, attacks::pipe_to_shell_never_runs),
+    ("downloaded_script_never_runs", Needs::Daemon, attacks::downloaded_script_never_runs),
+    ("sourced_script_is_found", Needs::Daemon, attacks::sourced_script_is_found),
+    ("cron_and_key_writes", Needs::Daemon, attacks::cron_and_key_writes),
+    ("host_mount_write_is_escape", Needs::Daemon, attacks::host_mount_write_is_escape),
+    ("short_lived_container_is_identified", Needs::Daemon, identity::short_lived_container_is_identified),
+    ("churn_2000_containers_rss_flat", Needs::Daemon, identity::churn_2000_containers_rss_flat),
+    ("running_before_daemon_is_found", Needs::Daemon, identity::running_before_daemon_is_found),
+    ("host_is_alert_only", Needs::Daemon, identity::host_is_alert_only),
+    ("config_errors_exit_64", Needs::Daemon, faults::config_errors_exit_64),
+    ("no_root_exits_77", Needs::Daemon, faults::no_root_exits_77),
+    ("kernel_half_missing", Needs::Daemon, faults::kernel_half_missing),
+    ("sighup_reload_keeps_old_on_error", Needs::Daemon, faults::sighup_reload_keeps_old_on_error),
+    ("sigterm_exits_0_and_detaches", Needs::Daemon, faults::sigterm_exits_0_and_detaches),
+    ("output_full_keeps_detecting", Needs::Daemon, faults::output_full_keeps_detecting),
+    ("control_socket_root_only", Needs::Daemon, faults::control_socket_root_only),
+    ("docker_absent_says_once", Needs::Daemon, faults::docker_absent_says_once),
+    ("policy_off_label", Needs::Daemon, engine::policy_off_label),
+];
+
+/// Programs the stages are made with.
+const TOOLS: &[&str] = &["bash", "curl", "ip", "nsenter", "setpriv", "unshare"];
+
+fn main() -> std::process::ExitCode {
+    let mut arguments = Arguments::from_args();
+    // The kernel, the cgroups and two processors are shared by all.
+    arguments.test_threads.get_or_insert(1);
+    let root = rustix::process::geteuid().is_root();
+    if root
+        && !arguments.list
+        && let Err(error) = container::sweep()
+    {
+        eprintln!("what an earlier run left behind could not be removed: {error:#}");
+    }
+    let trials = TESTS.iter().map(|(name, needs, body)| trial(name, *needs, *body)).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn trial(name: &'static str, needs: Needs, body: Body) -> Trial {
+    Trial::ignorable_test(name, move || match missing(needs) {
+        Some(why) => Ok(Completion::ignored_with(why)),
+        None => body().map(|()| Completion::Completed).map_err(|error| Failed::from(format!("{error:#}"))),
+    })
+}
+
+/// Why a test cannot run here.
+fn missing(needs: Needs) -> Option<String> {
+    if needs == Needs::KernelTypes {
+        let there = Path::new(monitor::kernel::btf::VMLINUX).exists();
+        return (!there).then(|| "this kernel has no type information (CONFIG_DEBUG_INFO_BTF)".into());
+    }
+    if monitor::kernel::object::BYTES.is_empty() {
+        return Some("built without the eBPF object (`cargo xtask build`)".into());
+    }
+    match needs {
+        Needs::Object | Needs::KernelTypes => None,
+        Needs::Daemon if !rustix::process::geteuid().is_root() => Some("needs root".into()),
+        Needs::Daemon if daemon::binary().is_none() => {
+            Some("no bulkhead program: `cargo xtask build`, or name one in BULKHEAD_BINARY".into())
+        }
+        Needs::Daemon => TOOLS.iter().find(|tool| !installed(tool)).map(|tool| format!("{tool} is not installed")),
+    }
+}
+
+fn installed(tool: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|dir| Path::new(&dir).join(tool).exists())
+}
