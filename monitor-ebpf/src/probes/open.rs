@@ -4,22 +4,22 @@
 //!
 //! The file is taken from the descriptor table, not from the system call's path argument.
 
-use crate::kernel::copy_words;
+use crate::kernel::{Object, copy_words};
 use crate::kernel::file::{FMODE_CREATED, FMODE_WRITE, File, Inode, O_TRUNC, Type};
 use crate::kernel::task::Task;
 use crate::maps::INODES;
 use crate::record::{self, Judgement, Subject};
 use crate::reflex::{guard, provenance};
 use aya_ebpf::btf_maps::{HashMap, PerCpuArray};
-use aya_ebpf::macros::{btf_map, tracepoint};
-use aya_ebpf::programs::TracePointContext;
+use aya_ebpf::macros::{btf_map, lsm, tracepoint};
+use aya_ebpf::programs::{LsmContext, TracePointContext};
 use monitor_common::argv::Form;
 use monitor_common::file::{
     COMPONENT_LEN, FILE_CREATED, FILE_FIFO, FILE_SCRIPT, FILE_SENSITIVE, FILE_TAINTED, FILE_TMPFS, FILE_UPPER,
     FILE_WRITE, Open,
 };
 use monitor_common::hash;
-use monitor_common::header::{Kind, Reason};
+use monitor_common::header::{Kind, Reason, Rung};
 use monitor_common::state::{
     self, HOST, InodeKey, Origin, TASK_DRIFT, TASK_INTERPRETER, TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_READS_STDIN, TASK_SHELL,
     TASK_TAINTED, WRITES,
@@ -27,6 +27,8 @@ use monitor_common::state::{
 
 /// As in `descriptor`.
 const RET: usize = 16;
+/// include/uapi/asm-generic/errno-base.h
+const EPERM: i32 = 1;
 
 /// Sensitive files by [`hash::path_key`]; the value is a [`Reason`].
 #[btf_map]
@@ -63,25 +65,75 @@ fn try_opened(ctx: &TracePointContext) -> Option<()> {
     }
     let task = Task::current()?;
     let tgid = task.tgid()?;
-    let entry = provenance::entry(tgid)?;
-    if entry.container == HOST && !provenance::is_source(entry.flags) && entry.script == 0 {
+    let entry = interesting(tgid)?;
+    let file = task.file(fd as u32)?;
+    opened(task, tgid, entry, file, guard::Means::Kill);
+    Some(())
+}
+
+/// Before an open succeeds: the better door, where BPF LSM is active. Denies what the last door can
+/// only follow with a kill.
+///
+/// match-proto: bpf_lsm_file_open(struct file *file)
+#[lsm(hook = "file_open")]
+pub fn lsm_file_open(ctx: LsmContext) -> i32 {
+    match try_open(&ctx) {
+        Some(true) => -EPERM,
+        _ => 0,
+    }
+}
+
+#[inline(always)]
+fn try_open(ctx: &LsmContext) -> Option<bool> {
+    // An earlier module's refusal stands.
+    if ctx.arg::<i32>(1) != 0 {
         return None;
     }
-    let file = task.file(fd as u32)?;
+    let file = File(Object::new(ctx.arg::<*const u8>(0))?);
+    let task = Task::current()?;
+    let tgid = task.tgid()?;
+    let entry = interesting(tgid)?;
+    Some(opened(task, tgid, entry, file, guard::Means::Deny(Rung::Lsm)))
+}
+
+/// The entry of a task whose opens matter.
+#[inline(always)]
+fn interesting<'a>(tgid: u32) -> Option<&'a mut state::Task> {
+    let entry = provenance::entry(tgid)?;
+    let idle_host = entry.container == HOST && !provenance::is_source(entry.flags) && entry.script == 0;
+    if idle_host { None } else { Some(entry) }
+}
+
+/// Handles an open by whichever door; true if it is to be refused.
+#[inline(always)]
+fn opened(task: Task, tgid: u32, entry: &mut state::Task, file: File, means: guard::Means) -> bool {
+    let judgement = look(task, tgid, entry, file, means);
+    judgement.is_some_and(|judgement| judgement.denied())
+}
+
+#[inline(always)]
+fn look(task: Task, tgid: u32, entry: &mut state::Task, file: File, means: guard::Means) -> Option<Judgement> {
     let inode = file.inode()?;
     match inode.kind()? {
-        Type::Regular => regular(task, tgid, entry, file, inode),
-        Type::Pipe => fifo(task, tgid, entry, file, inode),
+        Type::Regular => regular(task, tgid, entry, file, inode, means),
+        Type::Pipe => fifo(task, tgid, entry, file, inode, means),
         _ => None,
     }
 }
 
 #[inline(always)]
-fn regular(task: Task, tgid: u32, entry: &mut state::Task, file: File, inode: Inode) -> Option<()> {
+fn regular(
+    task: Task,
+    tgid: u32,
+    entry: &mut state::Task,
+    file: File,
+    inode: Inode,
+    means: guard::Means,
+) -> Option<Judgement> {
     let mode = file.mode()?;
     let key = inode.key()?;
     if mode & FMODE_WRITE != 0 {
-        return written(task, tgid, entry, file, inode, &key, mode);
+        return written(task, tgid, entry, file, &key, mode, means);
     }
     // SAFETY: this CPU's slot; the program does not nest on a CPU.
     let origin = unsafe { &mut *ORIGIN.get_ptr_mut(0)? };
@@ -114,7 +166,7 @@ fn regular(task: Task, tgid: u32, entry: &mut state::Task, file: File, inode: In
         });
     }
     let (reason, peer, bits) = found?;
-    let judgement = guard::kill(entry.container, tgid, reason, peer);
+    let judgement = guard::act(means, entry.container, tgid, reason, peer);
     tell(task, entry, file, bits, Reason::None, origin, &judgement)
 }
 
@@ -153,11 +205,10 @@ fn written(
     tgid: u32,
     entry: &mut state::Task,
     file: File,
-    inode: Inode,
     key: &InodeKey,
     mode: u32,
-) -> Option<()> {
-    let _ = inode;
+    means: guard::Means,
+) -> Option<Judgement> {
     if provenance::is_source(entry.flags) {
         if entry.origin.hops <= provenance::MAX_HOPS {
             provenance::taint_inode(key, &entry.origin, entry.container);
@@ -188,7 +239,7 @@ fn written(
     } else if maker {
         Judgement::told(reason, 0)
     } else {
-        guard::kill(entry.container, tgid, reason, 0)
+        guard::act(means, entry.container, tgid, reason, 0)
     };
     tell(task, entry, file, bits, reason, &entry.origin, &judgement)
 }
@@ -230,7 +281,14 @@ fn sensitive_entry(file: File) -> Option<u32> {
 
 /// A FIFO, or a pipe through /dev/fd or /proc: both ends are judged like a pipe's.
 #[inline(always)]
-fn fifo(task: Task, tgid: u32, entry: &mut state::Task, file: File, inode: Inode) -> Option<()> {
+fn fifo(
+    task: Task,
+    tgid: u32,
+    entry: &mut state::Task,
+    file: File,
+    inode: Inode,
+    means: guard::Means,
+) -> Option<Judgement> {
     let mode = file.mode()?;
     let key = inode.key()?;
     // SAFETY: this CPU's slot; the program does not nest on a CPU.
@@ -263,7 +321,7 @@ fn fifo(task: Task, tgid: u32, entry: &mut state::Task, file: File, inode: Inode
         let sink = provenance::outputs(entry, origin)?;
         (sink.reason, sink.tgid, 0)
     };
-    let judgement = guard::kill(entry.container, tgid, reason, peer);
+    let judgement = guard::act(means, entry.container, tgid, reason, peer);
     tell(task, entry, file, bits | FILE_TAINTED | FILE_FIFO, Reason::None, origin, &judgement)
 }
 
@@ -310,9 +368,11 @@ fn tell(
     sensitive: Reason,
     origin: &Origin,
     judgement: &Judgement,
-) -> Option<()> {
+) -> Option<Judgement> {
     let subject = Subject::of(task, entry.container);
-    let mut reserved = record::begin::<Open>(Kind::Open, &subject, judgement, record::now())?;
+    let Some(mut reserved) = record::begin::<Open>(Kind::Open, &subject, judgement, record::now()) else {
+        return Some(*judgement);
+    };
     let out = reserved.as_mut_ptr();
     // SAFETY: the reservation is an Open.
     unsafe {
@@ -323,7 +383,7 @@ fn tell(
         (*out).task_flags = entry.flags;
     }
     reserved.submit(0);
-    Some(())
+    Some(*judgement)
 }
 
 const _: () = assert!(Form::Script as u32 == 3);

@@ -22,6 +22,24 @@ pub fn enforced(container: u64, tgid: u32, reason: Reason) -> bool {
     }
 }
 
+/// What a hook can do about an act.
+#[derive(Clone, Copy)]
+pub enum Means {
+    /// Kill the task; the act itself has happened.
+    Kill,
+    /// Refuse the act, on this rung.
+    Deny(Rung),
+}
+
+/// Stops the running task by whatever the hook can do, if the policy says so.
+#[inline(always)]
+pub fn act(means: Means, container: u64, tgid: u32, reason: Reason, peer_tgid: u32) -> Judgement {
+    match means {
+        Means::Kill => kill(container, tgid, reason, peer_tgid),
+        Means::Deny(rung) => deny(container, tgid, reason, peer_tgid, rung),
+    }
+}
+
 /// Kills the running task's process if the policy says so: it does not return to user space.
 #[inline(always)]
 pub fn kill(container: u64, tgid: u32, reason: Reason, peer_tgid: u32) -> Judgement {

@@ -126,6 +126,8 @@ fn finish(
             processes.extend(killed);
             Outcome::Killed { by, processes }
         }
+        // What was refused never happened: that is what is told, also if the culprit then was killed.
+        denied @ Outcome::Denied { .. } => denied,
         other if killed.is_empty() => match (other, why) {
             (Outcome::Observed, Some(error)) => Outcome::Refused {
                 why: error.to_string(),
