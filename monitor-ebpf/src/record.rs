@@ -2,8 +2,8 @@
 
 use crate::kernel::task::Task;
 use crate::maps::{EVENTS, LOSS, SEQUENCE, VERDICTS};
-use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns};
 use aya_ebpf::btf_maps::PerCpuArray;
+use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use monitor_common::ABI_VERSION;
@@ -99,11 +99,8 @@ pub fn begin<T: 'static>(
     time_ns: u64,
 ) -> Option<RingBufEntry<T>> {
     let sequence = next();
-    let entry = if judgement.word & 0xff != 0 {
-        VERDICTS.reserve_untyped::<T>(0)
-    } else {
-        EVENTS.reserve_untyped::<T>(0)
-    };
+    let entry =
+        if judgement.word & 0xff != 0 { VERDICTS.reserve_untyped::<T>(0) } else { EVENTS.reserve_untyped::<T>(0) };
     let Some(mut entry) = entry else {
         lost(subject.container, kind);
         return None;

@@ -66,14 +66,8 @@ pub enum ControlError {
 /// # Errors
 /// Nobody listens, or the request cannot be sent.
 pub fn ask(path: &Path, request: Request) -> Result<impl BufRead + use<>, ControlError> {
-    let mut stream = UnixStream::connect(path).map_err(|source| ControlError::Absent {
-        path: path.into(),
-        source,
-    })?;
-    let io = |source: std::io::Error| ControlError::Io {
-        path: path.into(),
-        source,
-    };
+    let mut stream = UnixStream::connect(path).map_err(|source| ControlError::Absent { path: path.into(), source })?;
+    let io = |source: std::io::Error| ControlError::Io { path: path.into(), source };
     let mut line = serde_json::to_string(&request).map_err(|e| io(e.into()))?;
     line.push('\n');
     match stream.write_all(line.as_bytes()) {

@@ -289,12 +289,7 @@ impl Detection {
     /// Adds a piece of evidence.
     #[must_use]
     pub fn with(mut self, event: u64, what: &str, weight: u32, detail: impl Into<String>) -> Self {
-        self.evidence.push(Evidence {
-            what: what.into(),
-            detail: detail.into(),
-            weight,
-            event,
-        });
+        self.evidence.push(Evidence { what: what.into(), detail: detail.into(), weight, event });
         self
     }
 }

@@ -139,8 +139,7 @@ fn drop_to(keep: &CapsHashSet) -> Result<Dropped, PrivilegeError> {
     if effective.contains(&Capability::CAP_SETPCAP) {
         let bounding = caps::read(None, CapSet::Bounding).map_err(step("read capabilities"))?;
         for capability in bounding.difference(keep) {
-            caps::drop(None, CapSet::Bounding, *capability)
-                .map_err(step("shrink the bounding set"))?;
+            caps::drop(None, CapSet::Bounding, *capability).map_err(step("shrink the bounding set"))?;
         }
     }
     caps::set(None, CapSet::Effective, &stay).map_err(step("shrink the effective set"))?;
@@ -149,10 +148,7 @@ fn drop_to(keep: &CapsHashSet) -> Result<Dropped, PrivilegeError> {
     let mut names: Vec<String> = stay.iter().map(ToString::to_string).collect();
     names.sort_unstable();
     let mask = stay.iter().fold(0, |bits, c| bits | c.bitmask());
-    Ok(Dropped {
-        kept: names,
-        threads_with_more: threads_with_more(mask)?,
-    })
+    Ok(Dropped { kept: names, threads_with_more: threads_with_more(mask)? })
 }
 
 /// Threads of this process whose permitted set has bits outside `mask`.
@@ -207,17 +203,8 @@ fn lookup_without_descriptor() -> Option<i32> {
     let size = size_of_val(&attributes);
     // SAFETY: bpf(2) reads `size` bytes from the pointer, which is what the array holds and which
     // outlives the call; with an invalid descriptor the kernel follows no pointer inside it.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_MAP_LOOKUP_ELEM,
-            attributes.as_ptr(),
-            size,
-        )
-    };
-    (result < 0)
-        .then(|| std::io::Error::last_os_error().raw_os_error())
-        .flatten()
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_ELEM, attributes.as_ptr(), size) };
+    (result < 0).then(|| std::io::Error::last_os_error().raw_os_error()).flatten()
 }
 
 const PAGE: &str = "\
@@ -270,14 +257,8 @@ mod tests {
             names.sort_unstable();
             names.join(" ")
         };
-        assert_eq!(
-            names(kept(false)),
-            "CAP_DAC_READ_SEARCH CAP_KILL CAP_SYS_PTRACE"
-        );
-        assert_eq!(
-            names(kept(true)),
-            "CAP_BPF CAP_DAC_READ_SEARCH CAP_KILL CAP_SYS_PTRACE"
-        );
+        assert_eq!(names(kept(false)), "CAP_DAC_READ_SEARCH CAP_KILL CAP_SYS_PTRACE");
+        assert_eq!(names(kept(true)), "CAP_BPF CAP_DAC_READ_SEARCH CAP_KILL CAP_SYS_PTRACE");
     }
 
     #[test]
@@ -310,10 +291,7 @@ mod tests {
         assert!(!raised && no_new_privs);
         // The test's own threads did not drop: with privileges they are told.
         let had = caps::read(None, CapSet::Permitted).unwrap();
-        assert_eq!(
-            root && !had.is_subset(&kept(true)),
-            !dropped.threads_with_more.is_empty()
-        );
+        assert_eq!(root && !had.is_subset(&kept(true)), !dropped.threads_with_more.is_empty());
     }
 
     #[test]
@@ -325,10 +303,7 @@ mod tests {
 
     #[test]
     fn permitted_is_read_from_status() {
-        assert_eq!(
-            permitted_of("Name:\tx\nCapPrm:\t00000000000000a1\n"),
-            Some(0xa1)
-        );
+        assert_eq!(permitted_of("Name:\tx\nCapPrm:\t00000000000000a1\n"), Some(0xa1));
         assert_eq!(permitted_of("Name:\tx\n"), None);
     }
 }

@@ -78,11 +78,7 @@ fn dispatch(task: Task) -> Result<ExitCode> {
         Task::Bench(options) => bench::run(&options)?,
         Task::BenchWorker(options) => bench::worker::work(&options)?,
         Task::Scenarios(arguments) => {
-            return Ok(if scenarios::run(&arguments)?.is_green() {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            });
+            return Ok(if scenarios::run(&arguments)?.is_green() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
     }
     Ok(ExitCode::SUCCESS)

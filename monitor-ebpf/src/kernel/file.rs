@@ -7,8 +7,8 @@ use aya_ebpf::helpers::bpf_probe_read_kernel_buf;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
 use monitor_common::field::Field;
 use monitor_common::file::{
-    COMPONENT_LEN, COMPONENTS, FILE_FOREIGN_SB, FILE_MEMFD, FILE_OVERLAY, FILE_PATH_CUT, FILE_TMPFS,
-    FILE_UNLINKED, FILE_UPPER, FileRef,
+    COMPONENT_LEN, COMPONENTS, FILE_FOREIGN_SB, FILE_MEMFD, FILE_OVERLAY, FILE_PATH_CUT, FILE_TMPFS, FILE_UNLINKED,
+    FILE_UPPER, FileRef,
 };
 use monitor_common::state::InodeKey;
 
@@ -74,10 +74,7 @@ impl File {
         inode.describe(out, root_sb);
         let dentry = self.dentry()?;
         dentry.components(out);
-        if out.flags & FILE_TMPFS != 0
-            && out.flags & FILE_UNLINKED != 0
-            && is_memfd(&out.names[0])
-        {
+        if out.flags & FILE_TMPFS != 0 && out.flags & FILE_UNLINKED != 0 && is_memfd(&out.names[0]) {
             out.flags |= FILE_MEMFD;
         }
         Some(())
@@ -178,8 +175,7 @@ impl Inode {
         // struct ovl_inode: `struct inode vfs_inode; struct dentry *__upperdentry;` stand in this
         // order since 4.13 (fs/overlayfs/ovl_entry.h); overlayfs is often a module without BTF
         // here, so the place is taken from the size of struct inode.
-        let upper = offset(Field::InodeSizeOf)
-            .and_then(|size| read::<u64>(self.0.raw().wrapping_add(size).cast()));
+        let upper = offset(Field::InodeSizeOf).and_then(|size| read::<u64>(self.0.raw().wrapping_add(size).cast()));
         match upper {
             Some(0) | None => FILE_OVERLAY,
             Some(_) => FILE_OVERLAY | FILE_UPPER,
@@ -189,10 +185,7 @@ impl Inode {
     /// Drift: not from the image. `(flags as in FileRef)`.
     #[inline(always)]
     pub fn layer_flags(self) -> u32 {
-        self.0
-            .follow(Field::InodeSb)
-            .and_then(|sb| sb.get::<u64>(Field::SbMagic))
-            .map_or(0, |magic| self.layer(magic))
+        self.0.follow(Field::InodeSb).and_then(|sb| sb.get::<u64>(Field::SbMagic)).map_or(0, |magic| self.layer(magic))
     }
 }
 
@@ -219,9 +212,7 @@ impl Dentry {
     pub fn name(self, out: &mut [u8; COMPONENT_LEN]) -> Option<usize> {
         let name = self.0.follow(Field::DentryName)?;
         // SAFETY: `out` is writable for its length; the helper bounds the copy and ends it with NUL.
-        let n = unsafe {
-            bpf_probe_read_kernel_str(out.as_mut_ptr().cast(), COMPONENT_LEN as u32, name.raw().cast())
-        };
+        let n = unsafe { bpf_probe_read_kernel_str(out.as_mut_ptr().cast(), COMPONENT_LEN as u32, name.raw().cast()) };
         if n <= 0 { None } else { Some((n - 1) as usize) }
     }
 

@@ -82,11 +82,7 @@ impl Task {
     /// Superblock of its root directory.
     #[inline(always)]
     pub fn root_sb(self) -> Option<Object> {
-        self.0
-            .follow(Field::TaskFs)?
-            .embedded(Field::FsRoot)?
-            .follow(Field::PathMnt)?
-            .follow(Field::VfsmountSb)
+        self.0.follow(Field::TaskFs)?.embedded(Field::FsRoot)?.follow(Field::PathMnt)?.follow(Field::VfsmountSb)
     }
 
     /// An open file.

@@ -1,10 +1,10 @@
 //! Cgroup life: a container is known from the moment its cgroup is made, before any engine's API
 //! tells of it, and a task belongs to it from the moment it is moved there.
 
+use crate::kernel::Object;
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::file::string;
 use crate::kernel::task::Task;
-use crate::kernel::Object;
 use crate::maps::{CONTAINERS, config};
 use crate::record::{self, Judgement, Subject};
 use crate::reflex::provenance;

@@ -2,9 +2,9 @@
 //! Open), and datagrams with an address. The cgroup programs see the kernel's own copy of the
 //! address and can refuse. Listening sockets come from a BTF tracepoint.
 
-use crate::kernel::{Object, copy_words};
 use crate::kernel::sock::{AF_INET, AF_INET6, Sock, TCP_LISTEN, mapped};
 use crate::kernel::task::Task;
+use crate::kernel::{Object, copy_words};
 use crate::maps::SOCKETS;
 use crate::record::{self, Judgement, Subject};
 use crate::reflex::{guard, provenance};

@@ -10,9 +10,7 @@ use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 use monitor_common::exec::Moved;
 use monitor_common::header::{Kind, Reason};
-use monitor_common::state::{
-    TASK_INTERPRETER, TASK_NET_OUT, TASK_SHELL, TASK_STDIN_INET, TASK_STDOUT_INET,
-};
+use monitor_common::state::{TASK_INTERPRETER, TASK_NET_OUT, TASK_SHELL, TASK_STDIN_INET, TASK_STDOUT_INET};
 
 /// Offset of `ret` in every `syscalls:sys_exit_*` record: 8 bytes of common fields, 8 of the
 /// system call's number (`/sys/kernel/tracing/events/syscalls/sys_exit_dup2/format`).

@@ -15,17 +15,17 @@ use aya_ebpf::programs::BtfTracePointContext;
 use core::hint::black_box;
 use monitor_common::argv::{Form, Text};
 use monitor_common::exec::{
-    ARGS_CLASSES, ARGS_HEAD, ARGS_TAIL, EXEC_ARGS_CUT, EXEC_BY_FINGERPRINT, EXEC_RELAY,
-    EXEC_STDIN_TAINTED, Exec, STDIO_FILE, STDIO_INET_OUT, STDIO_PIPE, STDIO_TTY, STDIO_UNIX, Stdio,
+    ARGS_CLASSES, ARGS_HEAD, ARGS_TAIL, EXEC_ARGS_CUT, EXEC_BY_FINGERPRINT, EXEC_RELAY, EXEC_STDIN_TAINTED, Exec,
+    STDIO_FILE, STDIO_INET_OUT, STDIO_PIPE, STDIO_TTY, STDIO_UNIX, Stdio,
 };
 use monitor_common::field::Field;
 use monitor_common::file::{FILE_MEMFD, FILE_OVERLAY, FILE_TMPFS, FILE_UNLINKED, FILE_UPPER, FileRef};
 use monitor_common::header::{Kind, Reason};
 use monitor_common::state::{
-    self, CLASS_INTERPRETER, CLASS_PACKAGE_MANAGER, CLASS_SESSION_SERVER, CLASS_SHELL, Fingerprint,
-    HOST, InodeKey, Origin, TASK_DRIFT, TASK_ENTERED, TASK_ENTERING, TASK_EXE_TAINTED, TASK_FEEDS_SHELL,
-    TASK_INTERPRETER, TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_READS_STDIN, TASK_SESSION_SERVER,
-    TASK_SHELL, TASK_STDIN_INET, TASK_STDOUT_INET, TASK_TAINTED,
+    self, CLASS_INTERPRETER, CLASS_PACKAGE_MANAGER, CLASS_SESSION_SERVER, CLASS_SHELL, Fingerprint, HOST, InodeKey,
+    Origin, TASK_DRIFT, TASK_ENTERED, TASK_ENTERING, TASK_EXE_TAINTED, TASK_FEEDS_SHELL, TASK_INTERPRETER,
+    TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_READS_STDIN, TASK_SESSION_SERVER, TASK_SHELL, TASK_STDIN_INET,
+    TASK_STDOUT_INET, TASK_TAINTED,
 };
 
 /// Descriptors above the standard ones that are looked at to see whether a connection survived the
@@ -223,8 +223,8 @@ fn judge(entry: &mut state::Task, tgid: u32, scratch: &mut Scratch, class: &Clas
     }
     if found.is_none() && entry.flags & TASK_TAINTED != 0 {
         // A stage between the network and somebody else: follow what it writes.
-        found = provenance::outputs(entry, &scratch.origin)
-            .map(|sink| Found { reason: sink.reason, peer_tgid: sink.tgid });
+        found =
+            provenance::outputs(entry, &scratch.origin).map(|sink| Found { reason: sink.reason, peer_tgid: sink.tgid });
     }
     if found.is_none() {
         found = judge_file(entry, scratch);

@@ -4,9 +4,9 @@
 //!
 //! The file is taken from the descriptor table, not from the system call's path argument.
 
-use crate::kernel::{Object, copy_words};
 use crate::kernel::file::{FMODE_CREATED, FMODE_WRITE, File, Inode, O_TRUNC, Type};
 use crate::kernel::task::Task;
+use crate::kernel::{Object, copy_words};
 use crate::maps::INODES;
 use crate::record::{self, Judgement, Subject};
 use crate::reflex::{guard, provenance};
@@ -21,8 +21,8 @@ use monitor_common::file::{
 use monitor_common::hash;
 use monitor_common::header::{Kind, Reason, Rung};
 use monitor_common::state::{
-    self, HOST, InodeKey, Origin, TASK_DRIFT, TASK_INTERPRETER, TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_READS_STDIN, TASK_SHELL,
-    TASK_TAINTED, WRITES,
+    self, HOST, InodeKey, Origin, TASK_DRIFT, TASK_INTERPRETER, TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_READS_STDIN,
+    TASK_SHELL, TASK_TAINTED, WRITES,
 };
 
 /// As in `descriptor`.

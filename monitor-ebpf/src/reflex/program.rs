@@ -95,7 +95,11 @@ fn read_arguments(arguments: *mut Arguments, mm: Mm) -> Option<(u32, bool)> {
     let length = if total > SCAN_LEN as u64 { SCAN_LEN as u32 } else { total as u32 };
     // SAFETY: `bytes` has SCAN_LEN bytes and `length` is at most that.
     let status = unsafe {
-        bpf_probe_read_user((&raw mut (*arguments).bytes).cast(), black_box(length).min(SCAN_LEN as u32), start as *const _)
+        bpf_probe_read_user(
+            (&raw mut (*arguments).bytes).cast(),
+            black_box(length).min(SCAN_LEN as u32),
+            start as *const _,
+        )
     };
     if status != 0 { None } else { Some((length, total <= SCAN_LEN as u64)) }
 }

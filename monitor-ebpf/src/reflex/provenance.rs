@@ -9,8 +9,8 @@ use monitor_common::header::Reason;
 use monitor_common::net::Peer;
 use monitor_common::policy::POLICY_OFF;
 use monitor_common::state::{
-    self, HOST, InodeKey, Origin, Pipe, TASK_EXE_TAINTED, TASK_NET_OUT, TASK_PACKAGE_MANAGER,
-    TASK_READS_STDIN, TASK_TAINTED, Taint, WRITES,
+    self, HOST, InodeKey, Origin, Pipe, TASK_EXE_TAINTED, TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_READS_STDIN,
+    TASK_TAINTED, Taint, WRITES,
 };
 
 /// Stages a taint is followed through at once (`a | b | c | …`).

@@ -5,8 +5,8 @@ use crate::kernel::file::{File, Type, is_terminal};
 use crate::kernel::sock::{AF_INET, AF_INET6, AF_UNIX};
 use crate::maps::SOCKETS;
 use monitor_common::exec::{
-    STDIO_DEVICE, STDIO_FILE, STDIO_INET_OTHER, STDIO_INET_OUT, STDIO_NONE, STDIO_OTHER, STDIO_PIPE,
-    STDIO_TTY, STDIO_UNIX, Stdio,
+    STDIO_DEVICE, STDIO_FILE, STDIO_INET_OTHER, STDIO_INET_OUT, STDIO_NONE, STDIO_OTHER, STDIO_PIPE, STDIO_TTY,
+    STDIO_UNIX, Stdio,
 };
 use monitor_common::field::Field;
 
@@ -28,7 +28,11 @@ pub fn look(file: Option<File>, out: &mut Stdio) {
         Type::Regular => STDIO_FILE,
         Type::Pipe => STDIO_PIPE,
         Type::Device => {
-            if is_terminal(inode.rdev().unwrap_or(0)) { STDIO_TTY } else { STDIO_DEVICE }
+            if is_terminal(inode.rdev().unwrap_or(0)) {
+                STDIO_TTY
+            } else {
+                STDIO_DEVICE
+            }
         }
         Type::Socket => socket(file, out),
         Type::Other => STDIO_OTHER,

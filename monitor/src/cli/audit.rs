@@ -127,11 +127,7 @@ pub fn run(audit: &mut Audit<'_>, out: &mut dyn Write) -> Result<u8, AuditError>
         table(&report, out)?;
     }
     out.flush()?;
-    Ok(if report.findings.is_empty() {
-        EXIT_CLEAN
-    } else {
-        EXIT_FOUND
-    })
+    Ok(if report.findings.is_empty() { EXIT_CLEAN } else { EXIT_FOUND })
 }
 
 /// Asks engine and /proc.
@@ -141,39 +137,17 @@ fn collect(audit: &mut Audit<'_>, registry: &Registry) -> Result<Report, AuditEr
     let live = registry.live();
     let mut findings = Vec::new();
     for container in &live {
-        findings.extend(denied_image(
-            audit.denylist,
-            &container.metadata,
-            registry.view(container.key),
-            true,
-        ));
+        findings.extend(denied_image(audit.denylist, &container.metadata, registry.view(container.key), true));
     }
     for listed in &stopped {
         let view = stopped_view(&listed.id, &listed.metadata);
-        findings.extend(denied_image(
-            audit.denylist,
-            &listed.metadata,
-            view,
-            listed.running,
-        ));
+        findings.extend(denied_image(audit.denylist, &listed.metadata, view, listed.running));
     }
     let events = startup::scan(registry, audit.classify, audit.host).map_err(AuditError::Proc)?;
     findings.extend(judged(audit, registry, &events));
-    findings.sort_by(|a, b| {
-        b.severity
-            .cmp(&a.severity)
-            .then_with(|| a.container.id.cmp(&b.container.id))
-    });
-    let processes = events
-        .iter()
-        .filter(|e| matches!(e.body, Body::Exec(_)))
-        .count();
-    Ok(Report {
-        containers: live.len() + stopped.len(),
-        processes,
-        engine_error,
-        findings,
-    })
+    findings.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.container.id.cmp(&b.container.id)));
+    let processes = events.iter().filter(|e| matches!(e.body, Body::Exec(_))).count();
+    Ok(Report { containers: live.len() + stopped.len(), processes, engine_error, findings })
 }
 
 /// Completes the registry; returns the containers without a cgroup, and why there was no answer.
@@ -195,12 +169,7 @@ fn ask_engine(engine: Option<&Settings>, registry: &Registry) -> (Vec<Listed>, O
     }
 }
 
-fn denied_image(
-    list: &Denylist,
-    metadata: &Metadata,
-    container: ContainerView,
-    running: bool,
-) -> Option<Row> {
+fn denied_image(list: &Denylist, metadata: &Metadata, container: ContainerView, running: bool) -> Option<Row> {
     let found = list.check_container(metadata)?;
     let detection = denylist::detection(metadata, &found);
     Some(Row {
@@ -238,9 +207,7 @@ fn judged(audit: &mut Audit<'_>, registry: &Registry, events: &[Event]) -> Vec<R
     for event in events {
         for detection in (audit.judge)(event, registry) {
             let pid = detection.culprit.tgid;
-            let seen = |r: &Row| {
-                r.kind == detection.kind && r.process.as_ref().is_some_and(|p| p.pid == pid)
-            };
+            let seen = |r: &Row| r.kind == detection.kind && r.process.as_ref().is_some_and(|p| p.pid == pid);
             // An exec and a connection of one process may tell the same.
             if rows.iter().any(seen) {
                 continue;
@@ -266,17 +233,10 @@ fn judged(audit: &mut Audit<'_>, registry: &Registry, events: &[Event]) -> Vec<R
 
 fn table(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
     if let Some(error) = &report.engine_error {
-        writeln!(
-            out,
-            "engine not asked ({error}): names and images are missing"
-        )?;
+        writeln!(out, "engine not asked ({error}): names and images are missing")?;
     }
     if !report.findings.is_empty() {
-        writeln!(
-            out,
-            "{:<12}  {:<20}  {:<28}  {:<8}  {:<18}  WHAT",
-            "CONTAINER", "NAME", "IMAGE", "SEVERITY", "KIND"
-        )?;
+        writeln!(out, "{:<12}  {:<20}  {:<28}  {:<8}  {:<18}  WHAT", "CONTAINER", "NAME", "IMAGE", "SEVERITY", "KIND")?;
     }
     for row in &report.findings {
         let c = &row.container;
@@ -305,17 +265,12 @@ fn table(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
         }
     }
     let (n, p, f) = (report.containers, report.processes, report.findings.len());
-    writeln!(
-        out,
-        "{n} containers and {p} processes looked at, {f} findings"
-    )
+    writeln!(out, "{n} containers and {p} processes looked at, {f} findings")
 }
 
 /// Names and arguments are an attacker's to choose: no control character reaches the terminal.
 fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -328,26 +283,11 @@ mod tests {
     const ID: &str = "3fa1c6d2b7e84f0a9c5d1e2f3a4b5c6d7e8f90123456789abcdef0123456789a";
 
     fn registry(image: &str) -> Registry {
-        let r = Registry::new(Hierarchy {
-            id: 0,
-            controller: String::new(),
-            mount: "/nonexistent".into(),
-        });
+        let r = Registry::new(Hierarchy { id: 0, controller: String::new(), mount: "/nonexistent".into() });
         let path = format!("/docker/{ID}");
-        r.on_cgroup(&Cgroup {
-            id: 9,
-            parent: 1,
-            gone: false,
-            hierarchy: 0,
-            path,
-        })
-        .unwrap();
-        let metadata = Metadata {
-            name: "db\u{1b}[2J".into(),
-            image: image.into(),
-            complete: true,
-            ..Metadata::default()
-        };
+        r.on_cgroup(&Cgroup { id: 9, parent: 1, gone: false, hierarchy: 0, path }).unwrap();
+        let metadata =
+            Metadata { name: "db\u{1b}[2J".into(), image: image.into(), complete: true, ..Metadata::default() };
         r.complete(ID, metadata);
         r
     }
@@ -357,21 +297,12 @@ mod tests {
         let own = std::process::id();
         let mut judge = |event: &Event, _: &Registry| match &event.body {
             Body::Exec(_) if attack && event.process.tgid == own => {
-                vec![
-                    Detection::new(FindingKind::ReverseShell, event.process, "a shell")
-                        .with(event.id, "w", 0, "d"),
-                ]
+                vec![Detection::new(FindingKind::ReverseShell, event.process, "a shell").with(event.id, "w", 0, "d")]
             }
             _ => Vec::new(),
         };
-        let mut audit = Audit {
-            engine: None,
-            denylist: &list,
-            classify: &|_, _| 0,
-            judge: &mut judge,
-            host: true,
-            json: false,
-        };
+        let mut audit =
+            Audit { engine: None, denylist: &list, classify: &|_, _| 0, judge: &mut judge, host: true, json: false };
         collect(&mut audit, &registry(image)).unwrap()
     }
 
@@ -389,31 +320,14 @@ mod tests {
     fn a_bad_image_and_a_running_attack() {
         let r = report("mirror.local/docker123321/mysql", true);
         let kinds: Vec<_> = r.findings.iter().map(|f| f.kind).collect();
-        assert!(
-            kinds.contains(&FindingKind::ImageDenylist)
-                && kinds.contains(&FindingKind::ReverseShell)
-        );
+        assert!(kinds.contains(&FindingKind::ImageDenylist) && kinds.contains(&FindingKind::ReverseShell));
         let mut out = Vec::new();
         table(&r, &mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
-        assert!(
-            text.contains("matches `docker123321/*`") && text.contains("2 findings"),
-            "{text}"
-        );
-        assert!(
-            !text.contains('\u{1b}'),
-            "no escape sequence from a container's name"
-        );
+        assert!(text.contains("matches `docker123321/*`") && text.contains("2 findings"), "{text}");
+        assert!(!text.contains('\u{1b}'), "no escape sequence from a container's name");
         let json = serde_json::to_value(&r).unwrap();
-        let image = json["findings"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .find(|f| f["kind"] == "image_denylist")
-            .unwrap();
-        assert_eq!(
-            (&image["container"]["id"], &image["severity"]),
-            (&ID.into(), &"critical".into())
-        );
+        let image = json["findings"].as_array().unwrap().iter().find(|f| f["kind"] == "image_denylist").unwrap();
+        assert_eq!((&image["container"]["id"], &image["severity"]), (&ID.into(), &"critical".into()));
     }
 }

@@ -38,7 +38,8 @@ pub fn main(args: &CheckArgs) -> CliResult {
 
 /// What can be said without root.
 fn unprivileged() -> String {
-    let type_information = if Path::new(btf::VMLINUX).exists() { "present" } else { "missing (CONFIG_DEBUG_INFO_BTF=y is needed)" };
+    let type_information =
+        if Path::new(btf::VMLINUX).exists() { "present" } else { "missing (CONFIG_DEBUG_INFO_BTF=y is needed)" };
     format!(
         "check loads eBPF programs to hear the kernel's answer, which needs root: run it with sudo \
          (kernel {}, type information {type_information})",
@@ -64,7 +65,8 @@ fn table(ladder: &Ladder, watched: &hierarchy::Hierarchy) -> String {
         if watched.controller.is_empty() { "unified" } else { &watched.controller },
         watched.mount.display()
     );
-    let _ = writeln!(text, "{:<13} {:<20} {:<10} {:<8} {:<10} attached to", "fact", "program", "state", "can", "verified");
+    let _ =
+        writeln!(text, "{:<13} {:<20} {:<10} {:<8} {:<10} attached to", "fact", "program", "state", "can", "verified");
     for step in &ladder.steps {
         let state = match step.state {
             State::Active => "active",
@@ -77,7 +79,11 @@ fn table(ladder: &Ladder, watched: &hierarchy::Hierarchy) -> String {
             Power::Observe => "observe",
         };
         let fact = serde_json::to_value(step.fact).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
-        let _ = writeln!(text, "{fact:<13} {:<20} {state:<10} {power:<8} {:<10} {}", step.program, step.verified, step.target);
+        let _ = writeln!(
+            text,
+            "{fact:<13} {:<20} {state:<10} {power:<8} {:<10} {}",
+            step.program, step.verified, step.target
+        );
         if step.state == State::Refused {
             let _ = writeln!(text, "{:<13} refused: {}", "", step.why);
             let _ = writeln!(text, "{:<13} without it: {}", "", step.without);

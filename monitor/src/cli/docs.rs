@@ -20,11 +20,7 @@ pub(super) fn main(args: &DocsArgs) -> CliResult {
     if stale.is_empty() {
         return Ok(Exit::Ok);
     }
-    Err(CliError::failure(format!(
-        "stale: {}; run `bulkhead docs --write {}`",
-        stale.join(", "),
-        folder.display()
-    )))
+    Err(CliError::failure(format!("stale: {}; run `bulkhead docs --write {}`", stale.join(", "), folder.display())))
 }
 
 /// Every generated file: path in the repository, contents.
@@ -41,11 +37,7 @@ pub(super) fn files() -> Result<Vec<(&'static str, String)>, CliError> {
 
 pub(super) fn stale<'a>(folder: &Path, files: &[(&'a str, String)]) -> Vec<&'a str> {
     let fresh = |name: &str, text: &str| super::read(&folder.join(name)).is_ok_and(|t| t == text);
-    files
-        .iter()
-        .filter(|(name, text)| !fresh(name, text))
-        .map(|(name, _)| *name)
-        .collect()
+    files.iter().filter(|(name, text)| !fresh(name, text)).map(|(name, _)| *name).collect()
 }
 
 fn write(path: &Path, text: &str) -> Result<(), CliError> {
@@ -94,17 +86,12 @@ fn findings() -> String {
             actions.of(*kind),
         );
     }
-    out = out
-        .replace(" Alert |\n", " alert |\n")
-        .replace(" Kill |\n", " kill |\n");
+    out = out.replace(" Alert |\n", " alert |\n").replace(" Kill |\n", " kill |\n");
     out = out.replace(" Deny |\n", " deny |\n");
     out.push_str(SEVERITIES);
     use Severity as S;
     for severity in [S::Info, S::Low, S::Medium, S::High, S::Critical] {
-        let (word, number) = (
-            category::severity_name(severity),
-            category::severity(severity),
-        );
+        let (word, number) = (category::severity_name(severity), category::severity(severity));
         let _ = writeln!(out, "| {word} | {number} |");
     }
     out

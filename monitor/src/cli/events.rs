@@ -8,13 +8,7 @@ use std::io::BufRead as _;
 
 pub(super) fn main(args: &EventsArgs) -> CliResult {
     let socket = args.socket.path()?;
-    let request = if args.follow {
-        Request::Events {
-            backlog: args.last.unwrap_or(0),
-        }
-    } else {
-        Request::Findings
-    };
+    let request = if args.follow { Request::Events { backlog: args.last.unwrap_or(0) } } else { Request::Findings };
     let human = (!args.json).then(Human::for_stdout);
     let mut lines = Vec::new();
     for line in ask(&socket, request)?.lines() {

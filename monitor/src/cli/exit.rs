@@ -39,10 +39,7 @@ pub type CliResult = Result<Exit, CliError>;
 impl CliError {
     /// With a status and a sentence.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self {
-            exit,
-            message: message.into(),
-        }
+        Self { exit, message: message.into() }
     }
 
     /// A failure while running.
@@ -76,10 +73,7 @@ impl From<ControlError> for CliError {
         match &error {
             ControlError::Absent { path, source } if source.kind() == denied => {
                 let path = path.display();
-                Self::new(
-                    Exit::Privilege,
-                    format!("{path} is for root only: run it with sudo"),
-                )
+                Self::new(Exit::Privilege, format!("{path} is for root only: run it with sudo"))
             }
             _ => Self::failure(error.to_string()),
         }

@@ -170,9 +170,7 @@ impl ConfigArg {
     /// # Errors
     /// It is not accepted: exit status 64.
     pub fn load(&self) -> Result<Loaded, CliError> {
-        let loaded = self
-            .path()
-            .map_or_else(Loaded::builtin, |path| Loaded::load(&path));
+        let loaded = self.path().map_or_else(Loaded::builtin, |path| Loaded::load(&path));
         Ok(loaded?)
     }
 }
@@ -204,11 +202,7 @@ pub fn main() -> std::process::ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // `--help` and `--version` come this way too.
-            let code = if error.use_stderr() {
-                Exit::Usage
-            } else {
-                Exit::Ok
-            };
+            let code = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
             let _ = error.print();
             return code.into();
         }
@@ -302,10 +296,7 @@ pub fn require_root(what: &str) -> Result<(), CliError> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    Err(CliError::new(
-        Exit::Privilege,
-        format!("{what} needs root: run it with sudo"),
-    ))
+    Err(CliError::new(Exit::Privilege, format!("{what} needs root: run it with sudo")))
 }
 
 /// Reads `path`, naming it in the error.

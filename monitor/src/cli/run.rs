@@ -60,7 +60,8 @@ struct Prepared {
 }
 
 fn prepare(compiled: &Compiled) -> Result<Prepared, CliError> {
-    mounts::tracefs().unwrap_or_else(|error| tracing::warn!(%error, "no tracefs: system call tracepoints are out of reach"));
+    mounts::tracefs()
+        .unwrap_or_else(|error| tracing::warn!(%error, "no tracefs: system call tracepoints are out of reach"));
     let watched = hierarchy::detect().map_err(|error| CliError::new(Exit::Kernel, error.to_string()))?;
     let (root, private) = hierarchy::unified_or_private(Path::new(PRIVATE_CGROUP2))
         .map_err(|error| CliError::new(Exit::Kernel, error.to_string()))?;
@@ -112,7 +113,8 @@ fn start(
     let (sender, inputs) = sync_channel(QUEUE);
     let (programs, ladder, mut maps) = prepared.kernel.split();
     fill_maps(&mut maps, &compiled);
-    let drain = Drain::start(prepared.rings, sender.clone()).map_err(|error| CliError::failure(format!("start the drain: {error}")))?;
+    let drain = Drain::start(prepared.rings, sender.clone())
+        .map_err(|error| CliError::failure(format!("start the drain: {error}")))?;
     let hub = Hub::new();
     let output = Output::open(&loaded.config.output, Some(Box::new(hub.clone())))
         .map_err(|error| CliError::failure(error.to_string()))?;
@@ -185,7 +187,11 @@ fn control(
     Ok(Some(Server::start(path, hub, Arc::new(status))?))
 }
 
-fn engine(loaded: &Loaded, registry: &Registry, sender: &SyncSender<Input>) -> Result<Option<docker::Engine>, CliError> {
+fn engine(
+    loaded: &Loaded,
+    registry: &Registry,
+    sender: &SyncSender<Input>,
+) -> Result<Option<docker::Engine>, CliError> {
     let settings = &loaded.config.engine;
     if !settings.docker {
         return Ok(None);
@@ -237,7 +243,9 @@ fn reload(config: Option<&Path>) -> Option<Compiled> {
         Some(path) => Loaded::load(path),
         None => Loaded::builtin(),
     };
-    let compiled = loaded.map_err(|error| error.to_string()).and_then(|loaded| Compiled::new(&loaded).map_err(|error| error.to_string()));
+    let compiled = loaded
+        .map_err(|error| error.to_string())
+        .and_then(|loaded| Compiled::new(&loaded).map_err(|error| error.to_string()));
     match compiled {
         Ok(compiled) => Some(compiled),
         Err(error) => {

@@ -16,8 +16,8 @@ pub(super) fn main(args: &StatusArgs) -> CliResult {
     if let Some(why) = refusal(&line) {
         return Err(ControlError::Refused(why).into());
     }
-    let status: Value = serde_json::from_str(&line)
-        .map_err(|e| CliError::failure(format!("the daemon's answer is not JSON: {e}")))?;
+    let status: Value =
+        serde_json::from_str(&line).map_err(|e| CliError::failure(format!("the daemon's answer is not JSON: {e}")))?;
     let text = if args.json { line } else { lines(&status) };
     super::print(&text)?;
     Ok(Exit::Ok)
@@ -32,18 +32,12 @@ fn lines(status: &Value) -> String {
 
 fn write(out: &mut String, key: &str, value: &Value) {
     let below = |name: &str| {
-        if key.is_empty() {
-            name.into()
-        } else {
-            format!("{key}.{name}")
-        }
+        if key.is_empty() { name.into() } else { format!("{key}.{name}") }
     };
     match value {
         Value::Object(map) => map.iter().for_each(|(k, v)| write(out, &below(k), v)),
         Value::Array(list) if list.iter().any(|v| v.is_object() || v.is_array()) => {
-            list.iter()
-                .enumerate()
-                .for_each(|(i, v)| write(out, &below(&i.to_string()), v));
+            list.iter().enumerate().for_each(|(i, v)| write(out, &below(&i.to_string()), v));
         }
         Value::Array(list) => {
             let items: Vec<String> = list.iter().map(plain).collect();

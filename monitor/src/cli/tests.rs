@@ -29,13 +29,7 @@ fn every_subcommand_is_understood() {
     ] {
         assert!(parse(line).is_ok(), "{line}");
     }
-    for line in [
-        "bulkhead",
-        "bulkhead ru",
-        "bulkhead validate",
-        "bulkhead docs",
-        "bulkhead run x",
-    ] {
+    for line in ["bulkhead", "bulkhead ru", "bulkhead validate", "bulkhead docs", "bulkhead run x"] {
         assert!(parse(line).unwrap_err().use_stderr(), "{line}");
     }
 }
@@ -47,15 +41,8 @@ fn bad_configuration_ends_with_64() {
     std::fs::write(&file, "mod = 1\n").unwrap();
     let error = validate::main(&ValidateArgs { file: file.clone() }).unwrap_err();
     assert_eq!(error.exit(), Exit::Usage);
-    assert!(
-        error
-            .to_string()
-            .starts_with(&format!("{}:1: mod: ", file.display())),
-        "{error}"
-    );
-    let config = ConfigArg {
-        config: Some("/nonexistent/b.toml".into()),
-    };
+    assert!(error.to_string().starts_with(&format!("{}:1: mod: ", file.display())), "{error}");
+    let config = ConfigArg { config: Some("/nonexistent/b.toml".into()) };
     assert_eq!(config.load().unwrap_err().exit(), Exit::Usage);
     std::fs::write(&file, "mode = \"protect\"\n").unwrap();
     assert_eq!(validate::main(&ValidateArgs { file }).unwrap(), Exit::Ok);
@@ -63,28 +50,12 @@ fn bad_configuration_ends_with_64() {
 
 #[test]
 fn without_a_daemon_the_clients_say_so() {
-    let socket = SocketArg {
-        socket: Some("/nonexistent/c.sock".into()),
-        config: ConfigArg::default(),
-    };
-    let args = StatusArgs {
-        json: false,
-        socket: socket.clone(),
-    };
+    let socket = SocketArg { socket: Some("/nonexistent/c.sock".into()), config: ConfigArg::default() };
+    let args = StatusArgs { json: false, socket: socket.clone() };
     let error = status::main(&args).unwrap_err();
     assert_eq!(error.exit(), Exit::Failure);
-    assert!(
-        error
-            .to_string()
-            .contains("no daemon answers at /nonexistent/c.sock"),
-        "{error}"
-    );
-    let args = EventsArgs {
-        follow: true,
-        json: true,
-        last: None,
-        socket,
-    };
+    assert!(error.to_string().contains("no daemon answers at /nonexistent/c.sock"), "{error}");
+    let args = EventsArgs { follow: true, json: true, last: None, socket };
     assert_eq!(events::main(&args).unwrap_err().exit(), Exit::Failure);
 }
 
@@ -93,30 +64,17 @@ fn the_socket_of_the_configuration_is_asked() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("b.toml");
     std::fs::write(&file, "[control]\nsocket = \"/x/c.sock\"\n").unwrap();
-    let arg = SocketArg {
-        socket: None,
-        config: ConfigArg {
-            config: Some(file.clone()),
-        },
-    };
+    let arg = SocketArg { socket: None, config: ConfigArg { config: Some(file.clone()) } };
     assert_eq!(arg.path().unwrap(), Path::new("/x/c.sock"));
     std::fs::write(&file, "[control]\nsocket = \"\"\n").unwrap();
-    assert!(
-        arg.path()
-            .unwrap_err()
-            .to_string()
-            .contains("turns the control socket off")
-    );
+    assert!(arg.path().unwrap_err().to_string().contains("turns the control socket off"));
 }
 
 #[test]
 fn generated_files_are_fresh() {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let stale = docs::stale(&repository, &docs::files().unwrap());
-    assert!(
-        stale.is_empty(),
-        "stale: {stale:?}; run `cargo run -p monitor -- docs --write .`"
-    );
+    assert!(stale.is_empty(), "stale: {stale:?}; run `cargo run -p monitor -- docs --write .`");
 }
 
 #[test]
@@ -124,10 +82,7 @@ fn written_files_are_fresh_and_changed_ones_are_not() {
     let folder = tempfile::tempdir().unwrap();
     let args = |write: bool| {
         let path = Some(folder.path().to_path_buf());
-        DocsArgs {
-            write: path.clone().filter(|_| write),
-            check: path.filter(|_| !write),
-        }
+        DocsArgs { write: path.clone().filter(|_| write), check: path.filter(|_| !write) }
     };
     assert_eq!(docs::main(&args(false)).unwrap_err().exit(), Exit::Failure);
     docs::main(&args(true)).unwrap();

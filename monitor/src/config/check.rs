@@ -16,26 +16,15 @@ pub(super) fn across(config: &Config, path: &Path, text: &str) -> Result<(), Con
     let miner = &config.miner;
     if miner.kill_score < miner.alert_score {
         let (kill, alert) = (miner.kill_score.0, miner.alert_score.0);
-        return fail(
-            &["miner", "kill_score"],
-            format!("{kill} is below miner.alert_score ({alert})"),
-        );
+        return fail(&["miner", "kill_score"], format!("{kill} is below miner.alert_score ({alert})"));
     }
     if config.output.max_bytes < MIN_ROTATION {
-        return fail(
-            &["output", "max_bytes"],
-            format!("it must be at least {MIN_ROTATION}"),
-        );
+        return fail(&["output", "max_bytes"], format!("it must be at least {MIN_ROTATION}"));
     }
     if config.output.keep > 1000 {
         return fail(&["output", "keep"], "more than 1000 rotated files".into());
     }
-    if config
-        .output
-        .file
-        .as_ref()
-        .is_some_and(|f| f.as_os_str().is_empty())
-    {
+    if config.output.file.as_ref().is_some_and(|f| f.as_os_str().is_empty()) {
         return fail(&["output", "file"], "the path is empty".into());
     }
     let socket = config.control.socket.as_os_str();
@@ -47,29 +36,13 @@ pub(super) fn across(config: &Config, path: &Path, text: &str) -> Result<(), Con
         return fail(&["control", "socket"], "the path is not absolute".into());
     }
     if config.engine.docker && config.engine.docker_socket.is_relative() {
-        return fail(
-            &["engine", "docker_socket"],
-            "the path is not absolute".into(),
-        );
+        return fail(&["engine", "docker_socket"], "the path is not absolute".into());
     }
-    if let Some(bad) = config
-        .scope
-        .labels
-        .iter()
-        .find(|l| l.is_empty() || l.starts_with('='))
-    {
+    if let Some(bad) = config.scope.labels.iter().find(|l| l.is_empty() || l.starts_with('=')) {
         return fail(&["scope", "labels"], format!("`{bad}` has no key"));
     }
-    if let Some(bad) = config
-        .miner
-        .names
-        .iter()
-        .find(|n| n.is_empty() || n.contains('/'))
-    {
-        return fail(
-            &["miner", "names"],
-            format!("`{bad}` is not a program name"),
-        );
+    if let Some(bad) = config.miner.names.iter().find(|n| n.is_empty() || n.contains('/')) {
+        return fail(&["miner", "names"], format!("`{bad}` is not a program name"));
     }
     if config.miner.ports.contains(&0) {
         return fail(&["miner", "ports"], "0 is not a port".into());

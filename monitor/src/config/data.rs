@@ -195,31 +195,23 @@ impl Lists {
     fn extend(&mut self, config: &Config) {
         let why = || "listed in this host's configuration".to_owned();
         let source = || "[images]".to_owned();
-        self.images
-            .image
-            .extend(config.images.denylist.iter().map(|image| DeniedImage {
-                image: image.clone(),
-                why: why(),
-                confidence: Confidence::Confirmed,
-                source: source(),
-            }));
-        self.images
-            .digest
-            .extend(config.images.digests.iter().map(|digest| DeniedDigest {
-                digest: digest.clone(),
-                why: why(),
-                source: source(),
-            }));
-        self.pools
-            .domains
-            .extend(config.miner.pools.iter().cloned());
+        self.images.image.extend(config.images.denylist.iter().map(|image| DeniedImage {
+            image: image.clone(),
+            why: why(),
+            confidence: Confidence::Confirmed,
+            source: source(),
+        }));
+        self.images.digest.extend(config.images.digests.iter().map(|digest| DeniedDigest {
+            digest: digest.clone(),
+            why: why(),
+            source: source(),
+        }));
+        self.pools.domains.extend(config.miner.pools.iter().cloned());
         self.pools.networks.extend(&config.miner.pool_networks);
         self.pools.ports.extend(&config.miner.ports);
         self.miners.names.extend(config.miner.names.iter().cloned());
         let extra = &config.sensitive;
-        self.sensitive
-            .ssh_keys
-            .extend(extra.ssh_keys.iter().cloned());
+        self.sensitive.ssh_keys.extend(extra.ssh_keys.iter().cloned());
         self.sensitive.cron.extend(extra.cron.iter().cloned());
         self.sensitive.other.extend(extra.other.iter().cloned());
     }
@@ -233,16 +225,12 @@ impl ImageList {
         // `evil/*` covers `mirror.example:5000/hub/evil/tool` as well.
         let starts = std::iter::once(0).chain(plain.match_indices('/').map(|(i, _)| i + 1));
         let tails: Vec<&str> = starts.map(|i| &plain[i..]).collect();
-        self.image
-            .iter()
-            .find(|entry| tails.iter().any(|tail| matches(&entry.image, tail)))
+        self.image.iter().find(|entry| tails.iter().any(|tail| matches(&entry.image, tail)))
     }
 
     /// The entry for a digest.
     pub fn find_digest(&self, digest: &str) -> Option<&DeniedDigest> {
-        self.digest
-            .iter()
-            .find(|entry| entry.digest.as_str().eq_ignore_ascii_case(digest))
+        self.digest.iter().find(|entry| entry.digest.as_str().eq_ignore_ascii_case(digest))
     }
 }
 
@@ -267,9 +255,7 @@ impl PoolList {
 
 /// `stratum`, `stratum-eth`, `pool2`, but not `pooling`.
 fn begins(label: &str, prefix: &str) -> bool {
-    label
-        .strip_prefix(prefix)
-        .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphabetic()))
+    label.strip_prefix(prefix).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphabetic()))
 }
 
 impl SensitiveList {
@@ -280,9 +266,7 @@ impl SensitiveList {
             (&self.cron, Reason::PersistenceCron),
             (&self.other, Reason::PersistenceOther),
         ];
-        groups
-            .into_iter()
-            .flat_map(|(list, reason)| list.iter().map(move |p| (p, reason)))
+        groups.into_iter().flat_map(|(list, reason)| list.iter().map(move |p| (p, reason)))
     }
 }
 

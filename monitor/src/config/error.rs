@@ -41,10 +41,7 @@ pub enum ConfigError {
 }
 
 /// Reads `text` as a `T`; errors say where. `path` only names the file.
-pub(super) fn parse<T: serde::de::DeserializeOwned>(
-    path: &Path,
-    text: &str,
-) -> Result<T, ConfigError> {
+pub(super) fn parse<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
     let document = toml::Deserializer::parse(text).map_err(|e| syntax(path, text, &e))?;
     serde_path_to_error::deserialize(document).map_err(|e| {
         let key = e.path().to_string();
@@ -52,12 +49,7 @@ pub(super) fn parse<T: serde::de::DeserializeOwned>(
         let offset = inner.span().map_or(0, |s| s.start);
         let (line, _) = position(text, offset);
         let message = wording(&key, inner.message());
-        ConfigError::Value {
-            path: path.into(),
-            line,
-            key,
-            message,
-        }
+        ConfigError::Value { path: path.into(), line, key, message }
     })
 }
 
@@ -65,32 +57,19 @@ pub(super) fn parse<T: serde::de::DeserializeOwned>(
 pub(super) fn at_key(path: &Path, text: &str, key: &[&str], message: String) -> ConfigError {
     let offset = span_of(text, key).map_or(0, |s| s.start);
     let (line, _) = position(text, offset);
-    ConfigError::Value {
-        path: path.into(),
-        line,
-        key: key.join("."),
-        message,
-    }
+    ConfigError::Value { path: path.into(), line, key: key.join("."), message }
 }
 
 fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
     let (line, column) = position(text, error.span().map_or(0, |s| s.start));
-    ConfigError::Syntax {
-        path: path.into(),
-        line,
-        column,
-        message: error.message().to_owned(),
-    }
+    ConfigError::Syntax { path: path.into(), line, column, message: error.message().to_owned() }
 }
 
 /// Line and column of a byte offset, both from 1.
 fn position(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
     let start = before.rfind('\n').map_or(0, |i| i + 1);
-    (
-        before.matches('\n').count() + 1,
-        before[start..].chars().count() + 1,
-    )
+    (before.matches('\n').count() + 1, before[start..].chars().count() + 1)
 }
 
 /// Where a key stands; the deepest part of its path that the file has.

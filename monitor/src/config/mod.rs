@@ -15,8 +15,7 @@ pub use actions::Actions;
 pub use data::Lists;
 pub use error::ConfigError;
 pub use sections::{
-    Control, Data, Drift, Engine, Format, Host, ImageRule, Images, Level, Log, Miner, Mode, Output,
-    Scope, Sensitive,
+    Control, Data, Drift, Engine, Format, Host, ImageRule, Images, Level, Log, Miner, Mode, Output, Scope, Sensitive,
 };
 
 use serde::{Deserialize, Serialize};
@@ -113,10 +112,7 @@ impl Loaded {
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-        path: path.into(),
-        source,
-    })
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })
 }
 
 #[cfg(test)]

@@ -1,9 +1,7 @@
 //! The sample file and the reference page, rendered from the declarations.
 
 use super::doc::{Key, Section};
-use super::{
-    Actions, Config, Control, Data, Engine, Host, Images, Log, Miner, Output, Scope, Sensitive,
-};
+use super::{Actions, Config, Control, Data, Engine, Host, Images, Log, Miner, Output, Scope, Sensitive};
 use std::fmt::Write as _;
 
 const HEAD: &str = "\
@@ -46,22 +44,14 @@ fn tables() -> Vec<Table> {
 
 /// Keys of the root that are no tables.
 fn root_keys() -> Vec<Key> {
-    Config::keys()
-        .into_iter()
-        .filter(|k| ["mode", "drift"].contains(&k.name))
-        .collect()
+    Config::keys().into_iter().filter(|k| ["mode", "drift"].contains(&k.name)).collect()
 }
 
 /// Every table name of the root, for the test that none is left out.
 #[cfg(test)]
 pub(super) fn names() -> Vec<&'static str> {
     let tables = tables().into_iter().map(|t| t.0);
-    root_keys()
-        .into_iter()
-        .map(|k| k.name)
-        .chain(["image"])
-        .chain(tables)
-        .collect()
+    root_keys().into_iter().map(|k| k.name).chain(["image"]).chain(tables).collect()
 }
 
 /// `config/bulkhead.toml`.
@@ -144,10 +134,7 @@ pub fn markdown() -> String {
 fn write_table(out: &mut String, keys: &[Key]) {
     out.push_str("| key | default | meaning |\n| --- | --- | --- |\n");
     for key in keys {
-        let default = key
-            .default
-            .as_ref()
-            .map_or("not set".to_owned(), |d| format!("`{d}`"));
+        let default = key.default.as_ref().map_or("not set".to_owned(), |d| format!("`{d}`"));
         let mut meaning = one_line(key.doc).replace('|', "\\|");
         if let Some(example) = key.example {
             let _ = write!(meaning, " Example: `{example}`");

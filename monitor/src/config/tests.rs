@@ -47,38 +47,17 @@ fn errors_name_file_line_and_key() {
             "\n[actions]\nminer = \"kil\"\n",
             "config/x.toml:3: actions.miner: unknown action `kil`, expected one of alert, deny, kill",
         ),
-        (
-            "mode = \"prevent\"",
-            "config/x.toml:1: mode: unknown mode `prevent`, expected one of off, monitor, protect",
-        ),
-        (
-            "\n\nmod = \"monitor\"",
-            "config/x.toml:3: mod: unknown key `mod`, expected one of mode, ",
-        ),
-        (
-            "[output]\n\nfiles = \"x\"\n",
-            "config/x.toml:3: output.files: unknown key `files`",
-        ),
-        (
-            "[output]\nkeep = \"x\"\n",
-            "config/x.toml:2: output.keep: invalid type: string \"x\"",
-        ),
-        (
-            "[host]\nwatch = 1\n",
-            "config/x.toml:2: host.watch: invalid type: integer `1`",
-        ),
-        (
-            "[output]\nkeep = -1\n",
-            "config/x.toml:2: output.keep: invalid value: integer `-1`",
-        ),
+        ("mode = \"prevent\"", "config/x.toml:1: mode: unknown mode `prevent`, expected one of off, monitor, protect"),
+        ("\n\nmod = \"monitor\"", "config/x.toml:3: mod: unknown key `mod`, expected one of mode, "),
+        ("[output]\n\nfiles = \"x\"\n", "config/x.toml:3: output.files: unknown key `files`"),
+        ("[output]\nkeep = \"x\"\n", "config/x.toml:2: output.keep: invalid type: string \"x\""),
+        ("[host]\nwatch = 1\n", "config/x.toml:2: host.watch: invalid type: integer `1`"),
+        ("[output]\nkeep = -1\n", "config/x.toml:2: output.keep: invalid value: integer `-1`"),
         (
             "[[image]]\nmatch = \"a/*\"\nmode = \"off\"\n[[image]]\nmode = \"off\"\nmatch = \"a[\"\n",
             "config/x.toml:6: image[1].match: `a[` is not a glob: ",
         ),
-        (
-            "[[image]]\nmode = \"off\"\n",
-            "config/x.toml:1: image[0]: missing key `match`",
-        ),
+        ("[[image]]\nmode = \"off\"\n", "config/x.toml:1: image[0]: missing key `match`"),
         (
             "[miner]\npool_networks = [\n  \"10.0.0.0/8\",\n  \"10.0.0.0/33\",\n]\n",
             "config/x.toml:4: miner.pool_networks[1]: `10.0.0.0/33` is not a network (CIDR): ",
@@ -87,57 +66,24 @@ fn errors_name_file_line_and_key() {
             "[miner]\npool_networks = [\"10.1.0.0/8\"]\n",
             "config/x.toml:2: miner.pool_networks[0]: `10.1.0.0/8` is not a network (CIDR): host bits are set, the network is 10.0.0.0/8",
         ),
-        (
-            "[miner]\npools = [\"com\"]\n",
-            "config/x.toml:2: miner.pools[0]: `com` is not a domain: ",
-        ),
-        (
-            "[miner]\nports = [70000]\n",
-            "config/x.toml:2: miner.ports[0]: invalid value",
-        ),
-        (
-            "[miner]\nports = [0]\n",
-            "config/x.toml:2: miner.ports: 0 is not a port",
-        ),
-        (
-            "[miner]\nalert_score = 0\n",
-            "config/x.toml:2: miner.alert_score: 0 is not between",
-        ),
-        (
-            "[miner]\nalert_score = 95\n",
-            "config/x.toml:1: miner.kill_score: 90 is below miner.alert_score (95)",
-        ),
+        ("[miner]\npools = [\"com\"]\n", "config/x.toml:2: miner.pools[0]: `com` is not a domain: "),
+        ("[miner]\nports = [70000]\n", "config/x.toml:2: miner.ports[0]: invalid value"),
+        ("[miner]\nports = [0]\n", "config/x.toml:2: miner.ports: 0 is not a port"),
+        ("[miner]\nalert_score = 0\n", "config/x.toml:2: miner.alert_score: 0 is not between"),
+        ("[miner]\nalert_score = 95\n", "config/x.toml:1: miner.kill_score: 90 is below miner.alert_score (95)"),
         (
             "[miner]\nalert_score = 50\nkill_score = 40\n",
             "config/x.toml:3: miner.kill_score: 40 is below miner.alert_score (50)",
         ),
-        (
-            "[images]\ndigests = [\"md5:1\"]\n",
-            "config/x.toml:2: images.digests[0]: `md5:1` is not",
-        ),
-        (
-            "[sensitive]\ncron = [\"a*/b\"]\n",
-            "config/x.toml:2: sensitive.cron[0]: `a*/b` is not",
-        ),
-        (
-            "[scope]\ncgroups = [\"docker\"]\n",
-            "config/x.toml:2: scope.cgroups[0]: `docker` is not",
-        ),
-        (
-            "[output]\nmax_bytes = 1\n",
-            "config/x.toml:2: output.max_bytes: it must be",
-        ),
-        (
-            "[control]\nsocket = \"x\"\n",
-            "config/x.toml:2: control.socket: the path is not absolute",
-        ),
+        ("[images]\ndigests = [\"md5:1\"]\n", "config/x.toml:2: images.digests[0]: `md5:1` is not"),
+        ("[sensitive]\ncron = [\"a*/b\"]\n", "config/x.toml:2: sensitive.cron[0]: `a*/b` is not"),
+        ("[scope]\ncgroups = [\"docker\"]\n", "config/x.toml:2: scope.cgroups[0]: `docker` is not"),
+        ("[output]\nmax_bytes = 1\n", "config/x.toml:2: output.max_bytes: it must be"),
+        ("[control]\nsocket = \"x\"\n", "config/x.toml:2: control.socket: the path is not absolute"),
     ];
     for (text, start) in cases {
         let message = error(text);
-        assert!(
-            message.starts_with(start),
-            "{text:?}\n is: {message}\nwant: {start}"
-        );
+        assert!(message.starts_with(start), "{text:?}\n is: {message}\nwant: {start}");
     }
 }
 
@@ -151,9 +97,7 @@ fn what_is_not_toml_has_line_and_column() {
 
 #[test]
 fn errors_about_files_name_the_file() {
-    let missing = Config::load(Path::new("/nonexistent/b.toml"))
-        .unwrap_err()
-        .to_string();
+    let missing = Config::load(Path::new("/nonexistent/b.toml")).unwrap_err().to_string();
     assert!(missing.starts_with("/nonexistent/b.toml: "), "{missing}");
     let folder = tempfile::tempdir().unwrap();
     let main = folder.path().join("b.toml");
@@ -161,10 +105,7 @@ fn errors_about_files_name_the_file() {
     let list = folder.path().join("list.toml");
     std::fs::write(&list, "[[image]]\nimage = \"a/*\"\nwy = \"x\"\n").unwrap();
     let message = Loaded::load(&main).unwrap_err().to_string();
-    assert!(
-        message.starts_with(&format!("{}:3: image[0].wy: ", list.display())),
-        "{message}"
-    );
+    assert!(message.starts_with(&format!("{}:3: image[0].wy: ", list.display())), "{message}");
     std::fs::write(&main, [0xff, 0xfe]).unwrap();
     assert!(matches!(Config::load(&main), Err(ConfigError::Read { .. })));
 }
@@ -177,10 +118,8 @@ fn the_sample_is_the_default() {
 #[test]
 fn every_key_of_the_sample_is_accepted_uncommented() {
     // `#key = value` lines and table headers alone, prose dropped.
-    let key = |l: &str| {
-        l.strip_prefix('#')
-            .is_some_and(|l| l.starts_with(|c: char| c.is_ascii_lowercase() || c == '['))
-    };
+    let key =
+        |l: &str| l.strip_prefix('#').is_some_and(|l| l.starts_with(|c: char| c.is_ascii_lowercase() || c == '['));
     let text: String = sample::toml()
         .lines()
         .filter(|l| l.starts_with('[') || key(l))
@@ -208,10 +147,7 @@ fn every_example_is_accepted() {
 
 #[test]
 fn no_table_is_left_out_of_the_sample() {
-    let mut declared: Vec<_> = <Config as doc::Section>::keys()
-        .into_iter()
-        .map(|k| k.name)
-        .collect();
+    let mut declared: Vec<_> = <Config as doc::Section>::keys().into_iter().map(|k| k.name).collect();
     let mut shown = sample::names();
     declared.sort_unstable();
     shown.sort_unstable();
@@ -235,20 +171,13 @@ fn builtin_lists_are_read() {
     let lists = Loaded::builtin().unwrap().lists;
     assert!(lists.pools.is_pool("pool.minexmr.com"));
     assert!(lists.pools.is_pool("stratum.antpool.com"));
-    assert!(
-        lists.pools.is_pool("stratum-eth.antpool.com") && lists.pools.is_pool("eth2.f2pool.com")
-    );
+    assert!(lists.pools.is_pool("stratum-eth.antpool.com") && lists.pools.is_pool("eth2.f2pool.com"));
     assert!(!lists.pools.is_pool("www.antpool.com") && !lists.pools.is_pool("ssl.antpool.com"));
     assert!(!lists.pools.is_pool("notminexmr.com"));
     assert!(lists.pools.is_pool("POOL.SupportXMR.com."));
     assert!(lists.miners.names.iter().any(|n| n == "xmrig"));
     assert!(!lists.miners.names.iter().any(|n| n == "geth"));
-    assert!(
-        lists
-            .programs
-            .classes()
-            .any(|(n, c)| n == "bash" && c & 1 == 1)
-    );
+    assert!(lists.programs.classes().any(|(n, c)| n == "bash" && c & 1 == 1));
 }
 
 #[test]
@@ -272,14 +201,8 @@ fn denied_images_under_any_registry_and_tag() {
     ] {
         assert!(images.find(bad).is_some(), "{bad}");
     }
-    for good in [
-        "mysql:5",
-        "notdocker123321/mysql",
-        "docker123321",
-        "example/docker123321",
-        "pocosow/centos-tools",
-        "",
-    ] {
+    for good in ["mysql:5", "notdocker123321/mysql", "docker123321", "example/docker123321", "pocosow/centos-tools", ""]
+    {
         assert!(images.find(good).is_none(), "{good}");
     }
 }
@@ -306,12 +229,7 @@ cron = ["etc/fcrontab"]
     assert!(lists.pools.is_pool("eu.pool.example"));
     assert!(lists.pools.ports.contains(&1));
     assert_eq!(lists.pools.networks.len(), 2);
-    assert!(
-        lists
-            .sensitive
-            .patterns()
-            .any(|(p, _)| p.is_match("/mnt/etc/fcrontab"))
-    );
+    assert!(lists.sensitive.patterns().any(|(p, _)| p.is_match("/mnt/etc/fcrontab")));
 }
 
 #[test]
@@ -327,25 +245,13 @@ fn a_replacement_takes_the_place_of_the_builtin_list() {
 #[test]
 fn sensitive_paths_at_any_mount_point() {
     let lists = Loaded::builtin().unwrap().lists;
-    let reason = |path: &str| {
-        lists
-            .sensitive
-            .patterns()
-            .find(|(p, _)| p.is_match(path))
-            .map(|x| x.1)
-    };
+    let reason = |path: &str| lists.sensitive.patterns().find(|(p, _)| p.is_match(path)).map(|x| x.1);
     use monitor_common::header::Reason;
     for (path, want) in [
-        (
-            "/root/.ssh/authorized_keys",
-            Some(Reason::PersistenceSshKey),
-        ),
+        ("/root/.ssh/authorized_keys", Some(Reason::PersistenceSshKey)),
         ("/mnt/etc/crontab", Some(Reason::PersistenceCron)),
         ("/etc/cron.d/x", Some(Reason::PersistenceCron)),
-        (
-            "/var/spool/cron/crontabs/root",
-            Some(Reason::PersistenceCron),
-        ),
+        ("/var/spool/cron/crontabs/root", Some(Reason::PersistenceCron)),
         ("/var/spool/cron/root", Some(Reason::PersistenceCron)),
         ("/etc/crontabs/root", Some(Reason::PersistenceCron)),
         ("/etc/ld.so.preload", Some(Reason::PersistenceOther)),

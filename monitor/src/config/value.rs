@@ -19,8 +19,7 @@ impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for Parsed<T> {
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
-        text.parse()
-            .map_err(|e| E::custom(format_args!("`{text}` is not {}: {e}", self.0)))
+        text.parse().map_err(|e| E::custom(format_args!("`{text}` is not {}: {e}", self.0)))
     }
 }
 
@@ -101,9 +100,7 @@ impl FromStr for Cidr {
         if let Ok(address) = text.parse::<std::net::IpAddr>() {
             return Ok(Self(address.into()));
         }
-        let net: ipnet::IpNet = text
-            .parse()
-            .map_err(|e: ipnet::AddrParseError| e.to_string())?;
+        let net: ipnet::IpNet = text.parse().map_err(|e: ipnet::AddrParseError| e.to_string())?;
         if net.addr() != net.network() {
             return Err(format!("host bits are set, the network is {}", net.trunc()));
         }
@@ -134,9 +131,7 @@ impl FromStr for Digest {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let hex = text
-            .strip_prefix("sha256:")
-            .ok_or("it does not start with `sha256:`")?;
+        let hex = text.strip_prefix("sha256:").ok_or("it does not start with `sha256:`")?;
         if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err("64 hex digits are due after `sha256:`");
         }
@@ -179,10 +174,7 @@ impl FromStr for Domain {
     fn from_str(text: &str) -> Result<Self, String> {
         let name = text.trim_matches('.').to_ascii_lowercase();
         let label = |l: &str| {
-            !l.is_empty()
-                && l.len() <= 63
-                && l.bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
         };
         if !name.contains('.') {
             return Err("a single label would cover a whole top-level domain".into());
@@ -215,27 +207,19 @@ impl PathPattern {
     /// Components from the file upwards; `None` is "any".
     pub fn components(&self) -> [Option<&str>; 3] {
         let mut parts = self.0.rsplit('/').map(|p| (p != "*").then_some(p));
-        [
-            parts.next().flatten(),
-            parts.next().flatten(),
-            parts.next().flatten(),
-        ]
+        [parts.next().flatten(), parts.next().flatten(), parts.next().flatten()]
     }
 
     /// Key of the kernel half's map of sensitive names.
     pub fn key(&self) -> u64 {
-        let [name, parent, grandparent] = self
-            .components()
-            .map(|c| c.map_or(0, |c| hash::name(c.as_bytes())));
+        let [name, parent, grandparent] = self.components().map(|c| c.map_or(0, |c| hash::name(c.as_bytes())));
         hash::path_key(name, parent, grandparent)
     }
 
     /// Does the end of `path` match?
     pub fn is_match(&self, path: &str) -> bool {
         let mut actual = path.rsplit('/').filter(|p| !p.is_empty());
-        self.0
-            .rsplit('/')
-            .all(|want| actual.next().is_some_and(|is| want == "*" || want == is))
+        self.0.rsplit('/').all(|want| actual.next().is_some_and(|is| want == "*" || want == is))
     }
 }
 
@@ -247,19 +231,13 @@ impl FromStr for PathPattern {
         if parts.len() > 3 {
             return Err("the kernel half compares three components at most");
         }
-        if parts
-            .iter()
-            .any(|p| p.is_empty() || *p == "." || *p == "..")
-        {
+        if parts.iter().any(|p| p.is_empty() || *p == "." || *p == "..") {
             return Err("it has an empty, `.` or `..` component");
         }
         if parts.iter().any(|p| p.len() > hash::HASHED_LEN) {
             return Err("a component is longer than 32 bytes");
         }
-        if parts
-            .iter()
-            .any(|p| *p != "*" && p.contains(['*', '?', '[']))
-        {
+        if parts.iter().any(|p| *p != "*" && p.contains(['*', '?', '['])) {
             return Err("`*` stands for a whole component only");
         }
         if parts.iter().all(|p| *p == "*") {
@@ -284,8 +262,7 @@ pub struct CgroupPrefix(String);
 impl CgroupPrefix {
     /// Is `path` this cgroup or below it?
     pub fn covers(&self, path: &str) -> bool {
-        path.strip_prefix(self.0.trim_end_matches('/'))
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        path.strip_prefix(self.0.trim_end_matches('/')).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
     /// As written.
@@ -322,9 +299,7 @@ impl<'de> Deserialize<'de> for Score {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let value = u32::deserialize(d)?;
         if !(1..=1000).contains(&value) {
-            return Err(D::Error::custom(format_args!(
-                "{value} is not between 1 and 1000"
-            )));
+            return Err(D::Error::custom(format_args!("{value} is not between 1 and 1000")));
         }
         Ok(Self(value))
     }

@@ -20,26 +20,16 @@ pub struct Reference {
 }
 
 /// Spellings of Docker Hub.
-const HUB: &[&str] = &[
-    "docker.io",
-    "index.docker.io",
-    "registry-1.docker.io",
-    "registry.hub.docker.com",
-    "hub.docker.com",
-];
+const HUB: &[&str] =
+    &["docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com", "hub.docker.com"];
 
 /// Takes an image reference apart.
 pub fn normalise(reference: &str) -> Reference {
     let text = reference.trim().to_ascii_lowercase();
-    let text = ["docker://", "https://", "http://"]
-        .iter()
-        .find_map(|scheme| text.strip_prefix(scheme))
-        .unwrap_or(&text);
+    let text =
+        ["docker://", "https://", "http://"].iter().find_map(|scheme| text.strip_prefix(scheme)).unwrap_or(&text);
     if is_digest(text) {
-        return Reference {
-            digest: text.to_owned(),
-            ..Reference::default()
-        };
+        return Reference { digest: text.to_owned(), ..Reference::default() };
     }
     let (name, digest) = text.split_once('@').unwrap_or((text, ""));
     // A colon after the last slash is a tag; one before it is the registry's port.
@@ -53,17 +43,9 @@ pub fn normalise(reference: &str) -> Reference {
         _ => ("", name),
     };
     let hub = registry.is_empty() || HUB.contains(&registry);
-    let path = if hub {
-        path.strip_prefix("library/").unwrap_or(path)
-    } else {
-        path
-    };
+    let path = if hub { path.strip_prefix("library/").unwrap_or(path) } else { path };
     Reference {
-        registry: if hub {
-            String::new()
-        } else {
-            registry.to_owned()
-        },
+        registry: if hub { String::new() } else { registry.to_owned() },
         repository: path.to_owned(),
         tag: tag.trim_start_matches(':').to_owned(),
         digest: digest.to_owned(),
@@ -71,8 +53,7 @@ pub fn normalise(reference: &str) -> Reference {
 }
 
 fn is_digest(text: &str) -> bool {
-    text.strip_prefix("sha256:")
-        .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
+    text.strip_prefix("sha256:").is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// Which entry matched what.
@@ -124,34 +105,18 @@ impl Denylist {
         let compile = |entry: &S| {
             let entry = entry.as_ref();
             let lower = entry.trim().to_ascii_lowercase();
-            let glob = HUB
-                .iter()
-                .find_map(|hub| lower.strip_prefix(hub)?.strip_prefix('/'))
-                .unwrap_or(&lower);
+            let glob = HUB.iter().find_map(|hub| lower.strip_prefix(hub)?.strip_prefix('/')).unwrap_or(&lower);
             let glob = glob.strip_prefix("library/").unwrap_or(glob);
             GlobBuilder::new(glob)
                 .literal_separator(false)
                 .build()
                 .map(|g| (entry.to_owned(), g.compile_matcher()))
-                .map_err(|source| DenylistError::Glob {
-                    entry: entry.to_owned(),
-                    source,
-                })
+                .map_err(|source| DenylistError::Glob { entry: entry.to_owned(), source })
         };
         let digest = |entry: &S| {
             let lower = entry.as_ref().trim().to_ascii_lowercase();
-            let full = if lower.starts_with("sha256:") {
-                lower
-            } else {
-                format!("sha256:{lower}")
-            };
-            if is_digest(&full) {
-                Ok(full)
-            } else {
-                Err(DenylistError::Digest {
-                    entry: entry.as_ref().to_owned(),
-                })
-            }
+            let full = if lower.starts_with("sha256:") { lower } else { format!("sha256:{lower}") };
+            if is_digest(&full) { Ok(full) } else { Err(DenylistError::Digest { entry: entry.as_ref().to_owned() }) }
         };
         Ok(Self {
             images: images.iter().map(compile).collect::<Result<_, _>>()?,
@@ -167,20 +132,14 @@ impl Denylist {
     /// The entry that matches one reference.
     pub fn check(&self, reference: &str) -> Option<Match> {
         let parts = normalise(reference);
-        let found = |entry: &String| Match {
-            entry: entry.clone(),
-            subject: reference.to_owned(),
-        };
+        let found = |entry: &String| Match { entry: entry.clone(), subject: reference.to_owned() };
         if let Some(digest) = self.digests.iter().find(|d| **d == parts.digest) {
             return Some(found(digest));
         }
         if parts.repository.is_empty() {
             return None;
         }
-        self.images
-            .iter()
-            .find(|(_, glob)| matches(glob, &parts))
-            .map(|(entry, _)| found(entry))
+        self.images.iter().find(|(_, glob)| matches(glob, &parts)).map(|(entry, _)| found(entry))
     }
 
     /// The entry that matches a container: by the reference it was made from, any other name of
@@ -197,14 +156,10 @@ impl Denylist {
 /// The detection for a container made from a listed image. There is no process to blame, and
 /// stopping a container is for its owner: it alerts only.
 pub fn detection(metadata: &Metadata, found: &Match) -> Detection {
-    let message = format!(
-        "made from {}, which is on the image denylist",
-        metadata.image
-    );
+    let message = format!("made from {}, which is on the image denylist", metadata.image);
     let detail = format!("{} matches `{}`", found.subject, found.entry);
     let kind = FindingKind::ImageDenylist;
-    let mut detection =
-        Detection::new(kind, ProcessKey::default(), message).with(0, "image_reference", 0, detail);
+    let mut detection = Detection::new(kind, ProcessKey::default(), message).with(0, "image_reference", 0, detail);
     detection.alert_only = true;
     detection
 }
@@ -216,14 +171,7 @@ fn matches(glob: &GlobMatcher, parts: &Reference) -> bool {
     };
     let tagged = |name: &str| {
         glob.is_match(name)
-            || glob.is_match(format!(
-                "{name}:{}",
-                if parts.tag.is_empty() {
-                    "latest"
-                } else {
-                    &parts.tag
-                }
-            ))
+            || glob.is_match(format!("{name}:{}", if parts.tag.is_empty() { "latest" } else { &parts.tag }))
     };
     if !glob.glob().glob().contains('/') {
         return parts.registry.is_empty() && !full.contains('/') && tagged(&full);
@@ -284,67 +232,37 @@ mod tests {
 
     #[test]
     fn globs_with_tags_registries_and_official_names() {
-        assert!(
-            list(&["tomcat:evil"])
-                .check("docker.io/library/tomcat:evil")
-                .is_some()
-        );
+        assert!(list(&["tomcat:evil"]).check("docker.io/library/tomcat:evil").is_some());
         assert!(list(&["tomcat:evil"]).check("tomcat:9").is_none());
         assert!(list(&["tomcat"]).check("tomcat:9").is_some());
         assert!(list(&["tomcat"]).check("ghcr.io/me/tomcat:9").is_none());
         assert!(list(&["nginx:latest"]).check("nginx").is_some());
         assert!(list(&["ghcr.io/bad/*"]).check("ghcr.io/bad/a").is_some());
         assert!(list(&["ghcr.io/bad/*"]).check("bad/a").is_none());
-        assert!(
-            list(&["docker.io/docker123321/*"])
-                .check("docker123321/a")
-                .is_some()
-        );
+        assert!(list(&["docker.io/docker123321/*"]).check("docker123321/a").is_some());
     }
 
     #[test]
     fn digests_and_other_names_of_the_image() {
         let d = Denylist::new(&["docker123321/*"], &[DIGEST]).unwrap();
         assert!(d.check(&format!("innocent/name@{DIGEST}")).is_some());
-        let by_id = Metadata {
-            image: "innocent".into(),
-            image_id: DIGEST.into(),
-            ..Metadata::default()
-        };
+        let by_id = Metadata { image: "innocent".into(), image_id: DIGEST.into(), ..Metadata::default() };
         assert_eq!(d.check_container(&by_id).unwrap().entry, DIGEST);
         let retagged = Metadata {
             image: "innocent".into(),
             references: vec!["docker123321/mysql:latest".into()],
             ..Metadata::default()
         };
-        assert_eq!(
-            d.check_container(&retagged).unwrap().entry,
-            "docker123321/*"
-        );
+        assert_eq!(d.check_container(&retagged).unwrap().entry, "docker123321/*");
         assert_eq!(d.check_container(&Metadata::default()), None);
         let told = detection(&retagged, &d.check_container(&retagged).unwrap());
-        assert!(
-            told.alert_only
-                && told.evidence[0]
-                    .detail
-                    .contains("docker123321/mysql:latest")
-        );
+        assert!(told.alert_only && told.evidence[0].detail.contains("docker123321/mysql:latest"));
     }
 
     #[test]
     fn bad_entries_are_named() {
-        assert!(
-            Denylist::new(&["a/[b"], &[])
-                .unwrap_err()
-                .to_string()
-                .contains("a/[b")
-        );
-        assert!(
-            Denylist::new(&[], &["sha256:12"])
-                .unwrap_err()
-                .to_string()
-                .contains("sha256:12")
-        );
+        assert!(Denylist::new(&["a/[b"], &[]).unwrap_err().to_string().contains("a/[b"));
+        assert!(Denylist::new(&[], &["sha256:12"]).unwrap_err().to_string().contains("sha256:12"));
     }
 
     proptest! {

@@ -48,11 +48,7 @@ impl Settings {
     /// The usual waits: 10 s for an answer (an engine that prunes takes seconds), 30 s between
     /// attempts.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self {
-            socket: socket.into(),
-            request_timeout: Duration::from_secs(10),
-            max_backoff: Duration::from_secs(30),
-        }
+        Self { socket: socket.into(), request_timeout: Duration::from_secs(10), max_backoff: Duration::from_secs(30) }
     }
 }
 
@@ -114,36 +110,20 @@ impl Drop for Engine {
 ///
 /// # Errors
 /// The thread or its runtime cannot be made. An absent engine is no error.
-pub fn start(
-    settings: Settings,
-    registry: Registry,
-    notices: SyncSender<Notice>,
-) -> Result<Engine, EngineError> {
+pub fn start(settings: Settings, registry: Registry, notices: SyncSender<Notice>) -> Result<Engine, EngineError> {
     let runtime = runtime()?;
     let (stop, stopped) = watch::channel(false);
     let stats = Arc::new(Stats::default());
-    let client = Client {
-        settings,
-        registry,
-        notices,
-        stats: Arc::clone(&stats),
-    };
+    let client = Client { settings, registry, notices, stats: Arc::clone(&stats) };
     let thread = std::thread::Builder::new()
         .name("engine".into())
         .spawn(move || runtime.block_on(client.run(stopped)))
         .map_err(EngineError::Runtime)?;
-    Ok(Engine {
-        stop,
-        thread: Some(thread),
-        stats,
-    })
+    Ok(Engine { stop, thread: Some(thread), stats })
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, EngineError> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(EngineError::Runtime)
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(EngineError::Runtime)
 }
 
 struct Client {
@@ -194,10 +174,7 @@ impl Client {
         let api = Api::connect(&self.settings).await?;
         // Events since just before the list, so that nothing falls between the two; what comes
         // twice changes nothing. The engine is on this host and has its clock.
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs();
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let info = api.ask("info", api.docker.info()).await?;
         let inspector = inspect::Inspector::start(Arc::clone(self), api.clone());
         for summary in api.list(false).await? {
@@ -208,28 +185,15 @@ impl Client {
         self.stats.connections.fetch_add(1, Ordering::Relaxed);
         self.stats.connected.store(true, Ordering::Relaxed);
         tracing::info!(socket = %api.socket.display(), version = info.server_version.as_deref().unwrap_or(""), "container engine connected");
-        self.notify(Notice::Connected {
-            data_root: info.docker_root_dir,
-        });
+        self.notify(Notice::Connected { data_root: info.docker_root_dir });
 
-        let actions = ["create", "start", "destroy", "rename"]
-            .map(str::to_owned)
-            .to_vec();
-        let filters = HashMap::from([
-            ("type".to_owned(), vec!["container".to_owned()]),
-            ("event".to_owned(), actions),
-        ]);
-        let options = EventsOptionsBuilder::new()
-            .since(&since.to_string())
-            .filters(&filters)
-            .build();
+        let actions = ["create", "start", "destroy", "rename"].map(str::to_owned).to_vec();
+        let filters = HashMap::from([("type".to_owned(), vec!["container".to_owned()]), ("event".to_owned(), actions)]);
+        let options = EventsOptionsBuilder::new().since(&since.to_string()).filters(&filters).build();
         let mut events = Box::pin(api.docker.events(Some(options)));
         while let Some(event) = events.next().await {
-            let event = event.map_err(|source| EngineError::Api {
-                operation: "events",
-                socket: api.socket.clone(),
-                source,
-            })?;
+            let event =
+                event.map_err(|source| EngineError::Api { operation: "events", socket: api.socket.clone(), source })?;
             self.on_event(event, &inspector);
         }
         Err(EngineError::Closed { socket: api.socket })
@@ -241,19 +205,10 @@ impl Client {
             return;
         };
         match action.as_str() {
-            "create" | "start" if !self.registry.is_complete(&id) => {
-                self.note(&id, metadata, inspector)
-            }
+            "create" | "start" if !self.registry.is_complete(&id) => self.note(&id, metadata, inspector),
             "rename" => {
                 let complete = self.registry.is_complete(&id);
-                self.completed(
-                    &id,
-                    Metadata {
-                        name: metadata.name,
-                        complete,
-                        ..Metadata::default()
-                    },
-                );
+                self.completed(&id, Metadata { name: metadata.name, complete, ..Metadata::default() });
             }
             "destroy" => self.registry.abandon(&id),
             _ => {}
@@ -262,22 +217,11 @@ impl Client {
 
     /// Takes what is known now and queues the rest.
     fn note(&self, id: &str, metadata: Metadata, inspector: &inspect::Inspector) {
-        let job = inspect::Job {
-            id: id.to_owned(),
-            metadata: metadata.clone(),
-        };
+        let job = inspect::Job { id: id.to_owned(), metadata: metadata.clone() };
         self.registry.complete(id, metadata);
         if let Err(job) = inspector.queue(job) {
-            self.stats
-                .inspections_dropped
-                .fetch_add(1, Ordering::Relaxed);
-            self.completed(
-                &job.id,
-                Metadata {
-                    complete: true,
-                    ..job.metadata
-                },
-            );
+            self.stats.inspections_dropped.fetch_add(1, Ordering::Relaxed);
+            self.completed(&job.id, Metadata { complete: true, ..job.metadata });
         }
     }
 

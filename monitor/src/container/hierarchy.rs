@@ -68,30 +68,18 @@ fn read(path: &'static str) -> Result<String, HierarchyError> {
 pub fn choose(mountinfo: &str, cgroups: &str) -> Option<Hierarchy> {
     for controller in CONTROLLERS {
         let id = hierarchy_id(cgroups, controller);
-        let mount = mounts(mountinfo)
-            .find(|m| m.fs == "cgroup" && m.options.split(',').any(|o| o == controller));
+        let mount = mounts(mountinfo).find(|m| m.fs == "cgroup" && m.options.split(',').any(|o| o == controller));
         if let (Some(id), Some(mount)) = (id, mount) {
-            return Some(Hierarchy {
-                id,
-                controller: controller.to_owned(),
-                mount: mount.point,
-            });
+            return Some(Hierarchy { id, controller: controller.to_owned(), mount: mount.point });
         }
     }
     let mount = unified(mountinfo)?;
-    Some(Hierarchy {
-        id: 0,
-        controller: String::new(),
-        mount,
-    })
+    Some(Hierarchy { id: 0, controller: String::new(), mount })
 }
 
 /// Where the whole cgroup v2 tree is mounted, the usual places first.
 pub fn unified(mountinfo: &str) -> Option<PathBuf> {
-    let mut found: Vec<PathBuf> = mounts(mountinfo)
-        .filter(|m| m.fs == "cgroup2")
-        .map(|m| m.point)
-        .collect();
+    let mut found: Vec<PathBuf> = mounts(mountinfo).filter(|m| m.fs == "cgroup2").map(|m| m.point).collect();
     let rank = |p: &PathBuf| match p.to_str() {
         Some("/sys/fs/cgroup") => 0,
         Some("/sys/fs/cgroup/unified") => 1,
@@ -119,9 +107,7 @@ fn hierarchy_id(cgroups: &str, controller: &str) -> Option<u32> {
         .filter(|line| !line.starts_with('#'))
         .find_map(|line| {
             let mut fields = line.split_ascii_whitespace();
-            (fields.next()? == controller)
-                .then(|| fields.next()?.parse().ok())
-                .flatten()
+            (fields.next()? == controller).then(|| fields.next()?.parse().ok()).flatten()
         })
         .filter(|id| *id != 0)
 }
@@ -189,23 +175,12 @@ pub fn unified_or_private(dir: &Path) -> Result<(PathBuf, Option<PrivateMount>),
 /// [`HierarchyError::Mount`].
 pub fn mount_private(dir: &Path) -> Result<PrivateMount, HierarchyError> {
     use std::os::unix::fs::DirBuilderExt;
-    let failed = |source| HierarchyError::Mount {
-        dir: dir.to_owned(),
-        source,
-    };
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(failed)?;
-    let flags = rustix::mount::MountFlags::NOSUID
-        | rustix::mount::MountFlags::NODEV
-        | rustix::mount::MountFlags::NOEXEC;
-    rustix::mount::mount("cgroup2", dir, "cgroup2", flags, None)
-        .map_err(|errno| failed(errno.into()))?;
-    Ok(PrivateMount {
-        dir: dir.to_owned(),
-    })
+    let failed = |source| HierarchyError::Mount { dir: dir.to_owned(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+    let flags =
+        rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NODEV | rustix::mount::MountFlags::NOEXEC;
+    rustix::mount::mount("cgroup2", dir, "cgroup2", flags, None).map_err(|errno| failed(errno.into()))?;
+    Ok(PrivateMount { dir: dir.to_owned() })
 }
 
 #[cfg(test)]

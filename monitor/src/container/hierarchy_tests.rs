@@ -23,21 +23,13 @@ fn hybrid_uses_the_v1_pids_hierarchy() {
     let h = choose(HYBRID, V1_CGROUPS).unwrap();
     assert_eq!((h.id, h.controller.as_str()), (8, "pids"));
     assert_eq!(h.mount, Path::new("/sys/fs/cgroup/pids"));
-    assert_eq!(
-        unified(HYBRID).unwrap(),
-        Path::new("/sys/fs/cgroup/unified")
-    );
+    assert_eq!(unified(HYBRID).unwrap(), Path::new("/sys/fs/cgroup/unified"));
 }
 
 #[test]
 fn v1_without_pids_falls_back_to_memory_then_cpu() {
-    let without = |drop: &[&str]| {
-        HYBRID
-            .lines()
-            .filter(|l| !drop.iter().any(|d| l.ends_with(d)))
-            .collect::<Vec<_>>()
-            .join("\n")
-    };
+    let without =
+        |drop: &[&str]| HYBRID.lines().filter(|l| !drop.iter().any(|d| l.ends_with(d))).collect::<Vec<_>>().join("\n");
     let h = choose(&without(&["rw,pids"]), V1_CGROUPS).unwrap();
     assert_eq!((h.id, h.controller.as_str()), (4, "memory"));
     let h = choose(&without(&["rw,pids", "rw,memory"]), V1_CGROUPS).unwrap();
@@ -47,8 +39,7 @@ fn v1_without_pids_falls_back_to_memory_then_cpu() {
 
 #[test]
 fn a_joint_v1_mount_is_found_by_either_controller() {
-    let info =
-        "50 31 0:40 / /sys/fs/cgroup/cpu,cpuacct rw shared:15 - cgroup cgroup rw,cpu,cpuacct\n";
+    let info = "50 31 0:40 / /sys/fs/cgroup/cpu,cpuacct rw shared:15 - cgroup cgroup rw,cpu,cpuacct\n";
     let h = choose(info, V1_CGROUPS).unwrap();
     assert_eq!(h.mount, Path::new("/sys/fs/cgroup/cpu,cpuacct"));
 }
@@ -58,31 +49,20 @@ fn v2_uses_the_unified_hierarchy() {
     let h = choose(V2, V2_CGROUPS).unwrap();
     assert_eq!((h.id, h.controller.as_str()), (0, ""));
     assert_eq!(h.mount, Path::new("/sys/fs/cgroup"));
-    assert_eq!(
-        choose(V2, "").unwrap().id,
-        0,
-        "kernels without /proc/cgroups"
-    );
+    assert_eq!(choose(V2, "").unwrap().id, 0, "kernels without /proc/cgroups");
 }
 
 #[test]
 fn a_hybrid_host_whose_controllers_are_all_v2_uses_unified() {
     // systemd's "hybrid" with v1 only for name=systemd.
-    let info = HYBRID
-        .lines()
-        .filter(|l| l.contains("systemd") || l.contains("unified"))
-        .collect::<Vec<_>>()
-        .join("\n");
+    let info = HYBRID.lines().filter(|l| l.contains("systemd") || l.contains("unified")).collect::<Vec<_>>().join("\n");
     let h = choose(&info, V2_CGROUPS).unwrap();
     assert_eq!(h.mount, Path::new("/sys/fs/cgroup/unified"));
 }
 
 #[test]
 fn nothing_mounted() {
-    assert_eq!(
-        choose("22 1 254:0 / / rw - ext4 /dev/vda rw\n", V2_CGROUPS),
-        None
-    );
+    assert_eq!(choose("22 1 254:0 / / rw - ext4 /dev/vda rw\n", V2_CGROUPS), None);
     assert_eq!(choose("garbage\n - \n", "garbage"), None);
 }
 

@@ -47,23 +47,11 @@ const ENGINE_STORAGE: &[&[&str]] = &[
 ];
 
 /// File systems that look the same from every container, or are made anew for each.
-const SHARED: &[&str] = &[
-    "sysfs",
-    "cgroup",
-    "cgroup2",
-    "mqueue",
-    "devpts",
-    "pstore",
-    "nsfs",
-    "bpf",
-    "securityfs",
-    "overlay",
-];
+const SHARED: &[&str] =
+    &["sysfs", "cgroup", "cgroup2", "mqueue", "devpts", "pstore", "nsfs", "bpf", "securityfs", "overlay"];
 
 /// First components of the host's own tree that no container's root directory is kept in.
-const HOST_TREE: &[&str] = &[
-    "etc", "root", "usr", "bin", "sbin", "lib", "lib32", "lib64", "boot", "proc", "run",
-];
+const HOST_TREE: &[&str] = &["etc", "root", "usr", "bin", "sbin", "lib", "lib32", "lib64", "boot", "proc", "run"];
 
 /// Where a file system shows in the host's namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,10 +91,7 @@ impl HostMounts {
 
     /// From the contents of a mountinfo file.
     pub fn from_mountinfo(mountinfo: &str) -> Self {
-        Self {
-            devices: parse(mountinfo),
-            ..Self::default()
-        }
+        Self { devices: parse(mountinfo), ..Self::default() }
     }
 
     /// Reads them again if they are older than five seconds. Call it from a slow path; a failed
@@ -168,10 +153,7 @@ impl HostMounts {
             .filter_map(|m| {
                 let below = match m.root.as_str() {
                     "/" => file.path.as_str(),
-                    root => file
-                        .path
-                        .strip_prefix(root)
-                        .filter(|r| r.starts_with('/') || r.is_empty())?,
+                    root => file.path.strip_prefix(root).filter(|r| r.starts_with('/') || r.is_empty())?,
                 };
                 Some(format!("{}{below}", m.point.trim_end_matches('/')))
             })
@@ -179,18 +161,13 @@ impl HostMounts {
     }
 
     fn is_engine_storage(&self, path: &str) -> bool {
-        let below = |root: &String| {
-            path.strip_prefix(root.as_str())
-                .is_some_and(|r| r.starts_with('/'))
-        };
+        let below = |root: &String| path.strip_prefix(root.as_str()).is_some_and(|r| r.starts_with('/'));
         if self.engine_roots.iter().any(below) {
             return true;
         }
         let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
         ENGINE_STORAGE.iter().any(|pattern| {
-            parts
-                .windows(pattern.len())
-                .any(|w| w.iter().zip(*pattern).all(|(p, want)| component(p, want)))
+            parts.windows(pattern.len()).any(|w| w.iter().zip(*pattern).all(|(p, want)| component(p, want)))
         })
     }
 }
@@ -205,9 +182,7 @@ fn component(part: &str, want: &str) -> bool {
 /// The device of a process's root directory, kernel encoding.
 pub fn root_device(tgid: u32) -> Option<u32> {
     // The trailing slash follows the link into the process's own root.
-    std::fs::metadata(format!("/proc/{tgid}/root/"))
-        .ok()
-        .map(|m| kernel_dev(m.dev()))
+    std::fs::metadata(format!("/proc/{tgid}/root/")).ok().map(|m| kernel_dev(m.dev()))
 }
 
 fn parse(mountinfo: &str) -> HashMap<u32, Vec<Mount>> {
@@ -233,16 +208,11 @@ fn parse_line(line: &str) -> Option<(u32, Mount)> {
         return None;
     }
     // tmpfs and bind mounts that an engine or kubelet made for a container.
-    let for_container = [
-        "/docker/containers/",
-        "/kubelet/pods/",
-        "/run/containerd/",
-        "/containers/storage/",
-        "/run/netns",
-    ]
-    .iter()
-    .any(|part| point.contains(part))
-        || point.starts_with("/run/docker/");
+    let for_container =
+        ["/docker/containers/", "/kubelet/pods/", "/run/containerd/", "/containers/storage/", "/run/netns"]
+            .iter()
+            .any(|part| point.contains(part))
+            || point.starts_with("/run/docker/");
     (!for_container).then_some((dev, Mount { root, point }))
 }
 
@@ -265,11 +235,7 @@ mod tests {
     const OVERLAY: u32 = 55;
 
     fn file(dev: u32, path: &str) -> File {
-        File {
-            inode: Inode { dev, ino: 7 },
-            path: path.into(),
-            ..File::default()
-        }
+        File { inode: Inode { dev, ino: 7 }, path: path.into(), ..File::default() }
     }
 
     #[test]
@@ -277,23 +243,11 @@ mod tests {
         let m = HostMounts::from_mountinfo(INFO);
         for (dev, path, host) in [
             (DISK, "/etc/crontab", "/etc/crontab"),
-            (
-                DISK,
-                "/root/.ssh/authorized_keys",
-                "/root/.ssh/authorized_keys",
-            ),
-            (
-                DISK | 16,
-                "/bob/.ssh/authorized_keys",
-                "/home/bob/.ssh/authorized_keys",
-            ),
+            (DISK, "/root/.ssh/authorized_keys", "/root/.ssh/authorized_keys"),
+            (DISK | 16, "/bob/.ssh/authorized_keys", "/home/bob/.ssh/authorized_keys"),
             (DISK | 32, "/sub/data/x", "/srv/my data/x"),
             (24, "/cron.pid", "/run/cron.pid"),
-            (
-                21,
-                "/sys/kernel/core_pattern",
-                "/proc/sys/kernel/core_pattern",
-            ),
+            (21, "/sys/kernel/core_pattern", "/proc/sys/kernel/core_pattern"),
         ] {
             assert!(m.is_host_file(&file(dev, path), Some(OVERLAY)), "{path}");
             assert_eq!(m.host_path(&file(dev, path)).unwrap(), host);
@@ -311,18 +265,9 @@ mod tests {
             (22, "/kernel/uevent_helper"),
             (DISK, "/var/lib/docker/volumes/data/_data/etc/crontab"),
             (DISK, "/var/lib/docker/containers/abc/resolv.conf"),
-            (
-                DISK,
-                "/home/bob/.local/share/containers/storage/volumes/v/_data",
-            ),
-            (
-                DISK,
-                "/var/lib/kubelet/pods/u/volumes/kubernetes.io~empty-dir/v/crontab",
-            ),
-            (
-                DISK,
-                "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/s",
-            ),
+            (DISK, "/home/bob/.local/share/containers/storage/volumes/v/_data"),
+            (DISK, "/var/lib/kubelet/pods/u/volumes/kubernetes.io~empty-dir/v/crontab"),
+            (DISK, "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/s"),
             (DISK, "…/volumes/data/_data/home/a/.ssh/authorized_keys"),
             (DISK | 32, "/other/x"),
         ] {
@@ -340,10 +285,7 @@ mod tests {
         assert!(m.is_host_file(&file(DISK, "/etc/cron.d/x"), Some(DISK)));
         assert!(m.is_host_file(&file(DISK, "/var/spool/cron/crontabs/root"), Some(DISK)));
         assert!(!m.is_host_file(&file(DISK, "/srv/bundle/rootfs/etc/crontab"), Some(DISK)));
-        assert!(!m.is_host_file(
-            &file(DISK, "/var/lib/docker/vfs/dir/abc/etc/crontab"),
-            Some(DISK)
-        ));
+        assert!(!m.is_host_file(&file(DISK, "/var/lib/docker/vfs/dir/abc/etc/crontab"), Some(DISK)));
     }
 
     #[test]
@@ -356,12 +298,6 @@ mod tests {
     fn this_hosts_root_is_a_host_device() {
         let mut m = HostMounts::read().unwrap();
         m.refresh();
-        assert!(
-            m.is_host_device(
-                root_device(1)
-                    .or_else(|| root_device(std::process::id()))
-                    .unwrap()
-            )
-        );
+        assert!(m.is_host_device(root_device(1).or_else(|| root_device(std::process::id())).unwrap()));
     }
 }

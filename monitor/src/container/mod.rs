@@ -29,9 +29,7 @@ pub(crate) fn unescape_mount(field: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
-        let code = field
-            .get(at + 1..at + 4)
-            .and_then(|o| u8::from_str_radix(o, 8).ok());
+        let code = field.get(at + 1..at + 4).and_then(|o| u8::from_str_radix(o, 8).ok());
         match (byte, code) {
             (b'\\', Some(code)) => {
                 out.push(code);
@@ -58,9 +56,6 @@ mod tests {
 
     #[test]
     fn devices_are_in_the_kernels_encoding() {
-        assert_eq!(
-            super::kernel_dev(rustix::fs::makedev(254, 3)),
-            254 << 20 | 3
-        );
+        assert_eq!(super::kernel_dev(rustix::fs::makedev(254, 3)), 254 << 20 | 3);
     }
 }

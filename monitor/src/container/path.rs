@@ -100,12 +100,7 @@ pub fn parse(path: &str) -> Option<ContainerPath> {
             pod_uid = Some(uid);
         }
         if let Some((runtime, id)) = container_of(component, parent, pod_uid.is_some()) {
-            return Some(ContainerPath {
-                runtime,
-                id: id.to_owned(),
-                pod_uid,
-                root_len: end,
-            });
+            return Some(ContainerPath { runtime, id: id.to_owned(), pod_uid, root_len: end });
         }
         if !component.is_empty() {
             parent = component;
@@ -132,9 +127,7 @@ fn container_of<'c>(component: &'c str, parent: &str, in_pod: bool) -> Option<(R
     let unit = component.strip_suffix(".scope").unwrap_or(component);
     for (prefix, runtime) in PREFIXES {
         if let Some(rest) = unit.strip_prefix(prefix) {
-            return is_id(rest)
-                .then_some(rest)
-                .and_then(|id| runtime.map(|r| (r, id)));
+            return is_id(rest).then_some(rest).and_then(|id| runtime.map(|r| (r, id)));
         }
     }
     None

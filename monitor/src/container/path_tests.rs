@@ -9,11 +9,7 @@ const UID: &str = "2f6b1c3a-98d4-4e57-a6c0-1d2e3f4a5b6c";
 const UID_: &str = "2f6b1c3a_98d4_4e57_a6c0_1d2e3f4a5b6c";
 
 fn fill(template: &str) -> String {
-    template
-        .replace("ID2", ID2)
-        .replace("UID_", UID_)
-        .replace("UID", UID)
-        .replace("ID", ID)
+    template.replace("ID2", ID2).replace("UID_", UID_).replace("UID", UID).replace("ID", ID)
 }
 
 #[test]
@@ -24,51 +20,16 @@ fn containers() {
         ("/docker/ID", Docker, false, "/docker/ID"),
         ("/docker/ID/docker/ID2", Docker, false, "/docker/ID"),
         ("/docker/ID/init.scope", Docker, false, "/docker/ID"),
-        (
-            "/docker/ID/system.slice/cron.service",
-            Docker,
-            false,
-            "/docker/ID",
-        ),
+        ("/docker/ID/system.slice/cron.service", Docker, false, "/docker/ID"),
         ("/my/parent/ID", Docker, false, "/my/parent/ID"),
         ("/actions_job/ID", Docker, false, "/actions_job/ID"),
-        (
-            "/ecs/0123456789abcdef0123456789abcdef/ID",
-            Docker,
-            false,
-            "/ecs/0123456789abcdef0123456789abcdef/ID",
-        ),
-        (
-            "/system.slice/docker.service/docker/ID",
-            Docker,
-            false,
-            "/system.slice/docker.service/docker/ID",
-        ),
+        ("/ecs/0123456789abcdef0123456789abcdef/ID", Docker, false, "/ecs/0123456789abcdef0123456789abcdef/ID"),
+        ("/system.slice/docker.service/docker/ID", Docker, false, "/system.slice/docker.service/docker/ID"),
         ("/lxc/web/docker/ID", Docker, false, "/lxc/web/docker/ID"),
-        (
-            "/lxc.payload.web/docker/ID",
-            Docker,
-            false,
-            "/lxc.payload.web/docker/ID",
-        ),
-        (
-            "/system.slice/docker-ID.scope",
-            Docker,
-            false,
-            "/system.slice/docker-ID.scope",
-        ),
-        (
-            "/system.slice/docker-ID.scope/init.scope",
-            Docker,
-            false,
-            "/system.slice/docker-ID.scope",
-        ),
-        (
-            "/system.slice:docker:ID",
-            Docker,
-            false,
-            "/system.slice:docker:ID",
-        ),
+        ("/lxc.payload.web/docker/ID", Docker, false, "/lxc.payload.web/docker/ID"),
+        ("/system.slice/docker-ID.scope", Docker, false, "/system.slice/docker-ID.scope"),
+        ("/system.slice/docker-ID.scope/init.scope", Docker, false, "/system.slice/docker-ID.scope"),
+        ("/system.slice:docker:ID", Docker, false, "/system.slice:docker:ID"),
         (
             "/user.slice/user-1000.slice/user@1000.service/user.slice/docker-ID.scope",
             Docker,
@@ -78,37 +39,12 @@ fn containers() {
         ("/ID", Unknown, false, "/ID"),
         ("/k8s.io/ID", Containerd, false, "/k8s.io/ID"),
         ("/default/ID", Containerd, false, "/default/ID"),
-        (
-            "/system.slice/nerdctl-ID.scope",
-            Containerd,
-            false,
-            "/system.slice/nerdctl-ID.scope",
-        ),
-        (
-            "/system.slice/cri-containerd-ID.scope",
-            Containerd,
-            false,
-            "/system.slice/cri-containerd-ID.scope",
-        ),
-        (
-            "/kubepods/burstable/podUID/ID",
-            Unknown,
-            true,
-            "/kubepods/burstable/podUID/ID",
-        ),
+        ("/system.slice/nerdctl-ID.scope", Containerd, false, "/system.slice/nerdctl-ID.scope"),
+        ("/system.slice/cri-containerd-ID.scope", Containerd, false, "/system.slice/cri-containerd-ID.scope"),
+        ("/kubepods/burstable/podUID/ID", Unknown, true, "/kubepods/burstable/podUID/ID"),
         ("/kubepods/podUID/ID", Unknown, true, "/kubepods/podUID/ID"),
-        (
-            "/kubepods/besteffort/podUID/ID/docker/ID2",
-            Unknown,
-            true,
-            "/kubepods/besteffort/podUID/ID",
-        ),
-        (
-            "/kubepods/burstable/podUID/crio-ID",
-            CriO,
-            true,
-            "/kubepods/burstable/podUID/crio-ID",
-        ),
+        ("/kubepods/besteffort/podUID/ID/docker/ID2", Unknown, true, "/kubepods/besteffort/podUID/ID"),
+        ("/kubepods/burstable/podUID/crio-ID", CriO, true, "/kubepods/burstable/podUID/crio-ID"),
         (
             "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podUID_.slice/cri-containerd-ID.scope",
             Containerd,
@@ -133,24 +69,9 @@ fn containers() {
             true,
             "/system.slice/containerd.service/kubepods-burstable-podUID_.slice:cri-containerd:ID",
         ),
-        (
-            "/machine.slice/libpod-ID.scope",
-            Podman,
-            false,
-            "/machine.slice/libpod-ID.scope",
-        ),
-        (
-            "/machine.slice/libpod-ID.scope/container",
-            Podman,
-            false,
-            "/machine.slice/libpod-ID.scope",
-        ),
-        (
-            "/libpod_parent/libpod-ID",
-            Podman,
-            false,
-            "/libpod_parent/libpod-ID",
-        ),
+        ("/machine.slice/libpod-ID.scope", Podman, false, "/machine.slice/libpod-ID.scope"),
+        ("/machine.slice/libpod-ID.scope/container", Podman, false, "/machine.slice/libpod-ID.scope"),
+        ("/libpod_parent/libpod-ID", Podman, false, "/libpod_parent/libpod-ID"),
         (
             "/user.slice/user-0.slice/run.service/libpod-payload-ID",
             Podman,
@@ -171,10 +92,7 @@ fn containers() {
 #[test]
 fn a_static_pods_uid_has_no_dashes() {
     let path = format!("/kubepods/burstable/pod0123456789abcdef0123456789abcdef/{ID}");
-    assert_eq!(
-        parse(&path).unwrap().pod_uid.as_deref(),
-        Some("0123456789abcdef0123456789abcdef")
-    );
+    assert_eq!(parse(&path).unwrap().pod_uid.as_deref(), Some("0123456789abcdef0123456789abcdef"));
 }
 
 #[test]

@@ -130,10 +130,7 @@ pub struct Registry {
 impl Registry {
     /// An empty table for containers of `hierarchy`.
     pub fn new(hierarchy: Hierarchy) -> Self {
-        Self {
-            hierarchy: Arc::new(hierarchy),
-            inner: Arc::default(),
-        }
+        Self { hierarchy: Arc::new(hierarchy), inner: Arc::default() }
     }
 
     /// The hierarchy the keys belong to.
@@ -200,14 +197,8 @@ impl Registry {
             let Ok(entries) = std::fs::read_dir(&full) else {
                 continue;
             };
-            for entry in entries
-                .flatten()
-                .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
-            {
-                let (Ok(meta), Some(name)) = (
-                    entry.metadata(),
-                    entry.file_name().to_str().map(str::to_owned),
-                ) else {
+            for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+                let (Ok(meta), Some(name)) = (entry.metadata(), entry.file_name().to_str().map(str::to_owned)) else {
                     continue;
                 };
                 let path = format!("{dir}/{name}");
@@ -260,11 +251,7 @@ impl Registry {
     /// Is the metadata of this container complete?
     pub fn is_complete(&self, id: &str) -> bool {
         let inner = self.read();
-        match inner
-            .by_id
-            .get(id)
-            .and_then(|key| inner.containers.get(key))
-        {
+        match inner.by_id.get(id).and_then(|key| inner.containers.get(key)) {
             Some(container) => container.metadata.complete,
             None => inner.ahead.get(id).is_some_and(|m| m.complete),
         }
@@ -296,26 +283,14 @@ impl Registry {
 
     /// Containers whose cgroup exists, by key.
     pub fn live(&self) -> Vec<Arc<Container>> {
-        let mut all: Vec<_> = self
-            .read()
-            .containers
-            .values()
-            .filter(|c| !c.gone)
-            .cloned()
-            .collect();
+        let mut all: Vec<_> = self.read().containers.values().filter(|c| !c.gone).cloned().collect();
         all.sort_by_key(|c| c.key);
         all
     }
 
     /// The cgroups of a container, its own first.
     pub fn cgroups_of(&self, key: ContainerKey) -> Vec<u64> {
-        let mut all: Vec<u64> = self
-            .read()
-            .cgroups
-            .iter()
-            .filter(|(_, c)| **c == key)
-            .map(|(g, _)| *g)
-            .collect();
+        let mut all: Vec<u64> = self.read().cgroups.iter().filter(|(_, c)| **c == key).map(|(g, _)| *g).collect();
         all.sort_by_key(|g| (*g != key, *g));
         all
     }
@@ -323,11 +298,7 @@ impl Registry {
     /// What a finding says about a container.
     pub fn view(&self, key: ContainerKey) -> ContainerView {
         if key == HOST {
-            return ContainerView {
-                id: "host".into(),
-                complete: true,
-                ..ContainerView::default()
-            };
+            return ContainerView { id: "host".into(), complete: true, ..ContainerView::default() };
         }
         let Some(container) = self.get(key) else {
             return ContainerView::default();
@@ -336,9 +307,7 @@ impl Registry {
         let mut labels = metadata.labels.clone();
         if let Some(uid) = &container.pod_uid {
             // The name CRI gives it; on a node without a CRI client it is the only sign of the pod.
-            labels
-                .entry("io.kubernetes.pod.uid".into())
-                .or_insert_with(|| uid.clone());
+            labels.entry("io.kubernetes.pod.uid".into()).or_insert_with(|| uid.clone());
         }
         ContainerView {
             id: container.id.clone(),

@@ -3,11 +3,7 @@
 use super::*;
 
 fn registry() -> Registry {
-    Registry::new(Hierarchy {
-        id: 8,
-        controller: "pids".into(),
-        mount: "/nonexistent".into(),
-    })
+    Registry::new(Hierarchy { id: 8, controller: "pids".into(), mount: "/nonexistent".into() })
 }
 
 fn id(n: u64) -> String {
@@ -15,52 +11,27 @@ fn id(n: u64) -> String {
 }
 
 fn made(cgroup: u64, parent: u64, path: String) -> Cgroup {
-    Cgroup {
-        id: cgroup,
-        parent,
-        gone: false,
-        hierarchy: 8,
-        path,
-    }
+    Cgroup { id: cgroup, parent, gone: false, hierarchy: 8, path }
 }
 
 fn removed(cgroup: u64) -> Cgroup {
-    Cgroup {
-        id: cgroup,
-        parent: 5,
-        gone: true,
-        hierarchy: 8,
-        path: String::new(),
-    }
+    Cgroup { id: cgroup, parent: 5, gone: true, hierarchy: 8, path: String::new() }
 }
 
 fn named(name: &str) -> Metadata {
-    Metadata {
-        name: name.into(),
-        image: "busybox".into(),
-        complete: true,
-        ..Metadata::default()
-    }
+    Metadata { name: name.into(), image: "busybox".into(), complete: true, ..Metadata::default() }
 }
 
 #[test]
 fn a_container_is_known_from_its_mkdir() {
     let r = registry();
-    let change = r
-        .on_cgroup(&made(100, 5, format!("/docker/{}", id(1))))
-        .unwrap();
+    let change = r.on_cgroup(&made(100, 5, format!("/docker/{}", id(1)))).unwrap();
     assert!(change.is_container());
     let view = r.view(100);
-    assert_eq!(
-        (view.id.as_str(), view.runtime.as_str(), view.complete),
-        (id(1).as_str(), "docker", false)
-    );
+    assert_eq!((view.id.as_str(), view.runtime.as_str(), view.complete), (id(1).as_str(), "docker", false));
     assert_eq!(r.complete(&id(1), named("web")), Some(100));
     let view = r.view(100);
-    assert_eq!(
-        (view.name.as_str(), view.image.as_str(), view.complete),
-        ("web", "busybox", true)
-    );
+    assert_eq!((view.name.as_str(), view.image.as_str(), view.complete), ("web", "busybox", true));
 }
 
 #[test]
@@ -80,26 +51,14 @@ fn nested_cgroups_belong_to_the_outermost_container() {
     let r = registry();
     let outer = format!("/docker/{}", id(1));
     r.on_cgroup(&made(100, 5, outer.clone()));
-    let sub = r
-        .on_cgroup(&made(101, 100, format!("{outer}/docker")))
-        .unwrap();
+    let sub = r.on_cgroup(&made(101, 100, format!("{outer}/docker"))).unwrap();
     assert_eq!((sub.container, sub.is_container()), (100, false));
-    let inner = r
-        .on_cgroup(&made(102, 101, format!("{outer}/docker/{}", id(2))))
-        .unwrap();
+    let inner = r.on_cgroup(&made(102, 101, format!("{outer}/docker/{}", id(2)))).unwrap();
     assert_eq!(inner.container, 100);
     assert_eq!(r.cgroups_of(100), [100, 101, 102]);
-    assert_eq!(
-        r.key_of_path(&format!("{outer}/docker/{}", id(2))),
-        Some(100)
-    );
+    assert_eq!(r.key_of_path(&format!("{outer}/docker/{}", id(2))), Some(100));
     // Its parent's event was lost: the path still tells.
-    assert_eq!(
-        r.on_cgroup(&made(104, 103, format!("{outer}/a/b")))
-            .unwrap()
-            .container,
-        100
-    );
+    assert_eq!(r.on_cgroup(&made(104, 103, format!("{outer}/a/b"))).unwrap().container, 100);
     assert!(r.on_cgroup(&removed(102)).unwrap().gone);
     assert!(!r.get(100).unwrap().gone);
     r.on_cgroup(&removed(100));
@@ -112,10 +71,7 @@ fn other_hierarchies_and_services_are_not_ours() {
     let mut other = made(100, 5, format!("/docker/{}", id(1)));
     other.hierarchy = 4;
     assert_eq!(r.on_cgroup(&other), None);
-    assert_eq!(
-        r.on_cgroup(&made(7, 5, "/system.slice/ssh.service".into())),
-        None
-    );
+    assert_eq!(r.on_cgroup(&made(7, 5, "/system.slice/ssh.service".into())), None);
     assert_eq!(r.on_cgroup(&removed(7)), None);
     assert_eq!(r.key_of_path("/system.slice/ssh.service"), Some(HOST));
     assert_eq!(r.key_of_path(&format!("/docker/{}", id(9))), None);
@@ -134,15 +90,7 @@ fn a_removed_container_is_remembered_for_the_grace_period() {
     r.on_cgroup_at(&made(200, 5, format!("/docker/{}", id(2))), start + GRACE);
     assert!(r.get(100).is_none());
     assert_eq!(r.key_of_id(&id(1)), None);
-    assert_eq!(
-        r.counts(),
-        Counts {
-            live: 1,
-            gone: 0,
-            cgroups: 1,
-            ahead: 0
-        }
-    );
+    assert_eq!(r.counts(), Counts { live: 1, gone: 0, cgroups: 1, ahead: 0 });
 }
 
 #[test]
@@ -177,10 +125,7 @@ fn churn_leaves_the_table_flat() {
         r.on_cgroup_at(&removed(key), now);
     }
     let counts = r.counts();
-    assert!(
-        counts.gone <= MAX_GONE + 1 && counts.ahead <= MAX_AHEAD,
-        "{counts:?}"
-    );
+    assert!(counts.gone <= MAX_GONE + 1 && counts.ahead <= MAX_AHEAD, "{counts:?}");
     assert_eq!((counts.live, counts.cgroups), (0, 0));
     let inner = r.read();
     assert_eq!(inner.by_id.len(), inner.containers.len());
@@ -200,11 +145,7 @@ fn a_scan_finds_what_exists() {
     ] {
         std::fs::create_dir_all(root.path().join(dir)).unwrap();
     }
-    let r = Registry::new(Hierarchy {
-        id: 8,
-        controller: "pids".into(),
-        mount: root.path().into(),
-    });
+    let r = Registry::new(Hierarchy { id: 8, controller: "pids".into(), mount: root.path().into() });
     let changes = r.scan();
     assert_eq!(changes.iter().filter(|c| c.is_container()).count(), 2);
     assert_eq!(changes.len(), 4);

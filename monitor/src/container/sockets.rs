@@ -36,10 +36,7 @@ pub fn runtime_sockets<'p>(configured: impl IntoIterator<Item = &'p Path>) -> Ve
         let Ok(meta) = std::fs::metadata(&path) else {
             continue;
         };
-        let inode = Inode {
-            dev: kernel_dev(meta.dev()),
-            ino: meta.ino(),
-        };
+        let inode = Inode { dev: kernel_dev(meta.dev()), ino: meta.ino() };
         if meta.file_type().is_socket() && found.iter().all(|s| s.inode != inode) {
             found.push(RuntimeSocket { inode, path });
         }
@@ -71,10 +68,7 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let url = PathBuf::from(format!("unix://{}", socket.display()));
         let found = runtime_sockets([url.as_path(), link.as_path(), file.as_path()]);
-        let ours: Vec<_> = found
-            .iter()
-            .filter(|s| s.path.starts_with(dir.path()))
-            .collect();
+        let ours: Vec<_> = found.iter().filter(|s| s.path.starts_with(dir.path())).collect();
         assert_eq!(ours.len(), 1);
         let meta = std::fs::metadata(&socket).unwrap();
         assert_eq!(ours[0].inode.ino, meta.ino());

@@ -61,10 +61,7 @@ impl Hub {
         let (queue, rows) = sync_channel(CLIENT_QUEUE);
         let lagged = Arc::new(AtomicBool::new(false));
         let mut inner = self.inner();
-        inner.followers.push(Follower {
-            queue,
-            lagged: lagged.clone(),
-        });
+        inner.followers.push(Follower { queue, lagged: lagged.clone() });
         (inner.last(backlog), Subscription { rows, lagged })
     }
 
@@ -98,15 +95,13 @@ impl Observer for Arc<Hub> {
         if matches!(row, Row::Alert(_)) {
             inner.remember(json);
         }
-        inner
-            .followers
-            .retain(|f| match f.queue.try_send(json.clone()) {
-                Ok(()) => true,
-                Err(std::sync::mpsc::TrySendError::Full(_)) => {
-                    f.lagged.store(true, Relaxed);
-                    false
-                }
-                Err(std::sync::mpsc::TrySendError::Disconnected(_)) => false,
-            });
+        inner.followers.retain(|f| match f.queue.try_send(json.clone()) {
+            Ok(()) => true,
+            Err(std::sync::mpsc::TrySendError::Full(_)) => {
+                f.lagged.store(true, Relaxed);
+                false
+            }
+            Err(std::sync::mpsc::TrySendError::Disconnected(_)) => false,
+        });
     }
 }

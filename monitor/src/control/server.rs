@@ -7,9 +7,7 @@ use crate::output::notice::{NoticeKind, NoticeRow};
 use crate::output::{Clock, Notice, writer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::fs::{
-    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
-};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,16 +53,8 @@ impl Server {
         Self::start_for(path, hub, status, rustix::process::geteuid().as_raw())
     }
 
-    pub(super) fn start_for(
-        path: &Path,
-        hub: Arc<Hub>,
-        status: Status,
-        owner: u32,
-    ) -> Result<Self, ControlError> {
-        let fail = |source: io::Error| ControlError::Io {
-            path: path.into(),
-            source,
-        };
+    pub(super) fn start_for(path: &Path, hub: Arc<Hub>, status: Status, owner: u32) -> Result<Self, ControlError> {
+        let fail = |source: io::Error| ControlError::Io { path: path.into(), source };
         clear_stale(path)?;
         let listener = UnixListener::bind(path).map_err(fail)?;
         // Who connects before this line is turned away by the check of the peer's uid.
@@ -72,23 +62,12 @@ impl Server {
         let meta = std::fs::symlink_metadata(path).map_err(fail)?;
         let stop = Arc::new(AtomicBool::new(false));
         let clients = AtomicUsize::new(0);
-        let service = Arc::new(Service {
-            hub,
-            status,
-            owner,
-            stop: stop.clone(),
-            clients,
-        });
+        let service = Arc::new(Service { hub, status, owner, stop: stop.clone(), clients });
         let thread = std::thread::Builder::new()
             .name("control".into())
             .spawn(move || accept(&listener, &service))
             .map_err(fail)?;
-        Ok(Self {
-            path: path.into(),
-            id: (meta.dev(), meta.ino()),
-            stop,
-            thread: Some(thread),
-        })
+        Ok(Self { path: path.into(), id: (meta.dev(), meta.ino()), stop, thread: Some(thread) })
     }
 }
 
@@ -100,8 +79,7 @@ impl Drop for Server {
         if let Some(thread) = self.thread.take().filter(|_| woken) {
             let _ = thread.join();
         }
-        let ours = std::fs::symlink_metadata(&self.path)
-            .is_ok_and(|meta| (meta.dev(), meta.ino()) == self.id);
+        let ours = std::fs::symlink_metadata(&self.path).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.id);
         if ours {
             let _ = std::fs::remove_file(&self.path);
         }
@@ -109,25 +87,16 @@ impl Drop for Server {
 }
 
 fn clear_stale(path: &Path) -> Result<(), ControlError> {
-    let fail = |source: io::Error| ControlError::Io {
-        path: path.into(),
-        source,
-    };
+    let fail = |source: io::Error| ControlError::Io { path: path.into(), source };
     if let Some(folder) = path.parent() {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(folder)
-            .map_err(fail)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(fail)?;
     }
     match std::fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(fail(e)),
         Ok(meta) if !meta.file_type().is_socket() => Err(ControlError::NotASocket(path.into())),
         Ok(_) => match UnixStream::connect(path) {
-            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(path).map_err(fail)
-            }
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path).map_err(fail),
             Err(e) => Err(fail(e)),
             Ok(_) => Err(ControlError::InUse(path.into())),
         },
@@ -160,21 +129,16 @@ fn take(mut stream: UnixStream, service: &Arc<Service>) {
     }
     if service.clients.fetch_add(1, SeqCst) >= CLIENTS {
         service.clients.fetch_sub(1, SeqCst);
-        let _ = refuse(
-            &mut stream,
-            &format!("{CLIENTS} clients are connected already"),
-        );
+        let _ = refuse(&mut stream, &format!("{CLIENTS} clients are connected already"));
         return;
     }
     let shared = service.clone();
-    let spawned = std::thread::Builder::new()
-        .name("control-client".into())
-        .spawn(move || {
-            if let Err(error) = serve(&mut stream, &shared) {
-                tracing::debug!(%error, "control client");
-            }
-            shared.clients.fetch_sub(1, SeqCst);
-        });
+    let spawned = std::thread::Builder::new().name("control-client".into()).spawn(move || {
+        if let Err(error) = serve(&mut stream, &shared) {
+            tracing::debug!(%error, "control client");
+        }
+        shared.clients.fetch_sub(1, SeqCst);
+    });
     if let Err(error) = spawned {
         service.clients.fetch_sub(1, SeqCst);
         tracing::warn!(%error, "control socket: thread");
@@ -205,11 +169,7 @@ fn serve(stream: &mut UnixStream, service: &Service) -> io::Result<()> {
     match serde_json::from_str(&line) {
         Err(error) => refuse(stream, &format!("not a request: {error}")),
         Ok(Request::Status) => send(stream, &(service.status)().to_string()),
-        Ok(Request::Findings) => service
-            .hub
-            .recent(REMEMBERED)
-            .iter()
-            .try_for_each(|row| send(stream, row)),
+        Ok(Request::Findings) => service.hub.recent(REMEMBERED).iter().try_for_each(|row| send(stream, row)),
         Ok(Request::Events { backlog }) => {
             let (past, subscription) = service.hub.follow(backlog);
             past.iter().try_for_each(|row| send(stream, row))?;
@@ -240,14 +200,6 @@ fn follow(stream: &mut UnixStream, from: &Subscription, stop: &AtomicBool) -> io
 
 fn hung_up(stream: &UnixStream) -> io::Result<bool> {
     let mut fds = [PollFd::new(stream, PollFlags::RDHUP)];
-    poll(
-        &mut fds,
-        Some(&Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        }),
-    )?;
-    Ok(fds[0]
-        .revents()
-        .intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR))
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    Ok(fds[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR))
 }

@@ -43,12 +43,7 @@ fn until(what: impl Fn() -> bool) {
 fn status_and_findings() {
     let folder = tempfile::tempdir().unwrap();
     let (path, hub, _server) = server(&folder);
-    let line = ask(&path, Request::Status)
-        .unwrap()
-        .lines()
-        .next()
-        .unwrap()
-        .unwrap();
+    let line = ask(&path, Request::Status).unwrap().lines().next().unwrap().unwrap();
     assert_eq!(line, r#"{"mode":"monitor"}"#);
     (0..1003).for_each(|i| alert(&hub, i));
     let found = ids(ask(&path, Request::Findings).unwrap().lines());
@@ -102,16 +97,8 @@ fn only_the_owner_is_served() {
     let path = folder.path().join("c.sock");
     let me = rustix::process::geteuid().as_raw();
     let _server = Server::start_for(&path, Hub::new(), status(), me + 1).unwrap();
-    let line = ask(&path, Request::Status)
-        .unwrap()
-        .lines()
-        .next()
-        .unwrap()
-        .unwrap();
-    assert_eq!(
-        refusal(&line).unwrap(),
-        format!("uid {me} may not use this socket")
-    );
+    let line = ask(&path, Request::Status).unwrap().lines().next().unwrap().unwrap();
+    assert_eq!(refusal(&line).unwrap(), format!("uid {me} may not use this socket"));
 }
 
 #[test]
@@ -119,17 +106,11 @@ fn the_file_is_private_and_goes_with_the_server() {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = tempfile::tempdir().unwrap();
     let (path, _hub, server) = server(&folder);
-    assert_eq!(
-        std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     drop(server);
     assert!(!path.exists());
     let absent = ask(&path, Request::Status).err().unwrap().to_string();
-    assert!(
-        absent.contains("no daemon answers at") && absent.contains("bulkhead run"),
-        "{absent}"
-    );
+    assert!(absent.contains("no daemon answers at") && absent.contains("bulkhead run"), "{absent}");
 }
 
 #[test]
@@ -151,18 +132,10 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
 fn nonsense_gets_an_answer() {
     let folder = tempfile::tempdir().unwrap();
     let (path, _hub, _server) = server(&folder);
-    for text in [
-        "{}\n",
-        "status\n",
-        "{\"cmd\":\"stop\"}\n",
-        "{\"cmd\":\"events\",\"x\":1}\n",
-    ] {
+    for text in ["{}\n", "status\n", "{\"cmd\":\"stop\"}\n", "{\"cmd\":\"events\",\"x\":1}\n"] {
         let mut stream = UnixStream::connect(&path).unwrap();
         stream.write_all(text.as_bytes()).unwrap();
         let line = BufReader::new(stream).lines().next().unwrap().unwrap();
-        assert!(
-            refusal(&line).unwrap().starts_with("not a request: "),
-            "{line}"
-        );
+        assert!(refusal(&line).unwrap().starts_with("not a request: "), "{line}");
     }
 }

@@ -17,12 +17,7 @@ pub struct Bounded<K, V> {
 impl<K: Eq + Hash + Clone, V> Bounded<K, V> {
     /// Holds at most `capacity` entries (at least one).
     pub fn new(capacity: usize) -> Self {
-        Self {
-            capacity: capacity.max(1),
-            map: HashMap::new(),
-            order: VecDeque::new(),
-            next: 0,
-        }
+        Self { capacity: capacity.max(1), map: HashMap::new(), order: VecDeque::new(), next: 0 }
     }
 
     /// Looks an entry up.
@@ -46,8 +41,7 @@ impl<K: Eq + Hash + Clone, V> Bounded<K, V> {
         // Replaced and removed keys leave marks behind.
         if self.order.len() > self.capacity * 2 {
             let map = &self.map;
-            self.order
-                .retain(|(k, seq)| map.get(k).is_some_and(|(_, s)| s == seq));
+            self.order.retain(|(k, seq)| map.get(k).is_some_and(|(_, s)| s == seq));
         }
     }
 

@@ -99,9 +99,10 @@ impl<'a> Context<'a> {
     /// Is the process, or the one that made it, a package manager out of the image?
     pub fn is_package_manager(&self, key: ProcessKey, task_flags: u32) -> bool {
         task_flags & state::TASK_PACKAGE_MANAGER != 0
-            || self.processes.get(key).is_some_and(|p| {
-                p.has(state::TASK_PACKAGE_MANAGER) || self.settings.is_trusted_writer(p)
-            })
+            || self
+                .processes
+                .get(key)
+                .is_some_and(|p| p.has(state::TASK_PACKAGE_MANAGER) || self.settings.is_trusted_writer(p))
     }
 
     /// Was the process started from outside its container: by the runtime's exec, or as the first?
@@ -141,10 +142,7 @@ pub(super) fn describe(comm: &str, args: &[String], pid: u32) -> String {
         line.truncate(cut);
         line.push('…');
     }
-    let line: String = line
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if line.is_empty() || line == comm {
         format!("{comm} (pid {pid})")
     } else {

@@ -36,21 +36,13 @@ pub struct Dedupe {
 
 impl Default for Dedupe {
     fn default() -> Self {
-        Self {
-            culprits: Bounded::new(REMEMBERED),
-            trees: Bounded::new(REMEMBERED),
-        }
+        Self { culprits: Bounded::new(REMEMBERED), trees: Bounded::new(REMEMBERED) }
     }
 }
 
 impl Dedupe {
     /// Lets a detection through, marks it as a repeat, or drops it.
-    pub fn admit(
-        &mut self,
-        event: &Event,
-        mut detection: Detection,
-        cx: &Context<'_>,
-    ) -> Option<Detection> {
+    pub fn admit(&mut self, event: &Event, mut detection: Detection, cx: &Context<'_>) -> Option<Detection> {
         let kind = detection.kind;
         let root = incident_root(event, detection.culprit, cx);
         // The connection of a shell that is known to be remote-controlled is no news.
@@ -62,10 +54,7 @@ impl Dedupe {
         {
             return None;
         }
-        let generation = cx
-            .processes
-            .get(detection.culprit)
-            .map_or(0, |p| p.generation);
+        let generation = cx.processes.get(detection.culprit).map_or(0, |p| p.generation);
         let culprit = (kind, detection.culprit, generation, detection.file.clone());
         if let Some(only_told) = self.culprits.get_mut(&culprit) {
             // Evidence has grown until it may be acted upon: no second alert, but the action.
@@ -89,11 +78,7 @@ impl Dedupe {
             detection.repeat = !news;
             return Some(detection);
         }
-        let incident = Incident {
-            first_ns: now,
-            last_ns: now,
-            prevented: event.prevented(),
-        };
+        let incident = Incident { first_ns: now, last_ns: now, prevented: event.prevented() };
         self.trees.insert(tree, incident);
         Some(detection)
     }
@@ -118,19 +103,11 @@ mod tests {
         Detection::new(FindingKind::Miner, Lab::key(pid), "x")
     }
 
-    fn admit(
-        lab: &Lab,
-        dedupe: &mut Dedupe,
-        at_s: u64,
-        pid: u32,
-        verdict: Verdict,
-    ) -> Option<bool> {
+    fn admit(lab: &Lab, dedupe: &mut Dedupe, at_s: u64, pid: u32, verdict: Verdict) -> Option<bool> {
         let mut event = lab.event(pid, crate::event::Body::Exit { code: 0 });
         event.time_ns = at_s * 1_000_000_000;
         event.verdict = verdict;
-        dedupe
-            .admit(&event, detection(pid), &lab.cx())
-            .map(|d| d.repeat)
+        dedupe.admit(&event, detection(pid), &lab.cx()).map(|d| d.repeat)
     }
 
     #[test]
@@ -142,27 +119,11 @@ mod tests {
         }
         let mut d = Dedupe::default();
         assert_eq!(admit(&lab, &mut d, 1, 11, Verdict::Observed), Some(false));
-        assert_eq!(
-            admit(&lab, &mut d, 2, 11, Verdict::Observed),
-            None,
-            "same program"
-        );
-        assert_eq!(
-            admit(&lab, &mut d, 3, 12, Verdict::Observed),
-            Some(true),
-            "same tree"
-        );
-        assert_eq!(
-            admit(&lab, &mut d, 4, 13, Verdict::Killed),
-            Some(false),
-            "now prevented"
-        );
+        assert_eq!(admit(&lab, &mut d, 2, 11, Verdict::Observed), None, "same program");
+        assert_eq!(admit(&lab, &mut d, 3, 12, Verdict::Observed), Some(true), "same tree");
+        assert_eq!(admit(&lab, &mut d, 4, 13, Verdict::Killed), Some(false), "now prevented");
         assert_eq!(admit(&lab, &mut d, 5, 14, Verdict::Killed), Some(true));
-        assert_eq!(
-            admit(&lab, &mut d, 40, 15, Verdict::Observed),
-            Some(false),
-            "new incident"
-        );
+        assert_eq!(admit(&lab, &mut d, 40, 15, Verdict::Observed), Some(false), "new incident");
     }
 
     #[test]
@@ -170,15 +131,9 @@ mod tests {
         let lab = Lab::new();
         let mut d = Dedupe::default();
         let event = lab.event(9, crate::event::Body::Exit { code: 0 });
-        let weak = Detection {
-            alert_only: true,
-            ..detection(9)
-        };
+        let weak = Detection { alert_only: true, ..detection(9) };
         assert!(d.admit(&event, weak, &lab.cx()).is_some_and(|d| !d.repeat));
-        assert!(
-            d.admit(&event, detection(9), &lab.cx())
-                .is_some_and(|d| d.repeat)
-        );
+        assert!(d.admit(&event, detection(9), &lab.cx()).is_some_and(|d| d.repeat));
         assert!(d.admit(&event, detection(9), &lab.cx()).is_none());
     }
 }

@@ -22,11 +22,7 @@ impl Detector for DockerSocket {
                 if !known && !prevented && has_own_runtime(event, cx) {
                     return None;
                 }
-                let what = if *known {
-                    "runtime_socket"
-                } else {
-                    "runtime_socket_name"
-                };
+                let what = if *known { "runtime_socket" } else { "runtime_socket_name" };
                 (what, name.clone(), None)
             }
             Body::Connect(connect) if connect.op != ConnectOp::Listen => {
@@ -35,9 +31,7 @@ impl Detector for DockerSocket {
                     return None;
                 }
                 let own = connect.peer.ip().is_loopback() && has_own_runtime(event, cx);
-                if !prevented
-                    && (own || cx.containers.expects_connect(event.container, connect.peer))
-                {
+                if !prevented && (own || cx.containers.expects_connect(event.container, connect.peer)) {
                     return None;
                 }
                 ("runtime_port", connect.peer.to_string(), Some(connect.peer))
@@ -47,10 +41,7 @@ impl Detector for DockerSocket {
         if !prevented && peer.is_none() && cx.containers.expects_runtime_socket(event.container) {
             return None;
         }
-        let message = format!(
-            "{} talks to a container runtime at {target}",
-            cx.describe(event.process)
-        );
+        let message = format!("{} talks to a container runtime at {target}", cx.describe(event.process));
         let mut detection = Detection::new(FindingKind::DockerSocket, event.process, message).with(
             event.id,
             what,
@@ -65,14 +56,7 @@ impl Detector for DockerSocket {
 /// Docker in Docker: the engine behind the socket is this container's own, which the host's socket
 /// (known by inode) never is.
 fn has_own_runtime(event: &Event, cx: &Context<'_>) -> bool {
-    const ENGINES: &[&str] = &[
-        "dockerd",
-        "containerd",
-        "podman",
-        "buildkitd",
-        "crio",
-        "k3s",
-    ];
+    const ENGINES: &[&str] = &["dockerd", "containerd", "podman", "buildkitd", "crio", "k3s"];
     cx.processes
         .in_container(event.container)
         .any(|p| ENGINES.contains(&p.program.name()) || ENGINES.contains(&p.comm.as_str()))
@@ -94,14 +78,8 @@ mod tests {
         let mut lab = Lab::new();
         assert_eq!(connect(&mut lab, 9, true), [FindingKind::DockerSocket]);
         assert!(connect(&mut lab, 9, true).is_empty(), "told once");
-        assert_eq!(
-            connect(&mut Lab::new(), 9, false),
-            [FindingKind::DockerSocket]
-        );
-        assert_eq!(
-            kinds(&Lab::new().connect(9, "10.200.0.1:2375", 1)),
-            [FindingKind::DockerSocket]
-        );
+        assert_eq!(connect(&mut Lab::new(), 9, false), [FindingKind::DockerSocket]);
+        assert_eq!(kinds(&Lab::new().connect(9, "10.200.0.1:2375", 1)), [FindingKind::DockerSocket]);
     }
 
     #[test]
@@ -110,10 +88,6 @@ mod tests {
         lab.exec(20, 5, &["dockerd"]);
         assert!(connect(&mut lab, 9, false).is_empty());
         assert!(lab.connect(9, "127.0.0.1:2375", 1).is_empty());
-        assert_eq!(
-            connect(&mut lab, 9, true),
-            [FindingKind::DockerSocket],
-            "the host's"
-        );
+        assert_eq!(connect(&mut lab, 9, true), [FindingKind::DockerSocket], "the host's");
     }
 }

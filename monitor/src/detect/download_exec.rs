@@ -8,9 +8,7 @@ mod text;
 use super::Detector;
 use super::bounded::Bounded;
 use super::context::{Context, describe};
-use crate::event::{
-    Body, Connect, Event, Exec, Form, HOST, Open, Origin, ProcessKey, Reason, Stdio, file, state,
-};
+use crate::event::{Body, Connect, Event, Exec, Form, HOST, Open, Origin, ProcessKey, Reason, Stdio, file, state};
 use crate::finding::{Detection, FindingKind, Severity};
 use monitor_common::exec::EXEC_STDIN_TAINTED;
 use text::Arrivals;
@@ -29,11 +27,7 @@ pub struct DownloadExec {
 
 impl Default for DownloadExec {
     fn default() -> Self {
-        Self {
-            received: Bounded::new(RECEIVERS),
-            sent: Bounded::new(RECEIVERS),
-            arrivals: Arrivals::default(),
-        }
+        Self { received: Bounded::new(RECEIVERS), sent: Bounded::new(RECEIVERS), arrivals: Arrivals::default() }
     }
 }
 
@@ -45,11 +39,7 @@ impl Detector for DownloadExec {
             Body::Connect(connect) => pipe_connect(event, connect, cx),
             Body::Payload(payload) => {
                 if payload.peer.port() != 53 {
-                    let seen = if payload.inbound {
-                        &mut self.received
-                    } else {
-                        &mut self.sent
-                    };
+                    let seen = if payload.inbound { &mut self.received } else { &mut self.sent };
                     seen.insert(event.process, ());
                     self.arrivals.payload(event, payload, cx);
                 }
@@ -70,28 +60,19 @@ impl DownloadExec {
             .or_else(|| text::from_xargs(exec, cx))
             .or_else(|| self.arrivals.as_argument(event, exec, cx))?;
         // The runtime's end of a pipe is no download: `docker exec -i … bash -s < script`.
-        let fed = what == "stdin_from_network"
-            && matches!(exec.stdio[0], Stdio::Pipe(_) | Stdio::Unix(_));
+        let fed = what == "stdin_from_network" && matches!(exec.stdio[0], Stdio::Pipe(_) | Stdio::Unix(_));
         let inside = exec
             .origin
             .as_ref()
             .and_then(|o| cx.processes.get(o.process))
             .is_some_and(|p| p.container == event.container);
-        if fed
-            && !inside
-            && !event.prevented()
-            && cx.is_entered(event, exec.task_flags, exec.parent)
-        {
+        if fed && !inside && !event.prevented() && cx.is_entered(event, exec.task_flags, exec.parent) {
             return None;
         }
         let who = describe(&exec.comm, &exec.args, event.process.tgid);
         let from = origin_words(exec.origin.as_ref(), cx);
-        let mut detection = Detection::new(
-            FindingKind::DownloadExec,
-            event.process,
-            format!("{who} {how}{from}"),
-        )
-        .with(event.id, what, 0, format!("{} {how}", exec.comm));
+        let mut detection = Detection::new(FindingKind::DownloadExec, event.process, format!("{who} {how}{from}"))
+            .with(event.id, what, 0, format!("{} {how}", exec.comm));
         detection.alert_only = what == "text_as_argument";
         if what == "executable_from_network" {
             detection.file = Some(exec.exe.path.clone());
@@ -111,25 +92,17 @@ impl DownloadExec {
             return None;
         }
         let process = cx.process(event);
-        let script = open.file.has(file::FILE_SCRIPT)
-            || process.is_some_and(|p| text::is_its_script(&p.program, &open.file));
-        let sourced = process.is_some_and(|p| {
-            p.has(state::TASK_SHELL) && text::is_sourced(&p.program.args, &open.file)
-        });
+        let script =
+            open.file.has(file::FILE_SCRIPT) || process.is_some_and(|p| text::is_its_script(&p.program, &open.file));
+        let sourced =
+            process.is_some_and(|p| p.has(state::TASK_SHELL) && text::is_sourced(&p.program.args, &open.file));
         if !reported && !script && !sourced {
             return None;
         }
         let name = &open.file.path;
         let from = origin_words(open.origin.as_ref(), cx);
-        let message = format!(
-            "{} runs {name}, which came from the network{from}",
-            cx.describe(event.process)
-        );
-        let what = if sourced && !script {
-            "sourced_from_network"
-        } else {
-            "script_from_network"
-        };
+        let message = format!("{} runs {name}, which came from the network{from}", cx.describe(event.process));
+        let what = if sourced && !script { "sourced_from_network" } else { "script_from_network" };
         let mut detection = Detection::new(FindingKind::DownloadExec, event.process, message).with(
             event.id,
             what,
@@ -141,13 +114,7 @@ impl DownloadExec {
     }
 
     /// What comes from the network honestly, or did not come from there at all.
-    fn is_honest(
-        &self,
-        event: &Event,
-        task_flags: u32,
-        origin: Option<&Origin>,
-        cx: &Context<'_>,
-    ) -> bool {
+    fn is_honest(&self, event: &Event, task_flags: u32, origin: Option<&Origin>, cx: &Context<'_>) -> bool {
         if task_flags & state::TASK_PACKAGE_MANAGER != 0 {
             return true;
         }
@@ -164,11 +131,7 @@ impl DownloadExec {
         }
         // The engine pulls images and feeds containers from outside.
         if source.container == HOST
-            && cx
-                .settings
-                .runtimes
-                .iter()
-                .any(|r| *r == source.comm || *r == source.program.name())
+            && cx.settings.runtimes.iter().any(|r| *r == source.comm || *r == source.program.name())
         {
             return true;
         }
@@ -183,22 +146,15 @@ impl DownloadExec {
 
 /// npm's and pip's helpers, git's transports: the trusted program is a few forks up.
 fn has_trusted_ancestor(key: ProcessKey, cx: &Context<'_>) -> bool {
-    cx.processes
-        .ancestors(key)
-        .take(3)
-        .any(|a| cx.settings.is_trusted_writer(a))
+    cx.processes.ancestors(key).take(3).any(|a| cx.settings.is_trusted_writer(a))
 }
 
 /// What the kernel half saw at exec.
 fn exec_shape(event: &Event, exec: &Exec) -> Option<(&'static str, String)> {
     let reader = exec.task_flags & (state::TASK_SHELL | state::TASK_INTERPRETER) != 0;
-    let tainted =
-        exec.exe.has(file::FILE_TAINTED) || exec.task_flags & state::TASK_EXE_TAINTED != 0;
+    let tainted = exec.exe.has(file::FILE_TAINTED) || exec.task_flags & state::TASK_EXE_TAINTED != 0;
     if tainted {
-        let how = format!(
-            "was started from {}, whose bytes came from the network",
-            exec.exe.path
-        );
+        let how = format!("was started from {}, whose bytes came from the network", exec.exe.path);
         return Some(("executable_from_network", how));
     }
     let stdin = exec.flags & EXEC_STDIN_TAINTED != 0;
@@ -213,10 +169,7 @@ fn exec_shape(event: &Event, exec: &Exec) -> Option<(&'static str, String)> {
     if stdin && matches!(exec.form, Form::Argument | Form::Script) && !event.prevented() {
         return None;
     }
-    Some((
-        "program_from_network",
-        "runs a program that came from the network".to_owned(),
-    ))
+    Some(("program_from_network", "runs a program that came from the network".to_owned()))
 }
 
 /// A process connects whose output ends, through pipes, in a shell.
@@ -231,27 +184,19 @@ fn pipe_connect(event: &Event, connect: &Connect, cx: &Context<'_>) -> Option<De
             return None;
         }
     }
-    let sink = connect
-        .sink_tgid
-        .and_then(|tgid| cx.processes.lookup_tgid(tgid));
+    let sink = connect.sink_tgid.and_then(|tgid| cx.processes.lookup_tgid(tgid));
     if !event.prevented() && sink.is_some_and(|s| !s.alive()) {
         return None;
     }
     let reader = sink.map_or_else(|| "a shell".to_owned(), |s| cx.describe(s.key));
-    let message = format!(
-        "{} downloads from {} into a pipe that {reader} runs",
-        cx.describe(event.process),
-        connect.peer
-    );
+    let message =
+        format!("{} downloads from {} into a pipe that {reader} runs", cx.describe(event.process), connect.peer);
     let culprit = sink.map_or(event.process, |s| s.key);
     let mut detection = Detection::new(FindingKind::DownloadExec, culprit, message).with(
         event.id,
         "pipe_into_shell",
         0,
-        format!(
-            "{} connects to {} with a shell at the end of its pipe",
-            connect.comm, connect.peer
-        ),
+        format!("{} connects to {} with a shell at the end of its pipe", connect.comm, connect.peer),
     );
     detection.peer = Some(connect.peer);
     if culprit != event.process {
@@ -264,27 +209,13 @@ fn origin_words(origin: Option<&Origin>, cx: &Context<'_>) -> String {
     let Some(origin) = origin else {
         return String::new();
     };
-    let peer = origin
-        .peer
-        .map_or_else(String::new, |p| format!(" from {p}"));
-    let by = cx
-        .processes
-        .get(origin.process)
-        .map_or_else(String::new, |p| format!(" by {}", p.comm));
-    if peer.is_empty() && by.is_empty() {
-        String::new()
-    } else {
-        format!(" (fetched{peer}{by})")
-    }
+    let peer = origin.peer.map_or_else(String::new, |p| format!(" from {p}"));
+    let by = cx.processes.get(origin.process).map_or_else(String::new, |p| format!(" by {}", p.comm));
+    if peer.is_empty() && by.is_empty() { String::new() } else { format!(" (fetched{peer}{by})") }
 }
 
 /// Adds what the origin tells.
-fn finish(
-    event: &Event,
-    mut detection: Detection,
-    origin: Option<&Origin>,
-    cx: &Context<'_>,
-) -> Detection {
+fn finish(event: &Event, mut detection: Detection, origin: Option<&Origin>, cx: &Context<'_>) -> Detection {
     let Some(origin) = origin else {
         return detection;
     };
@@ -295,12 +226,7 @@ fn finish(
     };
     let age_ms = event.time_ns.saturating_sub(origin.time_ns) / 1_000_000;
     let who = cx.describe(origin.process);
-    detection = detection.with(
-        event.id,
-        "origin",
-        0,
-        format!("fetched by {who} {age_ms} ms earlier, {hops}"),
-    );
+    detection = detection.with(event.id, "origin", 0, format!("fetched by {who} {age_ms} ms earlier, {hops}"));
     let alive = cx
         .processes
         .get(origin.process)

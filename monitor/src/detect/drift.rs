@@ -27,10 +27,7 @@ impl Detector for Drift {
         }
         let place = layer(&exec.exe);
         let who = describe(&exec.comm, &exec.args, event.process.tgid);
-        let message = format!(
-            "{who} is not part of the image: {} lies in {place}",
-            exec.exe.path
-        );
+        let message = format!("{who} is not part of the image: {} lies in {place}", exec.exe.path);
         let mut detection = Detection::new(FindingKind::Drift, event.process, message).with(
             event.id,
             "drift",
@@ -68,11 +65,8 @@ mod tests {
     #[test]
     fn only_where_it_was_asked_for() {
         let mut lab = Lab::new();
-        let run = |lab: &mut Lab, pid| {
-            kinds(&lab.exec_with(pid, 9, &["/tmp/a.out"], |e| {
-                e.task_flags |= state::TASK_DRIFT
-            }))
-        };
+        let run =
+            |lab: &mut Lab, pid| kinds(&lab.exec_with(pid, 9, &["/tmp/a.out"], |e| e.task_flags |= state::TASK_DRIFT));
         assert!(run(&mut lab, 20).is_empty());
         lab.settings.drift_alert = true;
         assert_eq!(run(&mut lab, 21), [FindingKind::Drift]);

@@ -21,26 +21,14 @@ impl Detector for FilelessExec {
             return None;
         }
         let memfd = exec.exe.has(file::FILE_MEMFD);
-        let (what, kind) = if memfd {
-            ("memfd", "memory")
-        } else {
-            ("deleted_file", "a deleted file")
-        };
+        let (what, kind) = if memfd { ("memfd", "memory") } else { ("deleted_file", "a deleted file") };
         let who = describe(&exec.comm, &exec.args, event.process.tgid);
         let mut detection = Detection::new(
             FindingKind::FilelessExec,
             event.process,
             format!("{who} was started from {kind}"),
         )
-        .with(
-            event.id,
-            what,
-            0,
-            format!(
-                "executable {} (inode {})",
-                exec.exe.path, exec.exe.inode.ino
-            ),
-        );
+        .with(event.id, what, 0, format!("executable {} (inode {})", exec.exe.path, exec.exe.inode.ino));
         detection.file = Some(exec.exe.path.clone());
         Some(detection)
     }
@@ -56,10 +44,7 @@ fn is_honest(event: &Event, exec: &Exec, cx: &Context<'_>) -> bool {
     // it starts the same way: it runs what it ran.
     let same = |inode| inode == exec.exe.inode && !exec.exe.has(file::FILE_MEMFD);
     cx.process(event).and_then(|p| p.replaced).is_some_and(same)
-        || cx
-            .processes
-            .get(exec.parent)
-            .is_some_and(|p| same(p.program.inode))
+        || cx.processes.get(exec.parent).is_some_and(|p| same(p.program.inode))
 }
 
 #[cfg(test)]
@@ -80,19 +65,13 @@ mod tests {
     #[test]
     fn runc_and_services_that_restart_themselves() {
         let mut lab = Lab::new();
-        let runc = lab.exec_with(20, 3, &["/memfd:runc_cloned", "init"], |e| {
-            e.exe.flags |= file::FILE_MEMFD
-        });
+        let runc = lab.exec_with(20, 3, &["/memfd:runc_cloned", "init"], |e| e.exe.flags |= file::FILE_MEMFD);
         assert!(runc.is_empty());
         lab.exec(21, 5, &["/usr/bin/app"]);
-        let again = lab.exec_with(21, 5, &["/usr/bin/app"], |e| {
-            e.exe.flags |= file::FILE_UNLINKED
-        });
+        let again = lab.exec_with(21, 5, &["/usr/bin/app"], |e| e.exe.flags |= file::FILE_UNLINKED);
         assert!(again.is_empty());
         // Only the name says runc.
-        let found = lab.exec_with(22, 9, &["/memfd:runc_cloned", "init"], |e| {
-            e.exe.flags |= file::FILE_MEMFD
-        });
+        let found = lab.exec_with(22, 9, &["/memfd:runc_cloned", "init"], |e| e.exe.flags |= file::FILE_MEMFD);
         assert_eq!(kinds(&found), [FilelessExec]);
     }
 }

@@ -25,14 +25,14 @@ impl Detector for KubeletAccess {
         if !event.prevented() && is_expected(event, connect.peer, cx) {
             return None;
         }
-        let message = format!(
-            "{} connects to a kubelet at {}",
-            cx.describe(event.process),
-            connect.peer
-        );
+        let message = format!("{} connects to a kubelet at {}", cx.describe(event.process), connect.peer);
         let detail = format!("{} connects to {}", connect.comm, connect.peer);
-        let mut detection = Detection::new(FindingKind::KubeletAccess, event.process, message)
-            .with(event.id, "kubelet_port", 0, detail);
+        let mut detection = Detection::new(FindingKind::KubeletAccess, event.process, message).with(
+            event.id,
+            "kubelet_port",
+            0,
+            detail,
+        );
         detection.peer = Some(connect.peer);
         Some(detection)
     }
@@ -43,12 +43,7 @@ impl Detector for KubeletAccess {
 fn is_expected(event: &Event, peer: std::net::SocketAddr, cx: &Context<'_>) -> bool {
     cx.containers.expects_connect(event.container, peer)
         || cx.process(event).is_some_and(|p| {
-            Context::is_from_image(p)
-                && cx
-                    .settings
-                    .kubelet_clients
-                    .iter()
-                    .any(|c| c == p.program.name())
+            Context::is_from_image(p) && cx.settings.kubelet_clients.iter().any(|c| c == p.program.name())
         })
 }
 
@@ -60,10 +55,7 @@ mod tests {
     #[test]
     fn ports_and_clients() {
         let mut lab = Lab::new();
-        assert_eq!(
-            kinds(&lab.connect(9, "10.200.0.1:10250", 1)),
-            [KubeletAccess]
-        );
+        assert_eq!(kinds(&lab.connect(9, "10.200.0.1:10250", 1)), [KubeletAccess]);
         assert!(lab.connect(5, "10.200.0.1:10251", 2).is_empty());
         lab.exec(20, 5, &["/metrics-server"]);
         assert!(lab.connect(20, "10.200.0.1:10250", 3).is_empty());

@@ -38,14 +38,15 @@ impl Detector for MetadataAccess {
         if !event.prevented() && (other || expected) {
             return None;
         }
-        let message = format!(
-            "{} connects to the cloud metadata service at {}",
-            cx.describe(event.process),
-            connect.peer
-        );
+        let message =
+            format!("{} connects to the cloud metadata service at {}", cx.describe(event.process), connect.peer);
         let detail = format!("{} connects to {}", connect.comm, connect.peer);
-        let mut detection = Detection::new(FindingKind::MetadataAccess, event.process, message)
-            .with(event.id, "metadata_address", 0, detail);
+        let mut detection = Detection::new(FindingKind::MetadataAccess, event.process, message).with(
+            event.id,
+            "metadata_address",
+            0,
+            detail,
+        );
         detection.peer = Some(connect.peer);
         Some(detection)
     }
@@ -59,14 +60,8 @@ mod tests {
     #[test]
     fn addresses_and_other_services() {
         let mut lab = Lab::new();
-        assert!(
-            lab.connect(9, "169.254.169.254:53", 1).is_empty(),
-            "the cloud's resolver"
-        );
-        assert_eq!(
-            kinds(&lab.connect(9, "169.254.169.254:80", 2)),
-            [MetadataAccess]
-        );
+        assert!(lab.connect(9, "169.254.169.254:53", 1).is_empty(), "the cloud's resolver");
+        assert_eq!(kinds(&lab.connect(9, "169.254.169.254:80", 2)), [MetadataAccess]);
         assert_eq!(kinds(&lab.connect(5, "[fd00:ec2::254]:80", 3)).len(), 1);
         assert!(lab.connect(5, "169.254.169.1:80", 4).is_empty());
     }

@@ -62,14 +62,7 @@ impl Miner {
         self.suspects.remove(&event.process);
         let w = &cx.settings.weights;
         if is_msr_modprobe(&exec.args) {
-            return self.tuning(
-                event,
-                exec.parent,
-                w.msr,
-                "msr",
-                "loads msr with writes allowed",
-                cx,
-            );
+            return self.tuning(event, exec.parent, w.msr, "msr", "loads msr with writes allowed", cx);
         }
         let name = [exec.comm.as_str(), exec.exe.name(), exec.filename.as_str()]
             .into_iter()
@@ -83,31 +76,15 @@ impl Miner {
         }
         let suspect = self.suspect(event.process, cx)?;
         if let Some(name) = name {
-            add(
-                suspect,
-                event,
-                "miner_name",
-                w.name,
-                format!("named {name}"),
-            );
+            add(suspect, event, "miner_name", w.name, format!("named {name}"));
         }
         for (i, arg) in args.iter().take(2).enumerate() {
-            let (what, weight) = if i == 0 {
-                ("miner_argument", w.argv)
-            } else {
-                ("miner_argument_2", w.argv_more)
-            };
+            let (what, weight) = if i == 0 { ("miner_argument", w.argv) } else { ("miner_argument_2", w.argv_more) };
             add(suspect, event, what, weight, format!("argument `{arg}`"));
         }
         if foreign {
             let place = super::drift::layer(&exec.exe);
-            add(
-                suspect,
-                event,
-                "drift",
-                w.drift,
-                format!("{} lies in {place}", exec.exe.path),
-            );
+            add(suspect, event, "drift", w.drift, format!("{} lies in {place}", exec.exe.path));
         }
         None
     }
@@ -118,9 +95,7 @@ impl Miner {
             return None;
         }
         let w = &cx.settings.weights;
-        let named = self
-            .answers
-            .name_of(event.container, connect.peer.ip(), event.time_ns);
+        let named = self.answers.name_of(event.container, connect.peer.ip(), event.time_ns);
         let named = named.map(|(name, kind)| (name.to_owned(), kind));
         let port = cx.settings.pool_ports.contains(&connect.peer.port());
         if named.is_none() && !port && self.suspects.get(&event.process).is_none() {
@@ -130,25 +105,12 @@ impl Miner {
         suspect.connected = true;
         suspect.peer = Some(connect.peer);
         if let Some((name, kind)) = named {
-            let weight = if kind == PoolName::Pool {
-                w.pool_connect
-            } else {
-                w.pool_site
-            };
-            let detail = format!(
-                "connects to {}, the address it was given for {name}",
-                connect.peer
-            );
+            let weight = if kind == PoolName::Pool { w.pool_connect } else { w.pool_site };
+            let detail = format!("connects to {}, the address it was given for {name}", connect.peer);
             add(suspect, event, "pool_connect", weight, detail);
         }
         if port {
-            add(
-                suspect,
-                event,
-                "pool_port",
-                w.port,
-                format!("port {} is common for pools", connect.peer.port()),
-            );
+            add(suspect, event, "pool_port", w.port, format!("port {} is common for pools", connect.peer.port()));
         }
         self.judge(event.process, cx)
     }
@@ -161,23 +123,9 @@ impl Miner {
         let w = &cx.settings.weights;
         let path = open.file.path.as_str();
         if path.ends_with("/msr") {
-            self.tuning(
-                event,
-                event.process,
-                w.msr,
-                "msr",
-                "writes CPU registers (msr)",
-                cx,
-            )
+            self.tuning(event, event.process, w.msr, "msr", "writes CPU registers (msr)", cx)
         } else if path.ends_with("nr_hugepages") {
-            self.tuning(
-                event,
-                event.process,
-                w.huge_pages,
-                "huge_pages",
-                "asks for huge pages",
-                cx,
-            )
+            self.tuning(event, event.process, w.huge_pages, "huge_pages", "asks for huge pages", cx)
         } else {
             None
         }
@@ -196,18 +144,11 @@ impl Miner {
     ) -> Option<Detection> {
         let chain: Vec<ProcessKey> = std::iter::once(by)
             .chain(cx.processes.ancestors(by).take(2).map(|a| a.key))
-            .filter(|key| {
-                cx.processes
-                    .get(*key)
-                    .is_some_and(|p| p.container == event.container)
-            })
+            .filter(|key| cx.processes.get(*key).is_some_and(|p| p.container == event.container))
             .collect();
         let mut found = None;
         for key in chain {
-            let shell = cx
-                .processes
-                .get(key)
-                .is_some_and(|p| p.has(state::TASK_SHELL));
+            let shell = cx.processes.get(key).is_some_and(|p| p.has(state::TASK_SHELL));
             if shell {
                 continue;
             }
@@ -242,21 +183,9 @@ impl Miner {
         let w = &cx.settings.weights;
         let peer = payload.peer;
         let (what, weight, detail) = match sign {
-            Sign::Request(method) => (
-                "stratum_request",
-                w.stratum_request,
-                format!("sent `{method}` to {peer}"),
-            ),
-            Sign::Answer(kind) => (
-                "stratum_answer",
-                w.stratum_answer,
-                format!("{peer} answered with {kind}"),
-            ),
-            Sign::Submit(method) => (
-                "submit_block",
-                w.submit_block,
-                format!("sent `{method}` to {peer}"),
-            ),
+            Sign::Request(method) => ("stratum_request", w.stratum_request, format!("sent `{method}` to {peer}")),
+            Sign::Answer(kind) => ("stratum_answer", w.stratum_answer, format!("{peer} answered with {kind}")),
+            Sign::Submit(method) => ("submit_block", w.submit_block, format!("sent `{method}` to {peer}")),
             Sign::Work { method, wallet } => {
                 let Some(suspect) = self.suspect(event.process, cx) else {
                     return false;
@@ -265,29 +194,15 @@ impl Miner {
                 if suspect.work_calls < 2 {
                     return false;
                 }
-                let weight = if wallet {
-                    w.template_for_wallet
-                } else {
-                    w.getwork
-                };
-                (
-                    "getwork",
-                    weight,
-                    format!("asks {peer} for work again and again (`{method}`)"),
-                )
+                let weight = if wallet { w.template_for_wallet } else { w.getwork };
+                ("getwork", weight, format!("asks {peer} for work again and again (`{method}`)"))
             }
             Sign::Proxy(host) => match cx.settings.pool(&host) {
-                Some(_) => (
-                    "pool_proxy",
-                    w.pool_proxy,
-                    format!("asks the proxy {peer} for {host}"),
-                ),
+                Some(_) => ("pool_proxy", w.pool_proxy, format!("asks the proxy {peer} for {host}")),
                 None => return false,
             },
             Sign::ServerName { host, web } => match (cx.settings.pool(&host), web) {
-                (Some(PoolName::Pool), false) => {
-                    ("pool_sni", w.pool_sni, format!("TLS to {host} at {peer}"))
-                }
+                (Some(PoolName::Pool), false) => ("pool_sni", w.pool_sni, format!("TLS to {host} at {peer}")),
                 (Some(_), _) => {
                     self.not_a_pool(event.process, w.pool_site);
                     ("pool_sni", w.pool_site, format!("TLS to {host} at {peer}"))
@@ -315,11 +230,7 @@ impl Miner {
     /// The connection to a pool's address turned out to be something else.
     fn not_a_pool(&mut self, process: ProcessKey, weight: u32) {
         if let Some(suspect) = self.suspects.get_mut(&process) {
-            for e in suspect
-                .evidence
-                .iter_mut()
-                .filter(|e| e.what == "pool_connect")
-            {
+            for e in suspect.evidence.iter_mut().filter(|e| e.what == "pool_connect") {
                 e.weight = e.weight.min(weight);
             }
         }
@@ -378,12 +289,7 @@ impl Miner {
             .filter(|e| {
                 matches!(
                     e.what.as_str(),
-                    "miner_name"
-                        | "miner_argument"
-                        | "miner_argument_2"
-                        | "drift"
-                        | "msr"
-                        | "huge_pages"
+                    "miner_name" | "miner_argument" | "miner_argument_2" | "drift" | "msr" | "huge_pages"
                 )
             })
             .cloned()

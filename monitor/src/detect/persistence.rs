@@ -8,30 +8,12 @@ use crate::event::{Body, Event, File, HOST, Open, Reason, file, state};
 use crate::finding::{Detection, FindingKind};
 
 /// Host control files whose write runs a program outside the container, whatever they lie on.
-const ESCAPES: &[&str] = &[
-    "release_agent",
-    "core_pattern",
-    "uevent_helper",
-    "binfmt_misc/register",
-];
+const ESCAPES: &[&str] = &["release_agent", "core_pattern", "uevent_helper", "binfmt_misc/register"];
 /// Files that user management puts into a new home.
-const HOME_FILES: &[&str] = &[
-    ".bashrc",
-    ".profile",
-    ".bash_profile",
-    ".bash_login",
-    ".bash_logout",
-    ".zshrc",
-    ".zprofile",
-];
+const HOME_FILES: &[&str] =
+    &[".bashrc", ".profile", ".bash_profile", ".bash_login", ".bash_logout", ".zshrc", ".zprofile"];
 /// Programs that make homes.
-const HOME_MAKERS: &[&str] = &[
-    "useradd",
-    "adduser",
-    "usermod",
-    "newusers",
-    "mkhomedir_helper",
-];
+const HOME_MAKERS: &[&str] = &["useradd", "adduser", "usermod", "newusers", "mkhomedir_helper"];
 
 /// Writes to the container's own and to the host's start-up files.
 pub struct Persistence;
@@ -47,11 +29,7 @@ impl Detector for Persistence {
         }
         let on_host = cx.containers.is_host_file(event.container, &open.file);
         let place = if on_host { " on a host mount" } else { "" };
-        let message = format!(
-            "{} opens {}{place} for writing",
-            cx.describe(event.process),
-            open.file.path
-        );
+        let message = format!("{} opens {}{place} for writing", cx.describe(event.process), open.file.path);
         Some(detection(event, open, kind, message, on_host))
     }
 }
@@ -68,13 +46,7 @@ impl Detector for Escape {
             cx.describe(event.process),
             open.file.path
         );
-        Some(detection(
-            event,
-            open,
-            FindingKind::Escape,
-            message,
-            on_host,
-        ))
+        Some(detection(event, open, FindingKind::Escape, message, on_host))
     }
 }
 
@@ -134,25 +106,11 @@ fn is_set_up(event: &Event, open: &Open, kind: FindingKind, cx: &Context<'_>) ->
 }
 
 fn is_escape_file(file: &File) -> bool {
-    ESCAPES.iter().any(|e| {
-        file.path
-            .strip_suffix(e)
-            .is_some_and(|head| head.is_empty() || head.ends_with('/'))
-    })
+    ESCAPES.iter().any(|e| file.path.strip_suffix(e).is_some_and(|head| head.is_empty() || head.ends_with('/')))
 }
 
-fn detection(
-    event: &Event,
-    open: &Open,
-    kind: FindingKind,
-    message: String,
-    on_host: bool,
-) -> Detection {
-    let made = if open.file.has(file::FILE_CREATED) {
-        ", created"
-    } else {
-        ""
-    };
+fn detection(event: &Event, open: &Open, kind: FindingKind, message: String, on_host: bool) -> Detection {
+    let made = if open.file.has(file::FILE_CREATED) { ", created" } else { "" };
     let mut detection = Detection::new(kind, event.process, message).with(
         event.id,
         "sensitive_write",
@@ -164,15 +122,8 @@ fn detection(
         detection = detection.with(event.id, "host_mount", 0, detail);
     }
     if let Some(origin) = &open.origin {
-        let from = origin
-            .peer
-            .map_or_else(|| "the network".to_owned(), |p| p.to_string());
-        detection = detection.with(
-            event.id,
-            "fetched",
-            0,
-            format!("the writer carries bytes from {from}"),
-        );
+        let from = origin.peer.map_or_else(|| "the network".to_owned(), |p| p.to_string());
+        detection = detection.with(event.id, "fetched", 0, format!("the writer carries bytes from {from}"));
     }
     detection.file = Some(open.file.path.clone());
     detection

@@ -65,9 +65,7 @@ fn direct(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<Detection> {
         Some(_) => return None,
         // `bash < /dev/tcp/…`: the commands come from the wire wherever the answers go. With a
         // script or `-c` the wire is only its data.
-        None if exec.task_flags & state::TASK_SHELL != 0 && exec.form == Form::Stdin => {
-            exec.stdio[0].outbound()?
-        }
+        None if exec.task_flags & state::TASK_SHELL != 0 && exec.form == Form::Stdin => exec.stdio[0].outbound()?,
         None => return None,
     };
     let message = format!(
@@ -82,12 +80,7 @@ fn direct(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<Detection> {
     );
     if !interpreter {
         detection.alert_only = true;
-        detection = detection.with(
-            event.id,
-            "drift",
-            0,
-            format!("{} is not from the image", exec.exe.path),
-        );
+        detection = detection.with(event.id, "drift", 0, format!("{} is not from the image", exec.exe.path));
     }
     detection.peer = Some(peer);
     detection.accomplices = relay_parents(event, exec.parent, cx);
@@ -115,23 +108,14 @@ fn relay_parents(event: &Event, parent: ProcessKey, cx: &Context<'_>) -> Vec<Pro
 /// A running shell or interpreter has put a connection on its stdio. Only all three make a remote
 /// shell: `printf … >&3` moves it onto 1, `while read … done <&3` onto 0, a health check or an IRC
 /// notifier in bash onto both for a moment.
-fn moved(
-    event: &Event,
-    stdio: &[Stdio; 3],
-    task_flags: u32,
-    cx: &Context<'_>,
-) -> Option<Detection> {
-    if !event.prevented()
-        && (!all_three(stdio) || task_flags & (state::TASK_SHELL | state::TASK_INTERPRETER) == 0)
-    {
+fn moved(event: &Event, stdio: &[Stdio; 3], task_flags: u32, cx: &Context<'_>) -> Option<Detection> {
+    if !event.prevented() && (!all_three(stdio) || task_flags & (state::TASK_SHELL | state::TASK_INTERPRETER) == 0) {
         return None;
     }
     let peer = stdio.iter().find_map(Stdio::outbound);
     let to = peer.map_or_else(|| "a remote host".to_owned(), |p| p.to_string());
-    let message = format!(
-        "{} moved its standard input and output onto a connection to {to}",
-        cx.describe(event.process)
-    );
+    let message =
+        format!("{} moved its standard input and output onto a connection to {to}", cx.describe(event.process));
     let mut detection = Detection::new(FindingKind::ReverseShell, event.process, message).with(
         event.id,
         "stdio_moved_to_outbound_socket",
@@ -167,11 +151,7 @@ fn prevented(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<Detection> 
         0,
         detail,
     );
-    detection.peer = exec
-        .stdio
-        .iter()
-        .find_map(Stdio::outbound)
-        .or_else(|| relay::peer_of(event, exec.parent, cx));
+    detection.peer = exec.stdio.iter().find_map(Stdio::outbound).or_else(|| relay::peer_of(event, exec.parent, cx));
     Some(detection)
 }
 

@@ -132,9 +132,7 @@ impl Settings {
         }
         let listed = |name: &str| {
             let stem = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
-            self.trusted_writers
-                .iter()
-                .any(|w| w == name || (!stem.is_empty() && w == stem))
+            self.trusted_writers.iter().any(|w| w == name || (!stem.is_empty() && w == stem))
         };
         if listed(process.program.name()) || listed(&process.comm) {
             return true;
@@ -151,8 +149,7 @@ impl Settings {
         };
         script.is_some_and(|s| {
             let name = s.rsplit('/').next().unwrap_or(s);
-            let outside =
-                s.starts_with("/tmp/") || s.starts_with("/var/tmp/") || s.starts_with("/dev/");
+            let outside = s.starts_with("/tmp/") || s.starts_with("/var/tmp/") || s.starts_with("/dev/");
             !outside && listed(name.trim_end_matches(".js").trim_end_matches("-cli"))
         })
     }
@@ -165,17 +162,12 @@ impl Settings {
             let site = rest == 0 || matches!(&host[..rest], "www." | "api." | "web.");
             return Some(if site { PoolName::Site } else { PoolName::Pool });
         }
-        let base = self
-            .pool_sites
-            .iter()
-            .find(|p| is_below(&host, p) && host.len() > p.len())?;
+        let base = self.pool_sites.iter().find(|p| is_below(&host, p) && host.len() > p.len())?;
         let label = &host[..host.len() - base.len() - 1];
-        [
-            "stratum", "xmr", "mine", "pool", "rx", "eth", "zec", "dash", "ss", "btm",
-        ]
-        .iter()
-        .any(|prefix| label.starts_with(prefix))
-        .then_some(PoolName::Pool)
+        ["stratum", "xmr", "mine", "pool", "rx", "eth", "zec", "dash", "ss", "btm"]
+            .iter()
+            .any(|prefix| label.starts_with(prefix))
+            .then_some(PoolName::Pool)
     }
 
     /// Is it a miner's program name (path, version and extension left away)?
@@ -184,9 +176,9 @@ impl Settings {
         let base = base.strip_suffix(".bin").unwrap_or(&base);
         self.miner_names.iter().any(|m| {
             base == m
-                || base.strip_prefix(m.as_str()).is_some_and(|rest| {
-                    rest.starts_with('-') || rest.starts_with('_') || rest.starts_with('.')
-                })
+                || base
+                    .strip_prefix(m.as_str())
+                    .is_some_and(|rest| rest.starts_with('-') || rest.starts_with('_') || rest.starts_with('.'))
         })
     }
 }
@@ -201,8 +193,7 @@ pub enum PoolName {
 }
 
 fn is_below(host: &str, base: &str) -> bool {
-    host.strip_suffix(base)
-        .is_some_and(|head| head.is_empty() || head.ends_with('.'))
+    host.strip_suffix(base).is_some_and(|head| head.is_empty() || head.ends_with('.'))
 }
 
 fn owned(list: &[&str]) -> Vec<String> {
@@ -308,9 +299,7 @@ const MINER_NAMES: &[&str] = &[
 ];
 
 /// Falco's list without the ports that honest services use.
-const POOL_PORTS: &[u16] = &[
-    3333, 3334, 3335, 3336, 3357, 5588, 5730, 7777, 9999, 10128, 14433, 14444, 45560, 45700,
-];
+const POOL_PORTS: &[u16] = &[3333, 3334, 3335, 3336, 3357, 5588, 5730, 7777, 9999, 10128, 14433, 14444, 45560, 45700];
 
 const TRUSTED_WRITERS: &[&str] = &[
     "apt",
@@ -375,13 +364,7 @@ const RUNTIMES: &[&str] = &[
     "docker-proxy",
 ];
 
-const KUBELET_CLIENTS: &[&str] = &[
-    "kube-apiserver",
-    "metrics-server",
-    "prometheus",
-    "otelcol",
-    "otelcol-contrib",
-];
+const KUBELET_CLIENTS: &[&str] = &["kube-apiserver", "metrics-server", "prometheus", "otelcol", "otelcol-contrib"];
 
 #[cfg(test)]
 mod tests {

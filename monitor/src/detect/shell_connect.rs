@@ -49,9 +49,7 @@ pub struct ShellConnect {
 
 impl Default for ShellConnect {
     fn default() -> Self {
-        Self {
-            talks: Bounded::new(FOLLOWED),
-        }
+        Self { talks: Bounded::new(FOLLOWED) }
     }
 }
 
@@ -134,9 +132,7 @@ impl ShellConnect {
     }
 
     fn exec(&mut self, event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<Detection> {
-        let writes_to = exec.stdio[1]
-            .outbound()
-            .or_else(|| exec.stdio[2].outbound())?;
+        let writes_to = exec.stdio[1].outbound().or_else(|| exec.stdio[2].outbound())?;
         let cookie = self.find(exec.parent, writes_to, cx)?;
         let talk = self.talks.get_mut(&cookie)?;
         // `exec >/dev/tcp/…`: everything the script says goes there, like a log.
@@ -167,19 +163,10 @@ impl ShellConnect {
 
 fn tell(event: &Event, talk: &mut Talk, what: &str, detail: &str, cx: &Context<'_>) -> Detection {
     talk.told = true;
-    let message = format!(
-        "{} converses with {} by itself",
-        cx.describe(talk.owner),
-        talk.peer
-    );
+    let message = format!("{} converses with {} by itself", cx.describe(talk.owner), talk.peer);
     let mut detection = Detection::new(FindingKind::ShellConnect, talk.owner, message)
         .with(event.id, what, 0, detail)
-        .with(
-            talk.opened,
-            "shell_connects",
-            0,
-            format!("the shell connected to {}", talk.peer),
-        );
+        .with(talk.opened, "shell_connects", 0, format!("the shell connected to {}", talk.peer));
     detection.peer = Some(talk.peer);
     detection.alert_only = true;
     detection
@@ -187,32 +174,18 @@ fn tell(event: &Event, talk: &mut Talk, what: &str, detail: &str, cx: &Context<'
 
 /// Does a server that speaks first greet in a known protocol?
 fn is_greeting(data: &[u8]) -> bool {
-    let status = data.len() >= 4
-        && data[..3].iter().all(u8::is_ascii_digit)
-        && matches!(data[3], b' ' | b'-' | b'\r' | b'\n');
-    let named: [&[u8]; 7] = [
-        b"SSH-", b"+OK", b"* OK", b"RFB ", b"@RSYNCD", b"AMQP", b"-ERR",
-    ];
+    let status =
+        data.len() >= 4 && data[..3].iter().all(u8::is_ascii_digit) && matches!(data[3], b' ' | b'-' | b'\r' | b'\n');
+    let named: [&[u8]; 7] = [b"SSH-", b"+OK", b"* OK", b"RFB ", b"@RSYNCD", b"AMQP", b"-ERR"];
     // MySQL and its like: binary.
     let binary = std::str::from_utf8(data).is_err() || data.contains(&0);
     status || binary || named.iter().any(|n| data.starts_with(n))
 }
 
 fn is_http_request(data: &[u8]) -> bool {
-    let methods: [&[u8]; 8] = [
-        b"GET ",
-        b"HEAD ",
-        b"POST ",
-        b"PUT ",
-        b"OPTIONS ",
-        b"DELETE ",
-        b"PATCH ",
-        b"CONNECT ",
-    ];
+    let methods: [&[u8]; 8] = [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"OPTIONS ", b"DELETE ", b"PATCH ", b"CONNECT "];
     // Written piece by piece (`echo -n GET`) the method stands alone.
-    methods
-        .iter()
-        .any(|m| data.starts_with(m) || data == &m[..m.len() - 1])
+    methods.iter().any(|m| data.starts_with(m) || data == &m[..m.len() - 1])
 }
 
 #[cfg(test)]

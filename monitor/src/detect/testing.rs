@@ -3,8 +3,8 @@
 
 use super::{ContainerFacts, Context, Detectors, NoFacts, Settings};
 use crate::event::{
-    Body, Connect, ConnectOp, ContainerKey, Event, Exec, File, Fingerprint, Form, Inode, Open,
-    Origin, Payload, ProcessKey, Reason, Rung, Stdio, Verdict, state,
+    Body, Connect, ConnectOp, ContainerKey, Event, Exec, File, Fingerprint, Form, Inode, Open, Origin, Payload,
+    ProcessKey, Reason, Rung, Stdio, Verdict, state,
 };
 use crate::finding::{Detection, FindingKind};
 use crate::provenance::ProcessTable;
@@ -60,18 +60,11 @@ impl Lab {
     }
 
     pub fn key(pid: u32) -> ProcessKey {
-        ProcessKey {
-            tgid: pid,
-            start_ns: u64::from(pid) * 1000,
-        }
+        ProcessKey { tgid: pid, start_ns: u64::from(pid) * 1000 }
     }
 
     pub fn cx(&self) -> Context<'_> {
-        Context {
-            processes: &self.table,
-            settings: &self.settings,
-            containers: self.facts.as_ref(),
-        }
+        Context { processes: &self.table, settings: &self.settings, containers: self.facts.as_ref() }
     }
 
     /// An event of this process, one millisecond after the last.
@@ -100,11 +93,7 @@ impl Lab {
         self.next += 1;
         self.advance(1);
         self.table.apply(&event);
-        let cx = Context {
-            processes: &self.table,
-            settings: &self.settings,
-            containers: self.facts.as_ref(),
-        };
+        let cx = Context { processes: &self.table, settings: &self.settings, containers: self.facts.as_ref() };
         self.detectors.on_event(&event, &cx)
     }
 
@@ -138,13 +127,7 @@ impl Lab {
 
     pub fn fork(&mut self, pid: u32, parent: u32) {
         let comm = "x".to_owned();
-        self.act(
-            pid,
-            Body::Fork {
-                parent: Self::key(parent),
-                comm,
-            },
-        );
+        self.act(pid, Body::Fork { parent: Self::key(parent), comm });
     }
 
     pub fn exit(&mut self, pid: u32) {
@@ -169,14 +152,7 @@ impl Lab {
         }
     }
 
-    pub fn payload(
-        &mut self,
-        pid: u32,
-        to: &str,
-        cookie: u64,
-        inbound: bool,
-        data: &[u8],
-    ) -> Vec<Detection> {
+    pub fn payload(&mut self, pid: u32, to: &str, cookie: u64, inbound: bool, data: &[u8]) -> Vec<Detection> {
         let body = Payload {
             peer: peer(to),
             protocol: if to.ends_with(":53") { 17 } else { 6 },
@@ -219,24 +195,14 @@ pub fn exec(parent: u32, args: &[&str]) -> Exec {
     if form == Form::Stdin {
         task_flags |= state::TASK_READS_STDIN;
     }
-    let ino = name
-        .bytes()
-        .fold(7u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(b)));
-    let path = if args[0].starts_with('/') {
-        args[0].to_owned()
-    } else {
-        format!("/usr/bin/{name}")
-    };
+    let ino = name.bytes().fold(7u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(b)));
+    let path = if args[0].starts_with('/') { args[0].to_owned() } else { format!("/usr/bin/{name}") };
     Exec {
         parent: Lab::key(parent),
         flags: 0,
         task_flags,
         form,
-        exe: File {
-            inode: Inode { dev: 1, ino },
-            path,
-            ..File::default()
-        },
+        exe: File { inode: Inode { dev: 1, ino }, path, ..File::default() },
         fingerprint: Fingerprint::default(),
         stdio: [Stdio::Device, Stdio::Device, Stdio::Device],
         origin: None,
@@ -251,12 +217,7 @@ pub fn exec(parent: u32, args: &[&str]) -> Exec {
 /// An open of `path` with these `FILE_*` and `TASK_*` bits.
 pub fn open(path: &str, flags: u32, task_flags: u32) -> Open {
     Open {
-        file: File {
-            inode: Inode { dev: 1, ino: 99 },
-            flags,
-            path: path.to_owned(),
-            ..File::default()
-        },
+        file: File { inode: Inode { dev: 1, ino: 99 }, flags, path: path.to_owned(), ..File::default() },
         origin: None,
         sensitive: Reason::None,
         task_flags,
@@ -265,12 +226,7 @@ pub fn open(path: &str, flags: u32, task_flags: u32) -> Open {
 
 /// Bytes fetched by this process.
 pub fn origin(pid: u32) -> Origin {
-    Origin {
-        process: Lab::key(pid),
-        hops: 0,
-        peer: Some(peer("203.0.113.66:80")),
-        time_ns: 1,
-    }
+    Origin { process: Lab::key(pid), hops: 0, peer: Some(peer("203.0.113.66:80")), time_ns: 1 }
 }
 
 /// The kinds found.

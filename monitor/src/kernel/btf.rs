@@ -240,8 +240,9 @@ impl Btf {
         let (_, _, proto, ..) = self.describe(pointer)?;
         let (kind, count, _, first, _) = self.describe(proto)?;
         // The first parameter is the tracepoint's own `void *`, which programs do not get.
-        (kind == KIND_FUNC_PROTO)
-            .then(|| (1..count).map(|i| self.u32(first + 8 * i + 4).map(|id| self.spell(id))).collect::<Result<_, _>>().ok())?
+        (kind == KIND_FUNC_PROTO).then(|| {
+            (1..count).map(|i| self.u32(first + 8 * i + 4).map(|id| self.spell(id))).collect::<Result<_, _>>().ok()
+        })?
     }
 
     /// A type in C, without qualifiers.

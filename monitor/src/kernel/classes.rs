@@ -59,11 +59,7 @@ fn from_headers(head: &[u8], size: u64) -> Option<Fingerprint> {
         start_data = start_data.max(start);
         end_data = end_data.max(end);
     }
-    Some(Fingerprint {
-        size,
-        code: end_code.wrapping_sub(start_code),
-        data: end_data.wrapping_sub(start_data),
-    })
+    Some(Fingerprint { size, code: end_code.wrapping_sub(start_code), data: end_data.wrapping_sub(start_data) })
 }
 
 #[cfg(test)]

@@ -78,10 +78,7 @@ const fn unknown(what: &'static str, value: u32) -> DecodeError {
 
 fn front<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Result<T, DecodeError> {
     let needed = size_of::<T>();
-    bytes
-        .get(..needed)
-        .map(bytemuck::pod_read_unaligned)
-        .ok_or(DecodeError::Short { got: bytes.len(), needed })
+    bytes.get(..needed).map(bytemuck::pod_read_unaligned).ok_or(DecodeError::Short { got: bytes.len(), needed })
 }
 
 const fn nonzero(value: u32) -> Option<u32> {
@@ -186,10 +183,7 @@ fn arguments(block: &[u8]) -> Vec<String> {
 }
 
 fn fork(raw: &raw_exec::Fork) -> Body {
-    Body::Fork {
-        parent: ProcessKey { tgid: raw.parent_tgid, start_ns: raw.parent_start_ns },
-        comm: text(&raw.comm),
-    }
+    Body::Fork { parent: ProcessKey { tgid: raw.parent_tgid, start_ns: raw.parent_start_ns }, comm: text(&raw.comm) }
 }
 
 fn connect(raw: &raw_net::Connect) -> Result<Body, DecodeError> {
@@ -263,7 +257,16 @@ mod tests {
     use proptest::prelude::*;
 
     fn header(kind: Kind, len: usize) -> Header {
-        Header { abi: ABI_VERSION, kind: kind as u16, len: len as u32, tgid: 7, start_ns: 9, cpu: 3, seq: 5, ..Header::zeroed() }
+        Header {
+            abi: ABI_VERSION,
+            kind: kind as u16,
+            len: len as u32,
+            tgid: 7,
+            start_ns: 9,
+            cpu: 3,
+            seq: 5,
+            ..Header::zeroed()
+        }
     }
 
     #[test]

@@ -4,7 +4,9 @@ use super::btf::{self, Btf, BtfError};
 use super::hooks::{Door, Fact, HOOKS, Hook, Power};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use aya::programs::links::CgroupAttachMode;
-use aya::programs::{BtfTracePoint, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, Lsm, Program, ProgramError, TracePoint};
+use aya::programs::{
+    BtfTracePoint, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, Lsm, Program, ProgramError, TracePoint,
+};
 use aya::{Ebpf, EbpfLoader};
 use monitor_common::field::{Field, MISSING};
 use monitor_common::policy::Policy;
@@ -234,8 +236,7 @@ fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<RingBuf<MapData>, LoadErr
 }
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, LoadError> {
-    ebpf.take_map(name)
-        .ok_or_else(|| LoadError::Map { name, source: MapError::InvalidName { name: name.into() } })
+    ebpf.take_map(name).ok_or_else(|| LoadError::Map { name, source: MapError::InvalidName { name: name.into() } })
 }
 
 fn table<K: aya::Pod, V: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<HashMap<MapData, K, V>, LoadError> {
@@ -246,9 +247,10 @@ fn table<K: aya::Pod, V: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Resul
 fn attach_all(ebpf: &mut Ebpf, btf: &aya::Btf, cgroup: &File) -> Result<Vec<Step>, LoadError> {
     let mut steps: Vec<Step> = Vec::with_capacity(HOOKS.len());
     for hook in HOOKS {
-        let better = HOOKS.iter().zip(&steps).any(|(other, step)| {
-            other.fact == hook.fact && other.rank < hook.rank && step.state == State::Active
-        });
+        let better = HOOKS
+            .iter()
+            .zip(&steps)
+            .any(|(other, step)| other.fact == hook.fact && other.rank < hook.rank && step.state == State::Active);
         let (state, why) = if better {
             (State::NotNeeded, String::new())
         } else {
@@ -367,8 +369,8 @@ fn explain(error: ProgramError) -> String {
 
 impl Maps {
     fn take(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
-        let config = Array::try_from(take(ebpf, "CONFIG")?)
-            .map_err(|source| LoadError::Map { name: "CONFIG", source })?;
+        let config =
+            Array::try_from(take(ebpf, "CONFIG")?).map_err(|source| LoadError::Map { name: "CONFIG", source })?;
         Ok(Self {
             containers: table(ebpf, "CONTAINERS")?,
             config,

@@ -29,7 +29,9 @@ pub enum MountError {
 /// Makes tracefs available at its usual place. Must be called before any thread is started, since a
 /// mount namespace belongs to a thread.
 pub fn tracefs() -> Result<(), MountError> {
-    if Path::new(TRACEFS).join("events/syscalls").exists() || Path::new("/sys/kernel/debug/tracing/events/syscalls").exists() {
+    if Path::new(TRACEFS).join("events/syscalls").exists()
+        || Path::new("/sys/kernel/debug/tracing/events/syscalls").exists()
+    {
         return Ok(());
     }
     unshare(CloneFlags::CLONE_NEWNS).map_err(MountError::Namespace)?;
@@ -41,6 +43,9 @@ pub fn tracefs() -> Result<(), MountError> {
 
 fn mount_at(kind: &'static str, at: &Path) -> Result<(), MountError> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some(kind), at, Some(kind), flags, None::<&str>)
-        .map_err(|source| MountError::Mount { kind, at: at.into(), source })
+    mount(Some(kind), at, Some(kind), flags, None::<&str>).map_err(|source| MountError::Mount {
+        kind,
+        at: at.into(),
+        source,
+    })
 }

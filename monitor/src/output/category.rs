@@ -9,9 +9,7 @@ pub fn categories(kind: FindingKind) -> &'static [&'static str] {
         K::Miner => &["intrusion_detection", "malware", "process"],
         K::ReverseShell | K::ShellConnect => &["intrusion_detection", "process", "network"],
         K::DownloadExec => &["intrusion_detection", "malware", "process"],
-        K::Drift | K::FilelessExec | K::BaselineExec | K::Recon => {
-            &["intrusion_detection", "process"]
-        }
+        K::Drift | K::FilelessExec | K::BaselineExec | K::Recon => &["intrusion_detection", "process"],
         K::PersistenceSshKey | K::PersistenceCron | K::PersistenceOther => {
             &["intrusion_detection", "file", "configuration"]
         }

@@ -17,10 +17,7 @@ impl Clock {
         let boot = clock_gettime(ClockId::Boottime);
         let seconds = u64::try_from(boot.tv_sec).unwrap_or(0);
         let nanos = u64::try_from(boot.tv_nsec).unwrap_or(0);
-        Self {
-            wall: Timestamp::now(),
-            boot_ns: seconds.saturating_mul(1_000_000_000) + nanos,
-        }
+        Self { wall: Timestamp::now(), boot_ns: seconds.saturating_mul(1_000_000_000) + nanos }
     }
 
     /// A reading made up for tests and examples.
@@ -37,9 +34,7 @@ impl Clock {
     pub fn at(&self, boot_ns: u64) -> Timestamp {
         let nanos = i128::from(boot_ns) - i128::from(self.boot_ns);
         let nanos = i64::try_from(nanos).unwrap_or(0);
-        self.wall
-            .saturating_add(SignedDuration::from_nanos(nanos))
-            .unwrap_or(self.wall)
+        self.wall.saturating_add(SignedDuration::from_nanos(nanos)).unwrap_or(self.wall)
     }
 }
 
@@ -50,14 +45,8 @@ mod tests {
     #[test]
     fn before_and_after_the_reading() {
         let clock = Clock::fixed(Timestamp::UNIX_EPOCH, 5_000_000_000);
-        assert_eq!(
-            clock.at(4_500_000_000).to_string(),
-            "1969-12-31T23:59:59.5Z"
-        );
-        assert_eq!(
-            clock.at(6_000_000_001).to_string(),
-            "1970-01-01T00:00:01.000000001Z"
-        );
+        assert_eq!(clock.at(4_500_000_000).to_string(), "1969-12-31T23:59:59.5Z");
+        assert_eq!(clock.at(6_000_000_001).to_string(), "1970-01-01T00:00:01.000000001Z");
     }
 
     #[test]

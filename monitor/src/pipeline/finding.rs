@@ -47,7 +47,12 @@ pub fn complete(
 fn view(processes: &ProcessTable, key: ProcessKey, container: u64) -> ProcessView {
     match processes.get(key) {
         Some(process) => placed(ProcessView::from(process), process.container, container),
-        None => ProcessView { pid: key.tgid, start_ns: key.start_ns, in_container: container != HOST, ..ProcessView::default() },
+        None => ProcessView {
+            pid: key.tgid,
+            start_ns: key.start_ns,
+            in_container: container != HOST,
+            ..ProcessView::default()
+        },
     }
 }
 

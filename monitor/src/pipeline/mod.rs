@@ -118,7 +118,9 @@ impl Pipeline {
                     self.on_event(event);
                 }
             }
-            Err(error) => tracing::error!(%error, "what already runs could not be read; only what starts from now on is judged"),
+            Err(error) => {
+                tracing::error!(%error, "what already runs could not be read; only what starts from now on is judged")
+            }
         }
     }
 

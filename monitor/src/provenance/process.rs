@@ -166,11 +166,7 @@ impl Process {
 
     /// Remembers a connection, the latest few.
     pub(super) fn connected(&mut self, outbound: Outbound) {
-        if self
-            .outbound
-            .iter()
-            .any(|o| o.cookie == outbound.cookie && o.peer == outbound.peer)
-        {
+        if self.outbound.iter().any(|o| o.cookie == outbound.cookie && o.peer == outbound.peer) {
             return;
         }
         if self.outbound.len() == OUTBOUND_KEPT {

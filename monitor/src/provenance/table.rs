@@ -22,10 +22,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            processes: 8192,
-            linger_ns: 60_000_000_000,
-        }
+        Self { processes: 8192, linger_ns: 60_000_000_000 }
     }
 }
 
@@ -55,14 +52,7 @@ impl Default for ProcessTable {
 impl ProcessTable {
     /// An empty table.
     pub fn new(limits: Limits) -> Self {
-        Self {
-            limits,
-            nodes: HashMap::new(),
-            by_tgid: HashMap::new(),
-            resolver: None,
-            now_ns: 0,
-            swept_ns: 0,
-        }
+        Self { limits, nodes: HashMap::new(), by_tgid: HashMap::new(), resolver: None, now_ns: 0, swept_ns: 0 }
     }
 
     /// Asks `resolver` about processes that no event told of.
@@ -88,18 +78,12 @@ impl ProcessTable {
             Body::Moved { task_flags, .. } => self.flags(event, *task_flags),
             Body::Payload(payload) if payload.inbound => {
                 if let Some(node) = self.nodes.get_mut(&event.process) {
-                    for out in node
-                        .outbound
-                        .iter_mut()
-                        .filter(|o| o.cookie == payload.cookie)
-                    {
+                    for out in node.outbound.iter_mut().filter(|o| o.cookie == payload.cookie) {
                         out.answered = true;
                     }
                 }
             }
-            Body::Payload(_) | Body::UnixConnect { .. } => {
-                self.ensure(event.process, event.container)
-            }
+            Body::Payload(_) | Body::UnixConnect { .. } => self.ensure(event.process, event.container),
             Body::Cgroup(_) => {}
         }
         self.sweep_if_due();
@@ -134,9 +118,7 @@ impl ProcessTable {
 
     /// Its parent.
     pub fn parent(&self, key: ProcessKey) -> Option<&Process> {
-        self.get(key)
-            .and_then(|p| p.parent)
-            .and_then(|p| self.get(p))
+        self.get(key).and_then(|p| p.parent).and_then(|p| self.get(p))
     }
 
     /// Its ancestors, parent first, at most [`ANCESTORS`].
@@ -160,9 +142,7 @@ impl ProcessTable {
 
     /// The living processes of a container.
     pub fn in_container(&self, container: ContainerKey) -> impl Iterator<Item = &Process> {
-        self.nodes
-            .values()
-            .filter(move |p| p.container == container && p.alive())
+        self.nodes.values().filter(move |p| p.container == container && p.alive())
     }
 
     /// Top of the tree `key` belongs to: its outermost ancestor inside the same container. On the
@@ -181,10 +161,8 @@ impl ProcessTable {
     /// descriptors.
     pub fn same_program(&self, key: ProcessKey) -> impl Iterator<Item = &Process> {
         let own = self.get(key);
-        own.into_iter().chain(
-            self.ancestors(key)
-                .take_while(move |a| own.is_some_and(|o| Arc::ptr_eq(&a.program, &o.program))),
-        )
+        own.into_iter()
+            .chain(self.ancestors(key).take_while(move |a| own.is_some_and(|o| Arc::ptr_eq(&a.program, &o.program))))
     }
 
     /// Connections the program of `key` has made, its fork parents' included; latest first.
@@ -195,8 +173,7 @@ impl ProcessTable {
     /// Was it started from outside its container (a runtime's exec, or the first process)?
     pub fn entered(&self, key: ProcessKey) -> Option<bool> {
         let process = self.get(key)?;
-        self.parent(key)
-            .map(|parent| parent.container != process.container)
+        self.parent(key).map(|parent| parent.container != process.container)
     }
 
     fn exec(&mut self, event: &Event, exec: &Exec) {
@@ -223,9 +200,7 @@ impl ProcessTable {
 
     fn fork(&mut self, event: &Event, parent: ProcessKey, comm: &str) {
         self.ensure(parent, event.container);
-        let inherited = self
-            .get(parent)
-            .map(|p| (Arc::clone(&p.program), p.task_flags, p.listening));
+        let inherited = self.get(parent).map(|p| (Arc::clone(&p.program), p.task_flags, p.listening));
         self.ensure_bare(event.process, event.container);
         let Some(node) = self.nodes.get_mut(&event.process) else {
             return;
@@ -292,9 +267,7 @@ impl ProcessTable {
 
     fn ensure_bare(&mut self, key: ProcessKey, container: ContainerKey) {
         self.index(key);
-        self.nodes
-            .entry(key)
-            .or_insert_with(|| Process::unknown(key, container));
+        self.nodes.entry(key).or_insert_with(|| Process::unknown(key, container));
     }
 
     fn index(&mut self, key: ProcessKey) {
@@ -320,8 +293,7 @@ impl ProcessTable {
             needed.extend(self.ancestors(process.key).map(|a| a.key));
         }
         let horizon = self.now_ns.saturating_sub(self.limits.linger_ns);
-        self.nodes
-            .retain(|key, p| p.exited_at.is_none_or(|at| at > horizon) || needed.contains(key));
+        self.nodes.retain(|key, p| p.exited_at.is_none_or(|at| at > horizon) || needed.contains(key));
         if self.nodes.len() > self.limits.processes {
             self.shrink(&needed);
         }

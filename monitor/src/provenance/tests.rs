@@ -3,10 +3,7 @@ use super::*;
 use crate::event::{Body, Event, HOST, ProcessKey, Reason, Rung, Verdict};
 
 fn key(pid: u32) -> ProcessKey {
-    ProcessKey {
-        tgid: pid,
-        start_ns: u64::from(pid),
-    }
+    ProcessKey { tgid: pid, start_ns: u64::from(pid) }
 }
 
 fn event(pid: u32, time_ns: u64, body: Body) -> Event {
@@ -26,14 +23,7 @@ fn event(pid: u32, time_ns: u64, body: Body) -> Event {
 }
 
 fn fork(table: &mut ProcessTable, pid: u32, parent: u32, at: u64) {
-    table.apply(&event(
-        pid,
-        at,
-        Body::Fork {
-            parent: key(parent),
-            comm: "x".into(),
-        },
-    ));
+    table.apply(&event(pid, at, Body::Fork { parent: key(parent), comm: "x".into() }));
 }
 
 fn exit(table: &mut ProcessTable, pid: u32, at: u64) {
@@ -64,10 +54,7 @@ fn what_ended_without_descendants_is_forgotten() {
     fork(&mut t, 10, 5, S);
     exit(&mut t, 10, 2 * S);
     fork(&mut t, 11, 5, 30 * S);
-    assert!(
-        t.get(key(10)).is_some(),
-        "kept for a while: curl is gone before bash has read"
-    );
+    assert!(t.get(key(10)).is_some(), "kept for a while: curl is gone before bash has read");
     fork(&mut t, 12, 5, 90 * S);
     assert!(t.get(key(10)).is_none());
     assert!(t.lookup_tgid(10).is_none());
@@ -75,10 +62,7 @@ fn what_ended_without_descendants_is_forgotten() {
 
 #[test]
 fn memory_is_bounded_under_churn() {
-    let limits = Limits {
-        processes: 500,
-        ..Limits::default()
-    };
+    let limits = Limits { processes: 500, ..Limits::default() };
     let mut t = ProcessTable::new(limits);
     for pid in 10..50_000 {
         // Half of them never report their end (lost events).
@@ -118,10 +102,7 @@ fn an_exec_before_its_fork_keeps_its_program() {
     t.apply(&event(20, S, Body::Exec(Box::new(exec))));
     fork(&mut t, 20, 10, S);
     let p = t.get(key(20));
-    assert_eq!(
-        p.map(|p| (p.comm.as_str(), p.parent)),
-        Some(("bash", Some(key(10))))
-    );
+    assert_eq!(p.map(|p| (p.comm.as_str(), p.parent)), Some(("bash", Some(key(10)))));
 }
 
 #[test]

@@ -77,16 +77,9 @@ pub enum KillError {
 ///
 /// # Errors
 /// [`KillError`] says which check failed; nothing was sent then.
-pub fn kill(
-    process: ProcessKey,
-    container: ContainerKey,
-    registry: &Registry,
-) -> Result<(), KillError> {
+pub fn kill(process: ProcessKey, container: ContainerKey, registry: &Registry) -> Result<(), KillError> {
     if container == HOST {
-        return Err(KillError::Protected {
-            pid: process.tgid,
-            what: "the host's own",
-        });
+        return Err(KillError::Protected { pid: process.tgid, what: "the host's own" });
     }
     kill_if(process, |cgroup| {
         if registry.key_of_process(cgroup) == Some(container) {
@@ -98,10 +91,7 @@ pub fn kill(
 }
 
 /// Sends SIGKILL if `belongs` says so of the contents of `/proc/PID/cgroup` (else where it is).
-fn kill_if(
-    process: ProcessKey,
-    belongs: impl FnOnce(&str) -> Result<(), String>,
-) -> Result<(), KillError> {
+fn kill_if(process: ProcessKey, belongs: impl FnOnce(&str) -> Result<(), String>) -> Result<(), KillError> {
     let pid = process.tgid;
     let protected = |what| Err(KillError::Protected { pid, what });
     if pid <= 1 {
@@ -117,34 +107,24 @@ fn kill_if(
         Ok(fd) => fd,
         Err(Errno::SRCH) => return Err(KillError::Gone(pid)),
         Err(errno) => {
-            return Err(KillError::System {
-                call: "pidfd_open",
-                pid,
-                errno,
-            });
+            return Err(KillError::System { call: "pidfd_open", pid, errno });
         }
     };
     // From here on the pidfd pins the process. What /proc says about the number is about it, as
     // long as the start time is right: were it reused, the pidfd's signal would find nobody.
-    let stat =
-        std::fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|_| KillError::Gone(pid))?;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|_| KillError::Gone(pid))?;
     if start_ticks_of(&stat) != Some(start_ticks(process.start_ns)) {
         return Err(KillError::Reused(pid));
     }
     if matches!(stat_field(&stat, 3), Some("Z" | "X")) {
         return Err(KillError::Gone(pid));
     }
-    let cgroup =
-        std::fs::read_to_string(format!("/proc/{pid}/cgroup")).map_err(|_| KillError::Gone(pid))?;
+    let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).map_err(|_| KillError::Gone(pid))?;
     belongs(&cgroup).map_err(|cgroup| KillError::Elsewhere { pid, cgroup })?;
     match pidfd_send_signal(fd, Signal::KILL) {
         Ok(()) => Ok(()),
         Err(Errno::SRCH) => Err(KillError::Gone(pid)),
-        Err(errno) => Err(KillError::System {
-            call: "pidfd_send_signal",
-            pid,
-            errno,
-        }),
+        Err(errno) => Err(KillError::System { call: "pidfd_send_signal", pid, errno }),
     }
 }
 
@@ -158,13 +138,7 @@ pub fn is_container_init(pid: u32) -> bool {
 
 /// The last number of `NSpid:`, the pid in the innermost namespace.
 fn innermost_pid(status: &str) -> Option<u32> {
-    status
-        .lines()
-        .find_map(|l| l.strip_prefix("NSpid:"))?
-        .split_ascii_whitespace()
-        .last()?
-        .parse()
-        .ok()
+    status.lines().find_map(|l| l.strip_prefix("NSpid:"))?.split_ascii_whitespace().last()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -175,8 +149,7 @@ mod tests {
 
     #[test]
     fn the_start_time_is_counted_from_the_last_parenthesis() {
-        let stat =
-            "7 (a) S 1 2) R 1 7 7 0 -1 4194304 95 0 0 0 0 0 0 0 20 0 1 0 123456 2500000 90 1 2 3";
+        let stat = "7 (a) S 1 2) R 1 7 7 0 -1 4194304 95 0 0 0 0 0 0 0 20 0 1 0 123456 2500000 90 1 2 3";
         assert_eq!(start_ticks_of(stat), Some(123_456));
         assert_eq!(stat_field(stat, 3), Some("R"));
         assert_eq!(start_ticks_of("7 (x"), None);
@@ -198,37 +171,19 @@ mod tests {
 
     #[test]
     fn the_right_process_is_killed_and_no_other() {
-        let mut child = std::process::Command::new("sleep")
-            .arg("60")
-            .spawn()
-            .unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
         let tick_ns = 1_000_000_000 / ticks_per_second();
         let start_ns = start_ticks_of(&stat).unwrap() * tick_ns + 1;
-        let key = ProcessKey {
-            tgid: child.id(),
-            start_ns,
-        };
-        let late = ProcessKey {
-            start_ns: start_ns + 2 * tick_ns,
-            ..key
-        };
+        let key = ProcessKey { tgid: child.id(), start_ns };
+        let late = ProcessKey { start_ns: start_ns + 2 * tick_ns, ..key };
         assert_eq!(kill_if(late, |_| Ok(())), Err(KillError::Reused(key.tgid)));
         let elsewhere = kill_if(key, |_| Err("/x".into())).unwrap_err();
-        assert_eq!(
-            elsewhere,
-            KillError::Elsewhere {
-                pid: key.tgid,
-                cgroup: "/x".into()
-            }
-        );
+        assert_eq!(elsewhere, KillError::Elsewhere { pid: key.tgid, cgroup: "/x".into() });
         assert!(child.try_wait().unwrap().is_none());
         kill_if(key, |_| Ok(())).unwrap();
         let status = child.wait().unwrap();
-        assert_eq!(
-            std::os::unix::process::ExitStatusExt::signal(&status),
-            Some(9)
-        );
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
         assert_eq!(kill_if(key, |_| Ok(())), Err(KillError::Gone(key.tgid)));
     }
 

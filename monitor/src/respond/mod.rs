@@ -34,20 +34,12 @@ pub fn act(
     let due = action != Action::Alert && !detection.alert_only;
     if event.container == HOST {
         let refuse = due && rules.host_enforce && by_kernel == Outcome::Observed;
-        return if refuse {
-            refused("nothing is ever done to the host's own processes")
-        } else {
-            by_kernel
-        };
+        return if refuse { refused("nothing is ever done to the host's own processes") } else { by_kernel };
     }
     let Some(container) = registry.get(event.container) else {
         // Protect may have been meant; without its record the targets cannot be checked.
         let missed = due && rules.default_mode == Mode::Protect && by_kernel == Outcome::Observed;
-        return if missed {
-            refused("the container is not known any more")
-        } else {
-            by_kernel
-        };
+        return if missed { refused("the container is not known any more") } else { by_kernel };
     };
     if !due || !may_act(rules, &container) {
         return by_kernel;
@@ -65,9 +57,7 @@ fn may_act(rules: &Rules, container: &Container) -> bool {
 }
 
 fn refused(why: &str) -> Outcome {
-    Outcome::Refused {
-        why: why.to_owned(),
-    }
+    Outcome::Refused { why: why.to_owned() }
 }
 
 /// What the kernel half did, in the words of a finding.
@@ -80,10 +70,7 @@ pub fn kernel_outcome(event: &Event) -> Outcome {
     match event.verdict {
         Verdict::Observed => Outcome::Observed,
         Verdict::Denied => Outcome::Denied { by },
-        Verdict::Killed => Outcome::Killed {
-            by,
-            processes: vec![event.process.tgid],
-        },
+        Verdict::Killed => Outcome::Killed { by, processes: vec![event.process.tgid] },
     }
 }
 
@@ -97,9 +84,7 @@ fn finish(
 ) -> Outcome {
     let mut killed: Vec<u32> = Vec::new();
     let mut why: Option<KillError> = None;
-    let targets = std::iter::once(&detection.culprit)
-        .chain(&detection.accomplices)
-        .chain(descendants);
+    let targets = std::iter::once(&detection.culprit).chain(&detection.accomplices).chain(descendants);
     for (index, target) in targets.take(MAX_TARGETS).enumerate() {
         if killed.contains(&target.tgid) {
             continue;
@@ -129,15 +114,10 @@ fn finish(
         // What was refused never happened: that is what is told, also if the culprit then was killed.
         denied @ Outcome::Denied { .. } => denied,
         other if killed.is_empty() => match (other, why) {
-            (Outcome::Observed, Some(error)) => Outcome::Refused {
-                why: error.to_string(),
-            },
+            (Outcome::Observed, Some(error)) => Outcome::Refused { why: error.to_string() },
             (other, _) => other,
         },
-        _ => Outcome::Killed {
-            by: EnforcedBy::Pidfd,
-            processes: killed,
-        },
+        _ => Outcome::Killed { by: EnforcedBy::Pidfd, processes: killed },
     }
 }
 

@@ -107,26 +107,17 @@ impl Rules {
     /// could still turn out to be out of scope is not touched.
     pub fn default_enforce(&self) -> u32 {
         let scoped = !(self.scope_cgroups.is_empty() && self.scope_labels.is_empty());
-        if self.default_mode == Mode::Protect && !scoped {
-            self.enforce_bits()
-        } else {
-            0
-        }
+        if self.default_mode == Mode::Protect && !scoped { self.enforce_bits() } else { 0 }
     }
 
     /// The container's mode, as far as is known now: its label, else its image, else the default.
     /// A label that names no mode is ignored (and worth a warning: [`invalid_label`]).
     pub fn mode(&self, container: &Container) -> Mode {
         let metadata = &container.metadata;
-        if let Some(mode) = metadata
-            .labels
-            .get(MODE_LABEL)
-            .and_then(|text| Mode::parse(text))
-        {
+        if let Some(mode) = metadata.labels.get(MODE_LABEL).and_then(|text| Mode::parse(text)) {
             return mode;
         }
-        self.image_mode(&metadata.image)
-            .unwrap_or(self.default_mode)
+        self.image_mode(&metadata.image).unwrap_or(self.default_mode)
     }
 
     fn image_mode(&self, image: &str) -> Option<Mode> {
@@ -138,31 +129,17 @@ impl Rules {
             "" => parts.repository,
             registry => format!("{registry}/{}", parts.repository),
         };
-        let tag = if parts.tag.is_empty() {
-            "latest"
-        } else {
-            &parts.tag
-        };
+        let tag = if parts.tag.is_empty() { "latest" } else { &parts.tag };
         let tagged = format!("{repository}:{tag}");
-        let matches = |glob: &GlobMatcher| {
-            [image, &repository, &tagged]
-                .iter()
-                .any(|n| glob.is_match(n))
-        };
-        self.image_modes
-            .iter()
-            .find(|(glob, _)| matches(glob))
-            .map(|(_, mode)| *mode)
+        let matches = |glob: &GlobMatcher| [image, &repository, &tagged].iter().any(|n| glob.is_match(n));
+        self.image_modes.iter().find(|(glob, _)| matches(glob)).map(|(_, mode)| *mode)
     }
 
     /// Is the container watched at all? `None`: its labels decide and are not known yet.
     pub fn in_scope(&self, container: &Container) -> Option<bool> {
         let below = |root: &String| {
             let root = root.trim_end_matches('/');
-            container
-                .path
-                .strip_prefix(root)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            container.path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
         if !self.scope_cgroups.is_empty() && !self.scope_cgroups.iter().any(below) {
             return Some(false);
@@ -183,16 +160,8 @@ impl Rules {
 
     /// The policy of a container, for its own cgroup and all nested in it.
     pub fn compile(&self, container: &Container) -> Policy {
-        let confirmed = if container.metadata.complete {
-            POLICY_CONFIRMED
-        } else {
-            0
-        };
-        let policy = |enforce, flags| Policy {
-            root: container.key,
-            enforce,
-            flags: flags | confirmed,
-        };
+        let confirmed = if container.metadata.complete { POLICY_CONFIRMED } else { 0 };
+        let policy = |enforce, flags| Policy { root: container.key, enforce, flags: flags | confirmed };
         let scope = self.in_scope(container);
         match self.mode(container) {
             _ if container.key == HOST => host(container.key),
@@ -206,11 +175,7 @@ impl Rules {
 
 /// The host's policy: watched, never any enforcement.
 pub fn host(root: ContainerKey) -> Policy {
-    Policy {
-        root,
-        enforce: 0,
-        flags: POLICY_WATCHED | POLICY_CONFIRMED,
-    }
+    Policy { root, enforce: 0, flags: POLICY_WATCHED | POLICY_CONFIRMED }
 }
 
 /// A `bulkhead.mode` label that names no mode.
@@ -236,10 +201,7 @@ mod tests {
             path: "/docker/x".into(),
             metadata: Metadata {
                 image: image.into(),
-                labels: labels
-                    .iter()
-                    .map(|(k, v)| ((*k).into(), (*v).into()))
-                    .collect(),
+                labels: labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
                 complete,
                 ..Metadata::default()
             },
@@ -254,11 +216,7 @@ mod tests {
             (FindingKind::DownloadExec, Action::Alert),
             (FindingKind::Miner, Action::Kill),
         ]);
-        Rules {
-            default_mode: mode,
-            actions,
-            ..Rules::default()
-        }
+        Rules { default_mode: mode, actions, ..Rules::default() }
     }
 
     const BITS: u32 = 1 << Reason::ReverseShell as u32 | 1 << Reason::KubeletAccess as u32;
@@ -267,16 +225,10 @@ mod tests {
     fn bits_come_from_actions_and_only_in_protect() {
         let c = container("tomcat", &[], true);
         let p = rules(Mode::Protect).compile(&c);
-        assert_eq!(
-            (p.root, p.enforce, p.flags),
-            (42, BITS, POLICY_WATCHED | POLICY_CONFIRMED)
-        );
+        assert_eq!((p.root, p.enforce, p.flags), (42, BITS, POLICY_WATCHED | POLICY_CONFIRMED));
         let p = rules(Mode::Monitor).compile(&c);
         assert_eq!((p.enforce, p.flags), (0, POLICY_WATCHED | POLICY_CONFIRMED));
-        assert_eq!(
-            rules(Mode::Off).compile(&c).flags,
-            POLICY_OFF | POLICY_CONFIRMED
-        );
+        assert_eq!(rules(Mode::Off).compile(&c).flags, POLICY_OFF | POLICY_CONFIRMED);
         assert_eq!(rules(Mode::Protect).default_enforce(), BITS);
         assert_eq!(rules(Mode::Monitor).default_enforce(), 0);
     }
@@ -285,22 +237,13 @@ mod tests {
     fn label_beats_image_beats_default() {
         let mut r = rules(Mode::Monitor);
         r.image_modes = vec![
-            (
-                Glob::new("mysql*").unwrap().compile_matcher(),
-                Mode::Protect,
-            ),
+            (Glob::new("mysql*").unwrap().compile_matcher(), Mode::Protect),
             (Glob::new("*").unwrap().compile_matcher(), Mode::Off),
         ];
-        assert_eq!(
-            r.mode(&container("docker.io/library/mysql:8", &[], true)),
-            Mode::Protect
-        );
+        assert_eq!(r.mode(&container("docker.io/library/mysql:8", &[], true)), Mode::Protect);
         assert_eq!(r.mode(&container("nginx", &[], true)), Mode::Off);
         assert_eq!(r.mode(&container("", &[], false)), Mode::Monitor);
-        assert_eq!(
-            r.mode(&container("mysql", &[(MODE_LABEL, "off")], true)),
-            Mode::Off
-        );
+        assert_eq!(r.mode(&container("mysql", &[(MODE_LABEL, "off")], true)), Mode::Off);
         let odd = container("mysql", &[(MODE_LABEL, "on")], true);
         assert_eq!(r.mode(&odd), Mode::Protect);
         assert_eq!(invalid_label(&odd), Some("on"));
@@ -312,32 +255,18 @@ mod tests {
         r.scope_cgroups = vec!["/docker/".into()];
         let c = container("x", &[], true);
         assert_eq!(r.compile(&c).enforce, BITS);
-        assert_eq!(
-            r.default_enforce(),
-            0,
-            "not before it is known to be in scope"
-        );
+        assert_eq!(r.default_enforce(), 0, "not before it is known to be in scope");
         r.scope_cgroups = vec!["/dock".into()];
         assert_eq!(r.compile(&c).flags, POLICY_OFF | POLICY_CONFIRMED);
         r.scope_cgroups.clear();
         r.scope_labels = vec!["team=a".into(), "watched".into()];
         assert_eq!(r.in_scope(&c), Some(false));
-        assert_eq!(
-            r.in_scope(&container("x", &[("watched", "")], true)),
-            Some(true)
-        );
-        assert_eq!(
-            r.in_scope(&container("x", &[("team", "b")], true)),
-            Some(false)
-        );
+        assert_eq!(r.in_scope(&container("x", &[("watched", "")], true)), Some(true));
+        assert_eq!(r.in_scope(&container("x", &[("team", "b")], true)), Some(false));
         let unknown = container("x", &[], false);
         assert_eq!(r.in_scope(&unknown), None);
         let p = r.compile(&unknown);
-        assert_eq!(
-            (p.enforce, p.flags),
-            (0, POLICY_WATCHED),
-            "watched, not touched"
-        );
+        assert_eq!((p.enforce, p.flags), (0, POLICY_WATCHED), "watched, not touched");
     }
 
     #[test]

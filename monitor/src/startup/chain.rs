@@ -18,11 +18,7 @@ pub(super) struct Chains<'t> {
 
 impl<'t> Chains<'t> {
     pub(super) fn new(tasks: &'t [Task]) -> Self {
-        let mut chains = Self {
-            writers: HashMap::new(),
-            readers: HashMap::new(),
-            masters: HashMap::new(),
-        };
+        let mut chains = Self { writers: HashMap::new(), readers: HashMap::new(), masters: HashMap::new() };
         for task in tasks {
             for pipe in &task.pipes {
                 let key = (task.container, pipe.inode);
@@ -34,11 +30,7 @@ impl<'t> Chains<'t> {
                 }
             }
             for master in &task.masters {
-                chains
-                    .masters
-                    .entry((task.container, *master))
-                    .or_default()
-                    .push(task);
+                chains.masters.entry((task.container, *master)).or_default().push(task);
             }
         }
         chains
@@ -46,23 +38,18 @@ impl<'t> Chains<'t> {
 
     /// The process with an outbound connection that what this one reads comes from.
     pub(super) fn network_end_of_stdin(&self, task: &Task) -> Option<&'t Task> {
-        self.terminal_master(task)
-            .or_else(|| self.follow(task, &self.writers, |p| p.fd == 0 && p.reads, |p| p.reads))
+        self.terminal_master(task).or_else(|| self.follow(task, &self.writers, |p| p.fd == 0 && p.reads, |p| p.reads))
     }
 
     /// The one that what it writes goes to.
     pub(super) fn network_end_of_stdout(&self, task: &Task) -> Option<&'t Task> {
         let first = |p: &PipeEnd| (p.fd == 1 || p.fd == 2) && p.writes;
-        self.terminal_master(task)
-            .or_else(|| self.follow(task, &self.readers, first, |p| p.writes))
+        self.terminal_master(task).or_else(|| self.follow(task, &self.readers, first, |p| p.writes))
     }
 
     fn terminal_master(&self, task: &Task) -> Option<&'t Task> {
         let holders = self.masters.get(&(task.container, task.terminal?))?;
-        holders
-            .iter()
-            .copied()
-            .find(|h| h.key != task.key && h.outbound().is_some())
+        holders.iter().copied().find(|h| h.key != task.key && h.outbound().is_some())
     }
 
     /// Goes from `task` over the pipes that `first` picks to whoever holds their other end, and on
@@ -74,19 +61,11 @@ impl<'t> Chains<'t> {
         first: impl Fn(&PipeEnd) -> bool,
         next: impl Fn(&PipeEnd) -> bool,
     ) -> Option<&'t Task> {
-        let mut pipes: Vec<Inode> = task
-            .pipes
-            .iter()
-            .filter(|p| first(p))
-            .map(|p| p.inode)
-            .collect();
+        let mut pipes: Vec<Inode> = task.pipes.iter().filter(|p| first(p)).map(|p| p.inode).collect();
         let mut seen = pipes.clone();
         for _ in 0..MAX_STAGES {
             let mut further = Vec::new();
-            let holders = pipes
-                .iter()
-                .filter_map(|p| others.get(&(task.container, *p)))
-                .flatten();
+            let holders = pipes.iter().filter_map(|p| others.get(&(task.container, *p))).flatten();
             for holder in holders.filter(|h| h.key != task.key) {
                 if holder.outbound().is_some() {
                     return Some(holder);

@@ -11,9 +11,7 @@ pub mod net_table;
 pub mod proc_scan;
 
 use crate::container::Registry;
-use crate::event::{
-    Body, Connect, ConnectOp, ContainerKey, Event, Exec, Fingerprint, HOST, Origin,
-};
+use crate::event::{Body, Connect, ConnectOp, ContainerKey, Event, Exec, Fingerprint, HOST, Origin};
 use crate::event::{ProcessKey, Reason, Rung, Stdio, Verdict, state};
 use monitor_common::argv::{Form, Scan};
 use monitor_common::exec::{EXEC_ARGS_CUT, EXEC_RELAY, EXEC_STDIN_TAINTED};
@@ -37,11 +35,7 @@ pub type Classify<'c> = dyn Fn(&str, Fingerprint) -> u32 + 'c;
 ///
 /// # Errors
 /// /proc cannot be listed.
-pub fn scan(
-    registry: &Registry,
-    classify: &Classify<'_>,
-    host: bool,
-) -> std::io::Result<Vec<Event>> {
+pub fn scan(registry: &Registry, classify: &Classify<'_>, host: bool) -> std::io::Result<Vec<Event>> {
     let mut tasks = proc_scan::read(registry)?;
     tasks.retain(|t| host || t.container != HOST);
     tasks.sort_by_key(|t| (t.key.start_ns, t.key.tgid));
@@ -52,9 +46,7 @@ pub fn scan(
 fn now_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    seconds
-        .saturating_mul(1_000_000_000)
-        .saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// The events of a set of tasks.
@@ -67,11 +59,7 @@ fn events(tasks: &[Task], classify: &Classify<'_>, time_ns: u64) -> Vec<Event> {
         let (exec, flags) = exec(task, &by_pid, &chains, classify, time_ns);
         push(&mut out, task, Body::Exec(Box::new(exec)), time_ns);
         // A socket that was inherited is told once, of its oldest holder.
-        for socket in task
-            .sockets
-            .iter()
-            .filter(|s| told.insert((task.netns, s.inode)))
-        {
+        for socket in task.sockets.iter().filter(|s| told.insert((task.netns, s.inode))) {
             if let Some(body) = connect(task, socket, flags) {
                 push(&mut out, task, body, time_ns);
             }
@@ -135,13 +123,7 @@ fn exec(
         flags |= EXEC_ARGS_CUT;
     }
     let exec = Exec {
-        parent: parent.map_or(
-            ProcessKey {
-                tgid: task.parent,
-                start_ns: 0,
-            },
-            |p| p.key,
-        ),
+        parent: parent.map_or(ProcessKey { tgid: task.parent, start_ns: 0 }, |p| p.key),
         flags,
         task_flags,
         form,
@@ -160,22 +142,12 @@ fn exec(
 
 /// `EXEC_*` bits and origin of an interpreter whose standard input leads to a connection: a relay
 /// if its answers go there too, else a download if it takes its text from there.
-fn fed_from_network(
-    task: &Task,
-    chains: &chain::Chains<'_>,
-    form: Form,
-    time_ns: u64,
-) -> (u32, Option<Origin>) {
+fn fed_from_network(task: &Task, chains: &chain::Chains<'_>, form: Form, time_ns: u64) -> (u32, Option<Origin>) {
     let Some(source) = chains.network_end_of_stdin(task) else {
         return (0, None);
     };
     let peer = source.outbound().map(|s| s.row.peer);
-    let origin = Origin {
-        process: source.key,
-        hops: 0,
-        peer,
-        time_ns,
-    };
+    let origin = Origin { process: source.key, hops: 0, peer, time_ns };
     let flags = match chains.network_end_of_stdout(task) {
         Some(_) => EXEC_RELAY,
         None if form == Form::Stdin => EXEC_STDIN_TAINTED,
@@ -194,10 +166,7 @@ fn class_and_form(task: &Task, classify: &Classify<'_>) -> (u32, Form) {
     let mut leading = 1;
     if class & state::CLASS_MULTICALL != 0 {
         // busybox: the applet is argv[0], or argv[1] after its own name.
-        let mut names = task
-            .args
-            .iter()
-            .map(|a| basename(a).trim_start_matches('-'));
+        let mut names = task.args.iter().map(|a| basename(a).trim_start_matches('-'));
         let first = names.next().unwrap_or("");
         class = classify(first, Fingerprint::default());
         if class & state::CLASS_MULTICALL != 0 {
@@ -223,23 +192,14 @@ fn task_flags(task: &Task, class: u32, form: Form, parent: Option<ContainerKey>)
     [
         (is(state::CLASS_SHELL), state::TASK_SHELL),
         (is(state::CLASS_INTERPRETER), state::TASK_INTERPRETER),
-        (
-            is(state::CLASS_PACKAGE_MANAGER),
-            state::TASK_PACKAGE_MANAGER,
-        ),
+        (is(state::CLASS_PACKAGE_MANAGER), state::TASK_PACKAGE_MANAGER),
         (is(state::CLASS_SESSION_SERVER), state::TASK_SESSION_SERVER),
         (form == Form::Stdin, state::TASK_READS_STDIN),
         (task.outbound().is_some(), state::TASK_NET_OUT),
         (outward(stdin), state::TASK_STDIN_INET),
         (outward(stdout) || outward(stderr), state::TASK_STDOUT_INET),
-        (
-            task.container != HOST && task.exe.has(drift),
-            state::TASK_DRIFT,
-        ),
-        (
-            task.container != HOST && parent != Some(task.container),
-            state::TASK_ENTERED,
-        ),
+        (task.container != HOST && task.exe.has(drift), state::TASK_DRIFT),
+        (task.container != HOST && parent != Some(task.container), state::TASK_ENTERED),
     ]
     .into_iter()
     .filter(|(set, _)| *set)

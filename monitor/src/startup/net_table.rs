@@ -45,8 +45,7 @@ const EPHEMERAL: u16 = 32_768;
 impl NetTable {
     /// Reads the tables that a process sees.
     pub fn of_process(pid: u32) -> Self {
-        let read =
-            |name| std::fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
+        let read = |name| std::fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
         // A protocol may be missing (no IPv6), and the process may be gone.
         let tcp = [read("tcp"), read("tcp6")].concat();
         let udp = [read("udp"), read("udp6")].concat();
@@ -56,22 +55,15 @@ impl NetTable {
     /// From the contents of the files.
     pub fn parse(tcp: &str, udp: &str) -> Self {
         let lines: Vec<Line> = tcp.lines().filter_map(parse_line).collect();
-        let listening: HashSet<u16> = lines
-            .iter()
-            .filter(|l| l.state == STATE_LISTEN)
-            .map(|l| l.local.port())
-            .collect();
+        let listening: HashSet<u16> =
+            lines.iter().filter(|l| l.state == STATE_LISTEN).map(|l| l.local.port()).collect();
         let mut rows = HashMap::new();
         for line in &lines {
             let direction = tcp_direction(line, &listening);
             rows.insert(line.inode, line.row(TCP, direction));
         }
         for line in udp.lines().filter_map(parse_line) {
-            let direction = if line.peer.port() == 0 {
-                Direction::Idle
-            } else {
-                Direction::Outbound
-            };
+            let direction = if line.peer.port() == 0 { Direction::Idle } else { Direction::Outbound };
             rows.insert(line.inode, line.row(UDP, direction));
         }
         // Sockets in TIME_WAIT belong to nobody.
@@ -110,12 +102,7 @@ struct Line {
 
 impl Line {
     const fn row(&self, protocol: u16, direction: Direction) -> Row {
-        Row {
-            local: self.local,
-            peer: self.peer,
-            protocol,
-            direction,
-        }
+        Row { local: self.local, peer: self.peer, protocol, direction }
     }
 }
 
@@ -126,12 +113,7 @@ fn parse_line(line: &str) -> Option<Line> {
     let peer = address(fields.next()?)?;
     let state = u8::from_str_radix(fields.next()?, 16).ok()?;
     let inode = fields.nth(5)?.parse().ok()?;
-    Some(Line {
-        local,
-        peer,
-        state,
-        inode,
-    })
+    Some(Line { local, peer, state, inode })
 }
 
 /// `0100007F:1F90`: 32-bit words in the machine's byte order, the port as a number.
@@ -160,7 +142,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const HEAD: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
+    const HEAD: &str =
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
 
     fn row(local: &str, peer: &str, state: &str, inode: u64) -> String {
         format!(
@@ -180,44 +163,26 @@ mod tests {
             row("0202000A:C353", "427100CB:115C", "06", 0),
         ]
         .concat();
-        let udp = [
-            row("00000000:0035", "00000000:0000", "07", 6),
-            row("0202000A:C354", "427100CB:14E9", "01", 7),
-        ]
-        .concat();
+        let udp =
+            [row("00000000:0035", "00000000:0000", "07", 6), row("0202000A:C354", "427100CB:14E9", "01", 7)].concat();
         let table = NetTable::parse(&tcp, &udp);
         let direction = |inode| table.get(inode).unwrap().direction;
         assert_eq!(direction(1), Direction::Listening);
         assert_eq!(direction(2), Direction::Accepted);
         assert_eq!(direction(3), Direction::Outbound);
         assert_eq!(direction(4), Direction::Outbound);
-        assert_eq!(
-            table.get(4).unwrap().peer,
-            "203.0.113.66:4444".parse().unwrap()
-        );
+        assert_eq!(table.get(4).unwrap().peer, "203.0.113.66:4444".parse().unwrap());
         assert_eq!(direction(5), Direction::Accepted, "its listener is closed");
         assert_eq!(direction(6), Direction::Idle);
-        assert_eq!(
-            (direction(7), table.get(7).unwrap().protocol),
-            (Direction::Outbound, UDP)
-        );
+        assert_eq!((direction(7), table.get(7).unwrap().protocol), (Direction::Outbound, UDP));
         assert!(table.get(0).is_none());
     }
 
     #[test]
     fn addresses_of_both_families() {
-        assert_eq!(
-            address("0100007F:1F90").unwrap(),
-            "127.0.0.1:8080".parse().unwrap()
-        );
-        assert_eq!(
-            address("00000000000000000000000001000000:0016").unwrap(),
-            "[::1]:22".parse().unwrap()
-        );
-        assert_eq!(
-            address("0000000000000000FFFF0000427100CB:115C").unwrap(),
-            "203.0.113.66:4444".parse().unwrap()
-        );
+        assert_eq!(address("0100007F:1F90").unwrap(), "127.0.0.1:8080".parse().unwrap());
+        assert_eq!(address("00000000000000000000000001000000:0016").unwrap(), "[::1]:22".parse().unwrap());
+        assert_eq!(address("0000000000000000FFFF0000427100CB:115C").unwrap(), "203.0.113.66:4444".parse().unwrap());
         assert_eq!(address("00:1"), None);
     }
 

@@ -78,9 +78,7 @@ pub struct Task {
 impl Task {
     /// An outbound connection it holds.
     pub fn outbound(&self) -> Option<&TaskSocket> {
-        self.sockets
-            .iter()
-            .find(|s| s.row.direction == Direction::Outbound)
+        self.sockets.iter().find(|s| s.row.direction == Direction::Outbound)
     }
 }
 
@@ -92,10 +90,7 @@ pub fn read(registry: &Registry) -> std::io::Result<Vec<Task>> {
     let mut tables = HashMap::new();
     let mut tasks = Vec::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {
-        let pid = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<u32>().ok());
+        let pid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
         if let Some(pid) = pid
             && let Some(task) = read_task(pid, registry, &mut tables)
         {
@@ -106,35 +101,19 @@ pub fn read(registry: &Registry) -> std::io::Result<Vec<Task>> {
 }
 
 /// One process; `None` if it is a kernel thread or ended meanwhile.
-pub fn read_task(
-    pid: u32,
-    registry: &Registry,
-    tables: &mut HashMap<u64, Arc<NetTable>>,
-) -> Option<Task> {
+pub fn read_task(pid: u32, registry: &Registry, tables: &mut HashMap<u64, Arc<NetTable>>) -> Option<Task> {
     let text = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).ok();
-    let stat =
-        String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/stat")).ok()?).into_owned();
+    let stat = String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/stat")).ok()?).into_owned();
     let exe = read_exe(pid)?;
     let netns = std::fs::metadata(format!("/proc/{pid}/ns/net")).ok()?.ino();
-    let table = Arc::clone(
-        tables
-            .entry(netns)
-            .or_insert_with(|| Arc::new(NetTable::of_process(pid))),
-    );
+    let table = Arc::clone(tables.entry(netns).or_insert_with(|| Arc::new(NetTable::of_process(pid))));
     // A container that is not registered came after the registry's scan: the kernel half tells of it.
     let container = registry.key_of_process(&text("cgroup")?)?;
     let (args, args_cut) = read_args(pid);
     let tick_ns = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
-    let field = |n| {
-        stat_field(&stat, n)
-            .and_then(|f| f.parse::<u64>().ok())
-            .unwrap_or(0)
-    };
+    let field = |n| stat_field(&stat, n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
     let mut task = Task {
-        key: ProcessKey {
-            tgid: pid,
-            start_ns: start_ticks_of(&stat)?.saturating_mul(tick_ns),
-        },
+        key: ProcessKey { tgid: pid, start_ns: start_ticks_of(&stat)?.saturating_mul(tick_ns) },
         parent: u32::try_from(field(4)).unwrap_or(0),
         uid: real_uid(&text("status")?)?,
         comm: stat.split_once('(')?.1.rsplit_once(')')?.0.to_owned(),
@@ -157,19 +136,12 @@ pub fn read_task(
     };
     read_fds(&mut task, &table);
     // The pid may have been reused while it was read.
-    let again =
-        String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/stat")).ok()?).into_owned();
+    let again = String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/stat")).ok()?).into_owned();
     (start_ticks_of(&again) == start_ticks_of(&stat)).then_some(task)
 }
 
 fn real_uid(status: &str) -> Option<u32> {
-    status
-        .lines()
-        .find_map(|l| l.strip_prefix("Uid:"))?
-        .split_ascii_whitespace()
-        .next()?
-        .parse()
-        .ok()
+    status.lines().find_map(|l| l.strip_prefix("Uid:"))?.split_ascii_whitespace().next()?.parse().ok()
 }
 
 /// Arguments: the same head and tail that the kernel half keeps.
@@ -183,27 +155,15 @@ fn read_args(pid: u32) -> (Vec<String>, bool) {
     if bytes.is_empty() {
         return (Vec::new(), cut);
     }
-    (
-        bytes
-            .split(|b| *b == 0)
-            .map(|a| String::from_utf8_lossy(a).into_owned())
-            .collect(),
-        cut,
-    )
+    (bytes.split(|b| *b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect(), cut)
 }
 
 fn read_exe(pid: u32) -> Option<File> {
     let link = format!("/proc/{pid}/exe");
-    let target = std::fs::read_link(&link)
-        .ok()?
-        .to_string_lossy()
-        .into_owned();
+    let target = std::fs::read_link(&link).ok()?.to_string_lossy().into_owned();
     let meta = std::fs::metadata(&link).ok()?;
     let magic = rustix::fs::statfs(&link).map_or(0, |s| u32::try_from(s.f_type).unwrap_or(0));
-    let path = target
-        .strip_suffix(" (deleted)")
-        .unwrap_or(&target)
-        .to_owned();
+    let path = target.strip_suffix(" (deleted)").unwrap_or(&target).to_owned();
     let flag = |set: bool, bit: u32| if set { bit } else { 0 };
     let flags = flag(meta.nlink() == 0, FILE_UNLINKED)
         | flag(path.starts_with("/memfd:"), FILE_MEMFD)
@@ -211,10 +171,7 @@ fn read_exe(pid: u32) -> Option<File> {
         | flag(magic == OVERLAYFS, FILE_OVERLAY)
         | flag(magic == OVERLAYFS && in_upper(pid, &path), FILE_UPPER);
     Some(File {
-        inode: Inode {
-            dev: kernel_dev(meta.dev()),
-            ino: meta.ino(),
-        },
+        inode: Inode { dev: kernel_dev(meta.dev()), ino: meta.ino() },
         mode: meta.mode(),
         size: meta.size(),
         flags,
@@ -229,18 +186,14 @@ fn in_upper(pid: u32, path: &str) -> bool {
     let Ok(mountinfo) = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")) else {
         return false;
     };
-    upper_of_root(&mountinfo)
-        .is_some_and(|upper| std::fs::symlink_metadata(format!("{upper}{path}")).is_ok())
+    upper_of_root(&mountinfo).is_some_and(|upper| std::fs::symlink_metadata(format!("{upper}{path}")).is_ok())
 }
 
 fn upper_of_root(mountinfo: &str) -> Option<&str> {
     mountinfo.lines().find_map(|line| {
         let (front, back) = line.split_once(" - overlay ")?;
         (front.split(' ').nth(4)? == "/").then_some(())?;
-        back.rsplit(' ')
-            .next()?
-            .split(',')
-            .find_map(|o| o.strip_prefix("upperdir="))
+        back.rsplit(' ').next()?.split(',').find_map(|o| o.strip_prefix("upperdir="))
     })
 }
 
@@ -249,23 +202,12 @@ fn read_fds(task: &mut Task, table: &NetTable) {
         return;
     };
     for entry in entries.flatten().take(MAX_FDS) {
-        let Some(fd) = entry
-            .file_name()
-            .to_str()
-            .and_then(|n| n.parse::<u32>().ok())
-        else {
+        let Some(fd) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else {
             continue;
         };
         let path = entry.path();
         if let (Ok(target), Ok(link)) = (std::fs::read_link(&path), entry.metadata()) {
-            read_fd(
-                task,
-                table,
-                fd,
-                &path,
-                &target.to_string_lossy(),
-                link.mode(),
-            );
+            read_fd(task, table, fd, &path, &target.to_string_lossy(), link.mode());
         }
     }
 }
@@ -290,17 +232,10 @@ fn read_fd(task: &mut Task, table: &NetTable, fd: u32, path: &Path, target: &str
     if meta.kind == FileType::Fifo {
         // The link's own mode tells how the descriptor was opened (fs/proc/fd.c).
         let (reads, writes) = (link_mode & 0o400 != 0, link_mode & 0o200 != 0);
-        task.pipes.push(PipeEnd {
-            inode: meta.inode,
-            fd,
-            reads,
-            writes,
-        });
+        task.pipes.push(PipeEnd { inode: meta.inode, fd, reads, writes });
     }
     if fd == 0 {
-        task.terminal = target
-            .strip_prefix("/dev/pts/")
-            .and_then(|n| n.parse().ok());
+        task.terminal = target.strip_prefix("/dev/pts/").and_then(|n| n.parse().ok());
     }
     if let Some(slot) = task.stdio.get_mut(fd as usize) {
         *slot = stdio(&meta, inet.map(|(_, row)| row), target);
@@ -321,10 +256,7 @@ impl Meta {
         let wanted = StatxFlags::TYPE | StatxFlags::INO;
         let s = statx(CWD, path, AtFlags::STATX_DONT_SYNC, wanted).ok()?;
         Some(Self {
-            inode: Inode {
-                dev: s.stx_dev_major << 20 | s.stx_dev_minor & 0xf_ffff,
-                ino: s.stx_ino,
-            },
+            inode: Inode { dev: s.stx_dev_major << 20 | s.stx_dev_minor & 0xf_ffff, ino: s.stx_ino },
             kind: FileType::from_raw_mode(s.stx_mode.into()),
             major: s.stx_rdev_major,
         })
@@ -338,11 +270,7 @@ fn inode_of(target: &str, prefix: &str) -> Option<u64> {
 /// Which pseudo terminal a master belongs to.
 fn tty_index(pid: u32, fd: u32) -> Option<u32> {
     let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).ok()?;
-    info.lines()
-        .find_map(|l| l.strip_prefix("tty-index:"))?
-        .trim()
-        .parse()
-        .ok()
+    info.lines().find_map(|l| l.strip_prefix("tty-index:"))?.trim().parse().ok()
 }
 
 fn stdio(meta: &Meta, inet: Option<Row>, target: &str) -> Stdio {

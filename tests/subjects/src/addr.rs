@@ -35,9 +35,7 @@ impl std::error::Error for Error {}
 pub fn allowed(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => allowed_v4(v4),
-        IpAddr::V6(v6) => v6
-            .to_ipv4_mapped()
-            .map_or_else(|| allowed_v6(v6), allowed_v4),
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or_else(|| allowed_v6(v6), allowed_v4),
     }
 }
 
@@ -46,11 +44,7 @@ fn allowed_v4(ip: Ipv4Addr) -> bool {
 }
 
 fn allowed_v6(ip: Ipv6Addr) -> bool {
-    ip == Ipv6Addr::LOCALHOST
-        || matches!(
-            ip.segments(),
-            [0xfd00, 0xc0, 0, 0, ..] | [0x2001, 0x0db8, ..]
-        )
+    ip == Ipv6Addr::LOCALHOST || matches!(ip.segments(), [0xfd00, 0xc0, 0, 0, ..] | [0x2001, 0x0db8, ..])
 }
 
 /// Resolves `HOST:PORT` (IPv6 in brackets) and returns the first address, if it belongs to the lab.
@@ -58,16 +52,11 @@ fn allowed_v6(ip: Ipv6Addr) -> bool {
 /// # Errors
 /// When the name does not resolve or *any* of its addresses lies outside the lab.
 pub fn resolve(spec: &str) -> Result<SocketAddr, Error> {
-    let all = spec
-        .to_socket_addrs()
-        .map_err(|err| Error::Resolve(spec.to_owned(), err))?
-        .collect::<Vec<_>>();
+    let all = spec.to_socket_addrs().map_err(|err| Error::Resolve(spec.to_owned(), err))?.collect::<Vec<_>>();
     if let Some(outside) = all.iter().find(|addr| !allowed(addr.ip())) {
         return Err(Error::Outside(spec.to_owned(), outside.ip()));
     }
-    all.first()
-        .copied()
-        .ok_or_else(|| Error::Nothing(spec.to_owned()))
+    all.first().copied().ok_or_else(|| Error::Nothing(spec.to_owned()))
 }
 
 /// The same address for an `AF_INET6` socket: IPv4 becomes IPv4-mapped.
@@ -85,15 +74,9 @@ mod tests {
 
     #[test]
     fn only_lab_ranges() {
-        for inside in [
-            "127.0.0.1",
-            "10.200.0.1",
-            "203.0.113.66",
-            "::1",
-            "fd00:c0::2",
-            "2001:db8::66",
-            "::ffff:203.0.113.66",
-        ] {
+        for inside in
+            ["127.0.0.1", "10.200.0.1", "203.0.113.66", "::1", "fd00:c0::2", "2001:db8::66", "::ffff:203.0.113.66"]
+        {
             assert!(allowed(inside.parse().unwrap()), "{inside}");
         }
         for outside in [
@@ -122,9 +105,6 @@ mod tests {
 
     #[test]
     fn mapped() {
-        assert_eq!(
-            as_v6("203.0.113.66:1".parse().unwrap()).to_string(),
-            "[::ffff:203.0.113.66]:1"
-        );
+        assert_eq!(as_v6("203.0.113.66:1".parse().unwrap()).to_string(), "[::ffff:203.0.113.66]:1");
     }
 }

@@ -109,20 +109,14 @@ const KINDS: [&str; 22] = [
 ];
 
 fn tests_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap()
-        .to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
 fn toml_files(folder: &str) -> Vec<PathBuf> {
     let mut files = std::fs::read_dir(tests_dir().join(folder))
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "toml")
-        })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
         .collect::<Vec<_>>();
     files.sort();
     assert!(!files.is_empty());
@@ -130,8 +124,7 @@ fn toml_files(folder: &str) -> Vec<PathBuf> {
 }
 
 fn read<T: serde::de::DeserializeOwned>(path: &Path) -> T {
-    toml::from_str(&std::fs::read_to_string(path).unwrap())
-        .unwrap_or_else(|err| panic!("{}: {err}", path.display()))
+    toml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap_or_else(|err| panic!("{}: {err}", path.display()))
 }
 
 #[test]
@@ -142,39 +135,14 @@ fn scenarios() {
         for scenario in read::<File>(&path).scenario {
             let id = &scenario.id;
             assert!(ids.insert(id.clone()), "{id}: twice");
-            assert!(
-                tests_dir()
-                    .join(format!("images/{}.toml", scenario.image))
-                    .exists(),
-                "{id}: {}",
-                scenario.image
-            );
-            assert_eq!(
-                scenario.expect.is_empty(),
-                benign,
-                "{id}: benign scenarios, and only they, expect nothing"
-            );
-            assert!(
-                scenario
-                    .expect
-                    .iter()
-                    .all(|kind| KINDS.contains(&kind.as_str())),
-                "{id}"
-            );
-            assert!(
-                matches!(scenario.min_rung.as_str(), "alert" | "signal" | "lsm"),
-                "{id}"
-            );
+            assert!(tests_dir().join(format!("images/{}.toml", scenario.image)).exists(), "{id}: {}", scenario.image);
+            assert_eq!(scenario.expect.is_empty(), benign, "{id}: benign scenarios, and only they, expect nothing");
+            assert!(scenario.expect.iter().all(|kind| KINDS.contains(&kind.as_str())), "{id}");
+            assert!(matches!(scenario.min_rung.as_str(), "alert" | "signal" | "lsm"), "{id}");
             assert!((1..=90).contains(&scenario.timeout_s), "{id}");
-            assert!(
-                scenario.effect.is_empty() || scenario.effect.starts_with(['/', '{']),
-                "{id}"
-            );
+            assert!(scenario.effect.is_empty() || scenario.effect.starts_with(['/', '{']), "{id}");
             if scenario.min_rung != "alert" {
-                assert!(
-                    !scenario.effect.is_empty(),
-                    "{id}: prevention is promised but nothing shows it"
-                );
+                assert!(!scenario.effect.is_empty(), "{id}: prevention is promised but nothing shows it");
                 assert!(scenario.host_run.is_empty(), "{id}: the host is alert-only");
             }
             shell_syntax(id, &scenario);
@@ -185,15 +153,8 @@ fn scenarios() {
 /// A scenario that fails for its syntax tests nothing. Every script is for sh; those of `host_run` as well.
 fn shell_syntax(id: &str, scenario: &Scenario) {
     for script in [&scenario.setup, &scenario.run, &scenario.host_run] {
-        let checked = std::process::Command::new("sh")
-            .args(["-n", "-c", script])
-            .output()
-            .unwrap();
-        assert!(
-            checked.status.success(),
-            "{id}: {}",
-            String::from_utf8_lossy(&checked.stderr)
-        );
+        let checked = std::process::Command::new("sh").args(["-n", "-c", script]).output().unwrap();
+        assert!(checked.status.success(), "{id}: {}", String::from_utf8_lossy(&checked.stderr));
     }
 }
 
@@ -211,29 +172,13 @@ fn images() {
         assert!(known, "{name}: base {}", image.base);
         for file in image.file {
             assert!(file.path.starts_with('/'), "{name}: {}", file.path);
-            let sources = [&file.content, &file.from, &file.subject]
-                .into_iter()
-                .flatten()
-                .count();
-            assert_eq!(
-                sources, 1,
-                "{name}: {}: one of content, from and subject",
-                file.path
-            );
-            assert!(
-                file.mode
-                    .is_none_or(|mode| u32::from_str_radix(&mode, 8).is_ok()),
-                "{name}: {}",
-                file.path
-            );
+            let sources = [&file.content, &file.from, &file.subject].into_iter().flatten().count();
+            assert_eq!(sources, 1, "{name}: {}: one of content, from and subject", file.path);
+            assert!(file.mode.is_none_or(|mode| u32::from_str_radix(&mode, 8).is_ok()), "{name}: {}", file.path);
             if let Some(from) = file.from {
                 assert!(path.with_file_name(&from).exists(), "{name}: {from}");
             }
-            assert!(
-                file.subject
-                    .is_none_or(|subject| ["fm", "lx", "lab-pool"].contains(&subject.as_str())),
-                "{name}"
-            );
+            assert!(file.subject.is_none_or(|subject| ["fm", "lx", "lab-pool"].contains(&subject.as_str())), "{name}");
         }
     }
 }

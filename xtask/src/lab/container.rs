@@ -82,8 +82,7 @@ impl Container {
     pub fn run(engine: &Engine, recipe: &Recipe) -> Result<Self> {
         let id = engine.call(run_arguments(recipe))?;
         let text = engine.call(["inspect", "--format", "{{json .}}", &id])?;
-        let inspected: Inspected =
-            serde_json::from_str(&text).context("reading `docker inspect`")?;
+        let inspected: Inspected = serde_json::from_str(&text).context("reading `docker inspect`")?;
         let settings = inspected.network_settings;
         Ok(Self {
             id,
@@ -103,18 +102,8 @@ impl Container {
     }
 
     /// Runs shell text in the container.
-    pub fn exec(
-        &self,
-        engine: &Engine,
-        user: &str,
-        script: &str,
-        limit: Duration,
-    ) -> Result<Finished> {
-        process::run(
-            &mut self.exec_command(engine, user, script),
-            limit,
-            engine.interrupt(),
-        )
+    pub fn exec(&self, engine: &Engine, user: &str, script: &str, limit: Duration) -> Result<Finished> {
+        process::run(&mut self.exec_command(engine, user, script), limit, engine.interrupt())
     }
 
     /// Whether `path` exists in the container, links resolved as the container would.
@@ -124,14 +113,11 @@ impl Container {
             && let Ok(root) = rustix::fs::open(&root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         {
             let flags = OFlags::PATH | OFlags::CLOEXEC;
-            return rustix::fs::openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)
-                .is_ok();
+            return rustix::fs::openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT).is_ok();
         }
         // PID 1 has ended: the engine still knows the container's file system.
         process::run(
-            engine
-                .docker()
-                .args(["cp", &format!("{}:{path}", self.id), "-"]),
+            engine.docker().args(["cp", &format!("{}:{path}", self.id), "-"]),
             CALL_LIMIT,
             &Interrupt::default(),
         )
@@ -140,12 +126,8 @@ impl Container {
 
     /// Removes the container with everything in it.
     pub fn remove(&self, engine: &Engine) -> Result<()> {
-        process::must(
-            engine.docker().args(["rm", "-f", "-v", &self.id]),
-            CALL_LIMIT,
-            &Interrupt::default(),
-        )
-        .map(|_id| ())
+        process::must(engine.docker().args(["rm", "-f", "-v", &self.id]), CALL_LIMIT, &Interrupt::default())
+            .map(|_id| ())
     }
 }
 

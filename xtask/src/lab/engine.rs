@@ -23,12 +23,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const CALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// Folders the engine makes outside its own, removed again (if empty) when they were not there before.
-const SHARED_FOLDERS: [&str; 4] = [
-    "/run/docker/plugins",
-    "/run/docker",
-    "/run/containerd/s",
-    "/run/containerd",
-];
+const SHARED_FOLDERS: [&str; 4] = ["/run/docker/plugins", "/run/docker", "/run/containerd/s", "/run/containerd"];
 
 /// What a later run must know to clean up after this one.
 #[derive(Serialize, Deserialize)]
@@ -101,20 +96,13 @@ impl Engine {
         clean_up_after_crash(&cache);
         let id = std::process::id();
         // /run keeps the socket paths below the 108 bytes of sockaddr_un wherever the checkout lies.
-        let paths = Paths {
-            cache,
-            run: PathBuf::from(format!("/run/bulkhead-lab-{id}")),
-        };
+        let paths = Paths { cache, run: PathBuf::from(format!("/run/bulkhead-lab-{id}")) };
         let mut engine = Self {
             dockerd: None,
             network: Network::new(interrupt)?,
             cgroup: format!("bulkhead-lab-{id}"),
             interrupt: interrupt.clone(),
-            absent_before: SHARED_FOLDERS
-                .iter()
-                .map(PathBuf::from)
-                .filter(|p| !p.exists())
-                .collect(),
+            absent_before: SHARED_FOLDERS.iter().map(PathBuf::from).filter(|p| !p.exists()).collect(),
             paths,
             _lock: lock,
         };
@@ -125,8 +113,7 @@ impl Engine {
 
     fn launch(&mut self) -> Result<()> {
         let paths = &self.paths;
-        fs::create_dir_all(&paths.run)
-            .with_context(|| format!("making {}", paths.run.display()))?;
+        fs::create_dir_all(&paths.run).with_context(|| format!("making {}", paths.run.display()))?;
         fs::create_dir_all(paths.scratch())?;
         let state = State {
             run_dir: paths.run.clone(),
@@ -136,8 +123,7 @@ impl Engine {
         fs::write(paths.state(), serde_json::to_vec(&state)?)?;
         // An empty file of our own, or dockerd would read the machine's /etc/docker/daemon.json.
         fs::write(paths.config(), "{}")?;
-        let log = File::create(paths.log())
-            .with_context(|| format!("making {}", paths.log().display()))?;
+        let log = File::create(paths.log()).with_context(|| format!("making {}", paths.log().display()))?;
         let mut command = self.dockerd_command();
         command
             .stdin(Stdio::null())
@@ -145,10 +131,8 @@ impl Engine {
             .stderr(log)
             // Ctrl-C reaches the whole foreground group; the engine must outlive it to be cleaned up.
             .process_group(0);
-        let child = self
-            .network
-            .inside(move || command.spawn())?
-            .context("starting dockerd (Debian package docker.io)")?;
+        let child =
+            self.network.inside(move || command.spawn())?.context("starting dockerd (Debian package docker.io)")?;
         self.dockerd = Some(child);
         self.wait_until_up()?;
         self.remove_containers();
@@ -188,14 +172,10 @@ impl Engine {
                 None => None,
             };
             if let Some(status) = died {
-                bail!(
-                    "dockerd ended with {status}; its last words:\n{}",
-                    self.log_tail()
-                );
+                bail!("dockerd ended with {status}; its last words:\n{}", self.log_tail());
             }
             if self.paths.socket().exists()
-                && process::run(self.docker().arg("version"), CALL_LIMIT, &self.interrupt)?
-                    .success()
+                && process::run(self.docker().arg("version"), CALL_LIMIT, &self.interrupt)?.success()
             {
                 return Ok(());
             }
@@ -203,11 +183,7 @@ impl Engine {
                 bail!("interrupted");
             }
             if Instant::now() > deadline {
-                bail!(
-                    "dockerd is not up after {} s:\n{}",
-                    START_LIMIT.as_secs(),
-                    self.log_tail()
-                );
+                bail!("dockerd is not up after {} s:\n{}", START_LIMIT.as_secs(), self.log_tail());
             }
             thread::sleep(Duration::from_millis(50));
         }
@@ -222,26 +198,16 @@ impl Engine {
     /// A `docker` command that talks to this engine and reads nobody's configuration.
     pub fn docker(&self) -> Command {
         let packaged = Path::new("/usr/bin/docker");
-        let mut command = Command::new(if packaged.exists() {
-            packaged
-        } else {
-            Path::new("docker")
-        });
+        let mut command = Command::new(if packaged.exists() { packaged } else { Path::new("docker") });
         command
-            .env(
-                "DOCKER_HOST",
-                format!("unix://{}", self.paths.socket().display()),
-            )
+            .env("DOCKER_HOST", format!("unix://{}", self.paths.socket().display()))
             .env("DOCKER_CONFIG", self.paths.run.join("cli"))
             .env_remove("DOCKER_CONTEXT");
         command
     }
 
     /// Runs `docker ARGUMENTS…`, which must succeed, and returns what it printed, trimmed.
-    pub fn call<S: AsRef<std::ffi::OsStr>>(
-        &self,
-        arguments: impl IntoIterator<Item = S>,
-    ) -> Result<String> {
+    pub fn call<S: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<String> {
         let text = process::must(self.docker().args(arguments), CALL_LIMIT, &self.interrupt)?;
         Ok(text.trim().to_owned())
     }
@@ -302,11 +268,8 @@ impl Engine {
         };
         let ids: Vec<&str> = list.stdout.split_whitespace().collect();
         if !ids.is_empty() {
-            let _left_to_the_cgroup = process::run(
-                self.docker().args(["rm", "-f", "-v"]).args(ids),
-                CALL_LIMIT,
-                &never,
-            );
+            let _left_to_the_cgroup =
+                process::run(self.docker().args(["rm", "-f", "-v"]).args(ids), CALL_LIMIT, &never);
         }
     }
 }
@@ -327,10 +290,7 @@ fn clear(paths: &Paths, cgroup: &str, absent_before: &[PathBuf]) {
     leftovers::end_process(&paths.monitor_pid_file(), &paths.cache);
     leftovers::end_process(&paths.https_pid_file(), &paths.run);
     leftovers::end_process(&paths.pid_file(), &paths.data());
-    leftovers::end_process(
-        &paths.exec().join("containerd/containerd.pid"),
-        &paths.exec(),
-    );
+    leftovers::end_process(&paths.exec().join("containerd/containerd.pid"), &paths.exec());
     leftovers::remove_cgroup(cgroup);
     leftovers::unmount_below(&paths.data());
     leftovers::unmount_below(&paths.run);
@@ -338,33 +298,24 @@ fn clear(paths: &Paths, cgroup: &str, absent_before: &[PathBuf]) {
         let _absent = fs::remove_dir_all(path);
     }
     let _absent = fs::remove_file(paths.state());
-    for folder in absent_before.iter().filter(|path| {
-        SHARED_FOLDERS
-            .iter()
-            .any(|shared| path.as_path() == Path::new(shared))
-    }) {
+    for folder in
+        absent_before.iter().filter(|path| SHARED_FOLDERS.iter().any(|shared| path.as_path() == Path::new(shared)))
+    {
         // Only if empty: another engine may have moved in.
         let _in_use = fs::remove_dir(folder);
     }
 }
 
 fn clean_up_after_crash(cache: &Path) {
-    let Some(state) = fs::read(cache.join("engine.json"))
-        .ok()
-        .and_then(|bytes| serde_json::from_slice::<State>(&bytes).ok())
+    let Some(state) =
+        fs::read(cache.join("engine.json")).ok().and_then(|bytes| serde_json::from_slice::<State>(&bytes).ok())
     else {
         return;
     };
-    let ours = state.cgroup.starts_with("bulkhead-lab-")
-        && state
-            .run_dir
-            .to_string_lossy()
-            .starts_with("/run/bulkhead-lab-");
+    let ours =
+        state.cgroup.starts_with("bulkhead-lab-") && state.run_dir.to_string_lossy().starts_with("/run/bulkhead-lab-");
     if ours {
-        let paths = Paths {
-            cache: cache.to_owned(),
-            run: state.run_dir,
-        };
+        let paths = Paths { cache: cache.to_owned(), run: state.run_dir };
         clear(&paths, &state.cgroup, &state.absent_before);
     }
 }

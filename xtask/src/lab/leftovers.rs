@@ -27,11 +27,8 @@ fn cgroup_mounts_of(mounts: &str) -> Vec<PathBuf> {
 
 /// Kills what still runs below cgroup `name` in any hierarchy, then removes the groups.
 pub fn remove_cgroup(name: &str) {
-    let roots: Vec<PathBuf> = cgroup_mounts()
-        .into_iter()
-        .map(|mount| mount.join(name))
-        .filter(|path| path.is_dir())
-        .collect();
+    let roots: Vec<PathBuf> =
+        cgroup_mounts().into_iter().map(|mount| mount.join(name)).filter(|path| path.is_dir()).collect();
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         let busy: Vec<u32> = roots.iter().flat_map(|root| processes(root)).collect();
@@ -95,10 +92,7 @@ pub fn kill(pid: u32, grace: Duration) {
 /// Ends the process whose id is in `pid_file`, if its command line names `marker`: a pid file alone
 /// proves nothing, the number may have been given to another process since.
 pub fn end_process(pid_file: &Path, marker: &Path) {
-    let Some(pid) = fs::read_to_string(pid_file)
-        .ok()
-        .and_then(|text| text.trim().parse::<u32>().ok())
-    else {
+    let Some(pid) = fs::read_to_string(pid_file).ok().and_then(|text| text.trim().parse::<u32>().ok()) else {
         return;
     };
     let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -138,10 +132,7 @@ mod tests {
             4 1 8:1 / /a/labour rw - ext4 x rw\n";
         assert_eq!(
             mounts_below(info, Path::new("/a/lab")),
-            [
-                PathBuf::from("/a/lab/docker/overlay2/x/merged/proc"),
-                PathBuf::from("/a/lab/docker/overlay2/x/merged"),
-            ]
+            [PathBuf::from("/a/lab/docker/overlay2/x/merged/proc"), PathBuf::from("/a/lab/docker/overlay2/x/merged"),]
         );
     }
 
@@ -152,10 +143,7 @@ mod tests {
             cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
         assert_eq!(
             cgroup_mounts_of(mounts),
-            [
-                PathBuf::from("/sys/fs/cgroup/pids"),
-                PathBuf::from("/sys/fs/cgroup/unified"),
-            ]
+            [PathBuf::from("/sys/fs/cgroup/pids"), PathBuf::from("/sys/fs/cgroup/unified"),]
         );
     }
 }

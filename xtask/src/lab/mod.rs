@@ -20,12 +20,10 @@ use std::path::PathBuf;
 pub const ATTACKER: std::net::Ipv4Addr = std::net::Ipv4Addr::new(203, 0, 113, 66);
 
 /// The same over IPv6 (documentation prefix).
-pub const ATTACKER_V6: std::net::Ipv6Addr =
-    std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x66);
+pub const ATTACKER_V6: std::net::Ipv6Addr = std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x66);
 
 /// The lab's cache: images, base file systems, the last run's alerts. `BULKHEAD_LAB_DIR` moves it,
 /// for checkouts on a file system that cannot carry overlay mounts.
 pub fn cache_dir() -> PathBuf {
-    std::env::var_os("BULKHEAD_LAB_DIR")
-        .map_or_else(|| crate::workspace::target_dir().join("lab"), PathBuf::from)
+    std::env::var_os("BULKHEAD_LAB_DIR").map_or_else(|| crate::workspace::target_dir().join("lab"), PathBuf::from)
 }

@@ -33,9 +33,7 @@ impl Network {
             // flags of unshare(2) unsound.
             unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }
                 .context("unshare(CLONE_NEWNET): the lab needs root")?;
-            Ok(File::open("/proc/thread-self/ns/net")
-                .context("opening the new network namespace")?
-                .into())
+            Ok(File::open("/proc/thread-self/ns/net").context("opening the new network namespace")?.into())
         })
         .join()
         .map_err(|_| anyhow!("the thread that makes the namespace panicked"))??;
@@ -47,17 +45,11 @@ impl Network {
 
     /// Runs `work` on a thread of its own inside the namespace. Sockets and processes made there
     /// stay inside.
-    pub fn inside<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T> {
+    pub fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         let namespace = self.namespace.try_clone().context("dup")?;
         thread::spawn(move || -> Result<T> {
-            rustix::thread::move_into_link_name_space(
-                namespace.as_fd(),
-                Some(LinkNameSpaceType::Network),
-            )
-            .context("setns(CLONE_NEWNET)")?;
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                .context("setns(CLONE_NEWNET)")?;
             Ok(work())
         })
         .join()
@@ -66,28 +58,18 @@ impl Network {
 }
 
 fn ip(arguments: &str, interrupt: &Interrupt) -> Result<String> {
-    must(
-        Command::new("ip").args(arguments.split_whitespace()),
-        Duration::from_secs(10),
-        interrupt,
-    )
+    must(Command::new("ip").args(arguments.split_whitespace()), Duration::from_secs(10), interrupt)
 }
 
 fn set_up(interrupt: &Interrupt) -> Result<()> {
     ip("link set lo up", interrupt)?;
     ip(&format!("link add {BRIDGE} type bridge"), interrupt)?;
-    ip(
-        &format!("address add {ATTACKER}/24 dev {BRIDGE}"),
-        interrupt,
-    )?;
+    ip(&format!("address add {ATTACKER}/24 dev {BRIDGE}"), interrupt)?;
     for address in EXTRA {
         ip(&format!("address add {address} dev {BRIDGE}"), interrupt)?;
     }
     ip(&format!("link set {BRIDGE} up"), interrupt)?;
     // Without IPv6 in the kernel the lab still serves IPv4.
-    let _no_ipv6 = ip(
-        &format!("-6 address add {ATTACKER_V6}/64 dev {BRIDGE} nodad"),
-        interrupt,
-    );
+    let _no_ipv6 = ip(&format!("-6 address add {ATTACKER_V6}/64 dev {BRIDGE} nodad"), interrupt);
     Ok(())
 }

@@ -65,11 +65,7 @@ impl Finished {
 
     /// The last lines of what it wrote, for an error message.
     pub fn tail(&self) -> String {
-        let text = if self.stderr.trim().is_empty() {
-            &self.stdout
-        } else {
-            &self.stderr
-        };
+        let text = if self.stderr.trim().is_empty() { &self.stdout } else { &self.stderr };
         let lines: Vec<&str> = text.trim().lines().collect();
         lines[lines.len().saturating_sub(12)..].join("\n")
     }
@@ -77,12 +73,8 @@ impl Finished {
 
 /// A pidfd of `pid`.
 pub fn pidfd(pid: u32) -> Result<OwnedFd> {
-    let pid = i32::try_from(pid)
-        .ok()
-        .and_then(Pid::from_raw)
-        .with_context(|| format!("{pid} is no process id"))?;
-    rustix::process::pidfd_open(pid, PidfdFlags::empty())
-        .with_context(|| format!("pidfd_open({pid:?})"))
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).with_context(|| format!("{pid} is no process id"))?;
+    rustix::process::pidfd_open(pid, PidfdFlags::empty()).with_context(|| format!("pidfd_open({pid:?})"))
 }
 
 /// Waits until the process of `fd` has ended; false when `deadline` or an interrupt came first.
@@ -93,10 +85,7 @@ pub fn wait_pidfd(fd: &OwnedFd, deadline: Instant, interrupt: &Interrupt) -> boo
             return false;
         }
         let step = left.min(INTERRUPT_CHECK);
-        let timeout = Timespec {
-            tv_sec: 0,
-            tv_nsec: i64::from(step.subsec_nanos()),
-        };
+        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(step.subsec_nanos()) };
         let mut fds = [PollFd::new(fd, PollFlags::IN)];
         match rustix::event::poll(&mut fds, Some(&timeout)) {
             Ok(n) if n > 0 => return true,
@@ -137,14 +126,8 @@ pub fn run_fed(
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("starting {command:?}"))?;
-    let stdout = child
-        .stdout
-        .take()
-        .map(|s| thread::spawn(|| read_bounded(s)));
-    let stderr = child
-        .stderr
-        .take()
-        .map(|s| thread::spawn(|| read_bounded(s)));
+    let stdout = child.stdout.take().map(|s| thread::spawn(|| read_bounded(s)));
+    let stderr = child.stderr.take().map(|s| thread::spawn(|| read_bounded(s)));
     let ended = end(&mut child, limit, interrupt)?;
     let code = if ended { exit_code(&mut child)? } else { None };
     // A grandchild may hold the pipes open for ever; its output is of no interest then.
@@ -152,11 +135,7 @@ pub fn run_fed(
         Some(handle) if ended || handle.is_finished() => join_soon(handle),
         _ => String::new(),
     };
-    Ok(Finished {
-        code,
-        stdout: text(stdout),
-        stderr: text(stderr),
-    })
+    Ok(Finished { code, stdout: text(stdout), stderr: text(stderr) })
 }
 
 fn join_soon(handle: thread::JoinHandle<String>) -> String {
@@ -164,11 +143,7 @@ fn join_soon(handle: thread::JoinHandle<String>) -> String {
     while !handle.is_finished() && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(2));
     }
-    if handle.is_finished() {
-        handle.join().unwrap_or_default()
-    } else {
-        String::new()
-    }
+    if handle.is_finished() { handle.join().unwrap_or_default() } else { String::new() }
 }
 
 fn end(child: &mut Child, limit: Duration, interrupt: &Interrupt) -> Result<bool> {
@@ -232,12 +207,7 @@ mod tests {
     #[test]
     fn a_command_that_hangs_is_ended() {
         let before = Instant::now();
-        let finished = run(
-            Command::new("sleep").arg("30"),
-            Duration::from_millis(100),
-            &Interrupt::default(),
-        )
-        .unwrap();
+        let finished = run(Command::new("sleep").arg("30"), Duration::from_millis(100), &Interrupt::default()).unwrap();
         assert_eq!(finished.code, None);
         assert!(before.elapsed() < Duration::from_secs(5));
     }

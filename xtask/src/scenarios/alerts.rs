@@ -35,17 +35,8 @@ pub struct Alert {
 /// Reads one line; `None` for what is no alert, or amends one.
 pub fn parse(line: &str) -> Option<Alert> {
     let value: Value = serde_json::from_str(line).ok()?;
-    let text = |pointer: &str| {
-        value
-            .pointer(pointer)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let amendment = value
-        .pointer("/bulkhead/amendment")
-        .and_then(Value::as_bool)
-        .unwrap_or(false);
+    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let amendment = value.pointer("/bulkhead/amendment").and_then(Value::as_bool).unwrap_or(false);
     if text("/event/kind") != "alert" || amendment {
         return None;
     }
@@ -54,10 +45,7 @@ pub fn parse(line: &str) -> Option<Alert> {
         .iter()
         .filter_map(|pointer| value.pointer(pointer).and_then(pid))
         .collect();
-    if let Some(list) = value
-        .pointer("/process/Ext/ancestry")
-        .and_then(Value::as_array)
-    {
+    if let Some(list) = value.pointer("/process/Ext/ancestry").and_then(Value::as_array) {
         pids.extend(list.iter().filter_map(pid));
     }
     Some(Alert {
@@ -65,10 +53,7 @@ pub fn parse(line: &str) -> Option<Alert> {
         container: text("/container/id"),
         outcome: text("/bulkhead/outcome"),
         enforced_by: text("/bulkhead/enforced_by"),
-        latency_us: value
-            .pointer("/bulkhead/latency_us")
-            .and_then(Value::as_u64)
-            .unwrap_or(0),
+        latency_us: value.pointer("/bulkhead/latency_us").and_then(Value::as_u64).unwrap_or(0),
         pids,
         message: text("/message"),
     })
@@ -109,10 +94,7 @@ pub struct Feed {
 impl Feed {
     /// Follows `path`, which need not exist yet.
     pub fn follow(path: &Path) -> Self {
-        let feed = Self {
-            shared: Arc::default(),
-            stop: Interrupt::default(),
-        };
+        let feed = Self { shared: Arc::default(), stop: Interrupt::default() };
         let (shared, stop, path) = (Arc::clone(&feed.shared), feed.stop.clone(), path.to_owned());
         thread::spawn(move || follow(&path, &shared, &stop));
         feed
@@ -120,36 +102,20 @@ impl Feed {
 
     /// Alerts so far; a position to look on from later.
     pub fn position(&self) -> usize {
-        self.shared
-            .alerts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len()
+        self.shared.alerts.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Alerts from position `from` to `to` (the end if `None`) that `owner` owns.
     pub fn owned(&self, owner: &Owner, from: usize, to: Option<usize>) -> Vec<Alert> {
-        let alerts = self
-            .shared
-            .alerts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let alerts = self.shared.alerts.lock().unwrap_or_else(PoisonError::into_inner);
         let to = to.unwrap_or(alerts.len()).min(alerts.len());
         let range = alerts.get(from.min(to)..to).unwrap_or_default();
-        range
-            .iter()
-            .filter(|alert| owner.owns(alert))
-            .cloned()
-            .collect()
+        range.iter().filter(|alert| owner.owns(alert)).cloned().collect()
     }
 
     /// Waits until there are more than `position` alerts, at most `limit`.
     pub fn wait(&self, position: usize, limit: Duration) {
-        let alerts = self
-            .shared
-            .alerts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let alerts = self.shared.alerts.lock().unwrap_or_else(PoisonError::into_inner);
         let _woken = self
             .shared
             .more
@@ -233,23 +199,14 @@ mod tests {
     fn an_alert_is_read() {
         let alert = parse(&line("c", 5, &[7, 8])).unwrap();
         assert_eq!(alert.kind, "reverse_shell");
-        assert_eq!(
-            (alert.outcome.as_str(), alert.enforced_by.as_str()),
-            ("killed", "signal")
-        );
+        assert_eq!((alert.outcome.as_str(), alert.enforced_by.as_str()), ("killed", "signal"));
         assert_eq!((alert.latency_us, alert.pids), (42, vec![5, 7, 7, 8]));
     }
 
     #[test]
     fn amendments_other_events_and_noise_are_not() {
-        assert_eq!(
-            parse(&line("c", 5, &[]).replace("\"amendment\":false", "\"amendment\":true")),
-            None
-        );
-        assert_eq!(
-            parse(&line("c", 5, &[]).replace("\"alert\"", "\"event\"")),
-            None
-        );
+        assert_eq!(parse(&line("c", 5, &[]).replace("\"amendment\":false", "\"amendment\":true")), None);
+        assert_eq!(parse(&line("c", 5, &[]).replace("\"alert\"", "\"event\"")), None);
         assert_eq!(parse("not json"), None);
     }
 
@@ -261,13 +218,8 @@ mod tests {
 
     #[test]
     fn owners() {
-        let owner = Owner {
-            container: "c".into(),
-            host_pid: Some(8),
-        };
-        let owns = |container: &str, ancestry: &[u32]| {
-            owner.owns(&parse(&line(container, 5, ancestry)).unwrap())
-        };
+        let owner = Owner { container: "c".into(), host_pid: Some(8) };
+        let owns = |container: &str, ancestry: &[u32]| owner.owns(&parse(&line(container, 5, ancestry)).unwrap());
         assert!(owns("c", &[]));
         assert!(!owns("d", &[8]));
         assert!(owns("host", &[1, 8]));
@@ -281,11 +233,7 @@ mod tests {
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join("alerts.jsonl");
         let append = |text: &str| {
-            let mut file = File::options()
-                .create(true)
-                .append(true)
-                .open(&path)
-                .unwrap();
+            let mut file = File::options().create(true).append(true).open(&path).unwrap();
             writeln!(file, "{text}").unwrap();
         };
         append(&line("a", 1, &[]));

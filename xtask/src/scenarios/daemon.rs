@@ -25,8 +25,7 @@ impl Files {
     pub fn new(cache: &Path) -> Result<Self> {
         let folder = cache.join("last");
         if folder.exists() {
-            fs::remove_dir_all(&folder)
-                .with_context(|| format!("emptying {}", folder.display()))?;
+            fs::remove_dir_all(&folder).with_context(|| format!("emptying {}", folder.display()))?;
         }
         fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         Ok(Self { folder })
@@ -54,9 +53,7 @@ fn config(engine: &Engine, mode: Mode, files: &Files) -> Result<String> {
     watch = true };
     let mut root = table;
     let mut set = |section: &str, key: &str, value: toml::Value| {
-        let entry = root
-            .entry(section)
-            .or_insert_with(|| toml::Table::new().into());
+        let entry = root.entry(section).or_insert_with(|| toml::Table::new().into());
         if let Some(table) = entry.as_table_mut() {
             table.insert(key.to_owned(), value);
         }
@@ -64,11 +61,7 @@ fn config(engine: &Engine, mode: Mode, files: &Files) -> Result<String> {
     set("output", "format", "json".into());
     set("output", "file", text(files.alerts()).into());
     set("engine", "docker_socket", text(engine.socket()).into());
-    set(
-        "control",
-        "socket",
-        text(engine.run_dir().join("control.sock")).into(),
-    );
+    set("control", "socket", text(engine.run_dir().join("control.sock")).into());
     set("scope", "cgroups", vec![engine.cgroup()].into());
     root.insert("mode".to_owned(), mode.name().into());
     toml::to_string(&root).context("writing the config")
@@ -89,11 +82,7 @@ impl Daemon {
         let _absent = fs::remove_file(&socket_path);
         let socket = UnixDatagram::bind(&socket_path).context("making the readiness socket")?;
         socket.set_read_timeout(Some(Duration::from_millis(100)))?;
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(files.log())
-            .context("opening the log")?;
+        let log = File::options().create(true).append(true).open(files.log()).context("opening the log")?;
         let child = Command::new(binary)
             .arg("run")
             .arg("--config")
@@ -108,11 +97,7 @@ impl Daemon {
             .with_context(|| format!("starting {}", binary.display()))?;
         // For whoever cleans up after a runner that was killed.
         fs::write(engine.monitor_pid_file(), child.id().to_string())?;
-        let mut daemon = Self {
-            child,
-            log: files.log(),
-            stop: Interrupt::default(),
-        };
+        let mut daemon = Self { child, log: files.log(), stop: Interrupt::default() };
         daemon.wait_ready(&socket, engine.interrupt())?;
         let stop = daemon.stop.clone();
         // Later messages (status, watchdog) are read too, or the monitor would block on a full socket.
@@ -130,9 +115,7 @@ impl Daemon {
         let mut buffer = [0_u8; 1024];
         loop {
             if let Ok(n) = socket.recv(&mut buffer)
-                && String::from_utf8_lossy(&buffer[..n])
-                    .lines()
-                    .any(|line| line == "READY=1")
+                && String::from_utf8_lossy(&buffer[..n]).lines().any(|line| line == "READY=1")
             {
                 return Ok(());
             }
@@ -143,11 +126,7 @@ impl Daemon {
                 bail!("interrupted");
             }
             if Instant::now() > deadline {
-                bail!(
-                    "the monitor is not ready after {} s:\n{}",
-                    READY_LIMIT.as_secs(),
-                    self.log_tail()
-                );
+                bail!("the monitor is not ready after {} s:\n{}", READY_LIMIT.as_secs(), self.log_tail());
             }
         }
     }
@@ -155,10 +134,7 @@ impl Daemon {
     /// How it ended, if it has.
     pub fn death(&mut self) -> Option<String> {
         match self.child.try_wait() {
-            Ok(Some(status)) => Some(format!(
-                "the monitor ended with {status}:\n{}",
-                self.log_tail()
-            )),
+            Ok(Some(status)) => Some(format!("the monitor ended with {status}:\n{}", self.log_tail())),
             Ok(None) => None,
             Err(error) => Some(format!("the monitor cannot be waited for: {error}")),
         }

@@ -123,13 +123,8 @@ impl Scenario {
 
     /// Every text that may name a path, for changing them all alike.
     pub fn texts_mut(&mut self) -> Vec<&mut String> {
-        let mut texts = vec![
-            &mut self.setup,
-            &mut self.run,
-            &mut self.host_run,
-            &mut self.effect,
-            &mut self.shell.send,
-        ];
+        let mut texts =
+            vec![&mut self.setup, &mut self.run, &mut self.host_run, &mut self.effect, &mut self.shell.send];
         texts.extend(self.engine_args.iter_mut());
         texts.extend(self.labels.iter_mut());
         for file in self.serve.values_mut() {
@@ -142,10 +137,7 @@ impl Scenario {
 
     /// Whether a scratch folder is spoken of.
     pub fn wants_scratch(&self) -> bool {
-        self.clone()
-            .texts_mut()
-            .iter()
-            .any(|text| text.contains("{scratch}"))
+        self.clone().texts_mut().iter().any(|text| text.contains("{scratch}"))
     }
 
     /// `effect` lies on the host.
@@ -169,22 +161,13 @@ pub fn read(paths: &[PathBuf]) -> Result<Vec<Scenario>> {
     let mut scenarios = Vec::new();
     let mut seen = HashSet::new();
     for path in files(paths)? {
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
         for scenario in parse(&text).with_context(|| format!("reading {}", path.display()))? {
             for key in scenario.unknown.keys() {
-                eprintln!(
-                    "{}: {}: unknown key `{key}` ignored",
-                    path.display(),
-                    scenario.id
-                );
+                eprintln!("{}: {}: unknown key `{key}` ignored", path.display(), scenario.id);
             }
             if !seen.insert(scenario.id.clone()) {
-                bail!(
-                    "{}: a scenario `{}` exists already",
-                    path.display(),
-                    scenario.id
-                );
+                bail!("{}: a scenario `{}` exists already", path.display(), scenario.id);
             }
             scenarios.push(scenario);
         }
@@ -202,10 +185,7 @@ fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         let mut inside: Vec<PathBuf> = fs::read_dir(path)
             .with_context(|| format!("reading {}", path.display()))?
             .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| {
-                path.extension()
-                    .is_some_and(|extension| extension == "toml")
-            })
+            .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
             .collect();
         inside.sort();
         files.extend(inside);
@@ -220,23 +200,14 @@ pub fn parse(text: &str) -> Result<Vec<Scenario>> {
         if scenario.id.is_empty() {
             bail!("a scenario has an empty id");
         }
-        if scenario.run.is_empty()
-            && scenario.host_run.is_empty()
-            && !scenario.entrypoint
-            && scenario.tag_as.is_empty()
+        if scenario.run.is_empty() && scenario.host_run.is_empty() && !scenario.entrypoint && scenario.tag_as.is_empty()
         {
             bail!("{}: nothing to run", scenario.id);
         }
-        if scenario.effect.is_empty()
-            || scenario.effect.starts_with('/')
-            || scenario.effect_on_host()
-        {
+        if scenario.effect.is_empty() || scenario.effect.starts_with('/') || scenario.effect_on_host() {
             continue;
         }
-        bail!(
-            "{}: `effect` is an absolute path, or starts with {{scratch}}",
-            scenario.id
-        );
+        bail!("{}: `effect` is an absolute path, or starts with {{scratch}}", scenario.id);
     }
     Ok(file.scenario)
 }

@@ -30,44 +30,23 @@ impl HostRun {
     pub fn start(engine: &Engine, script: &str) -> Result<Self> {
         let folder = engine.run_dir().join("host");
         fs::create_dir_all(&folder).context("making the host script's folder")?;
-        fs::write(
-            folder.join("hosts"),
-            format!("127.0.0.1 localhost\n{ATTACKER} attacker\n"),
-        )?;
-        fs::write(
-            folder.join("resolv.conf"),
-            format!("nameserver {ATTACKER}\n"),
-        )?;
+        fs::write(folder.join("hosts"), format!("127.0.0.1 localhost\n{ATTACKER} attacker\n"))?;
+        fs::write(folder.join("resolv.conf"), format!("nameserver {ATTACKER}\n"))?;
         let output = folder.join("output");
         let file = File::create(&output).context("making the host script's output")?;
         let mut command = Command::new("unshare");
         command
             // A process namespace whose end is the end of everything in it.
-            .args([
-                "--mount",
-                "--pid",
-                "--fork",
-                "--kill-child",
-                "--propagation",
-                "private",
-            ])
+            .args(["--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"])
             .args(["sh", "-c", PRELUDE, script])
             .arg(&folder)
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
             .process_group(0);
-        let child = engine
-            .network()
-            .inside(move || command.spawn())?
-            .context("starting host_run")?;
+        let child = engine.network().inside(move || command.spawn())?.context("starting host_run")?;
         let pid = child.id();
-        Ok(Self {
-            child: Mutex::new(child),
-            pid,
-            ended: pidfd(pid)?,
-            output,
-        })
+        Ok(Self { child: Mutex::new(child), pid, ended: pidfd(pid)?, output })
     }
 
     /// Process id at the root of the script's tree.

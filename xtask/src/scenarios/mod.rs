@@ -65,10 +65,7 @@ pub struct Args {
 /// Plays the scenarios and prints the table.
 pub fn run(args: &Args) -> Result<Summary> {
     if args.kernel != "host" {
-        bail!(
-            "--kernel {}: scenarios run on the kernel of this machine only (`host`)",
-            args.kernel
-        );
+        bail!("--kernel {}: scenarios run on the kernel of this machine only (`host`)", args.kernel);
     }
     let mut scenarios = file::read(&args.files)?;
     if let Some(word) = &args.only {
@@ -79,11 +76,7 @@ pub fn run(args: &Args) -> Result<Summary> {
     }
     let interrupt = Interrupt::install()?;
     let width = scenarios.iter().map(|scenario| scenario.id.len()).max();
-    let mut report = Report::new(
-        std::io::stdout().lock(),
-        args.json.as_deref(),
-        width.unwrap_or(0),
-    )?;
+    let mut report = Report::new(std::io::stdout().lock(), args.json.as_deref(), width.unwrap_or(0))?;
     let binary = match &args.monitor {
         Some(path) => path.clone(),
         None => build::all(build::Profile::Release)?,
@@ -93,17 +86,8 @@ pub fn run(args: &Args) -> Result<Summary> {
     let images = Images::new(&args.images);
     let files = Files::new(engine.cache())?;
     let feed = Feed::follow(&files.alerts());
-    let mut theatre = Theatre {
-        engine,
-        services,
-        images,
-        feed,
-        files,
-        binary,
-        mode: args.mode,
-        daemon: None,
-        rung: host_rung(),
-    };
+    let mut theatre =
+        Theatre { engine, services, images, feed, files, binary, mode: args.mode, daemon: None, rung: host_rung() };
     let result = theatre.play_all(&scenarios, args, &mut report);
     theatre.feed.stop();
     drop(theatre);
@@ -118,11 +102,7 @@ pub fn run(args: &Args) -> Result<Summary> {
 /// active list.
 fn host_rung() -> Rung {
     let active = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
-    if active.trim().split(',').any(|name| name == "bpf") {
-        Rung::Lsm
-    } else {
-        Rung::Signal
-    }
+    if active.trim().split(',').any(|name| name == "bpf") { Rung::Lsm } else { Rung::Signal }
 }
 
 /// Fields are dropped in this order: the monitor ends before what it watches, the engine last.
@@ -146,10 +126,8 @@ impl Theatre {
         report: &mut Report<W>,
     ) -> Result<()> {
         // Images first: a build under the monitor's eyes would be judged with everything else.
-        let references: Vec<Result<String, String>> = scenarios
-            .iter()
-            .map(|scenario| self.images.reference(&self.engine, &scenario.image))
-            .collect();
+        let references: Vec<Result<String, String>> =
+            scenarios.iter().map(|scenario| self.images.reference(&self.engine, &scenario.image)).collect();
         let mut random = args.shuffle.map(Random::new);
         let cleaner = Cleaner::start(&self.engine, &self.services);
         let mut number = 0;
@@ -189,19 +167,9 @@ impl Theatre {
         cleaner: &Cleaner,
     ) -> Result<verdict::Row> {
         if self.daemon.is_none() {
-            self.daemon = Some(Daemon::start(
-                &self.engine,
-                &self.binary,
-                self.mode,
-                &self.files,
-            )?);
+            self.daemon = Some(Daemon::start(&self.engine, &self.binary, self.mode, &self.files)?);
         }
-        let stage = Stage {
-            engine: &self.engine,
-            services: &self.services,
-            feed: &self.feed,
-            mode: self.mode,
-        };
+        let stage = Stage { engine: &self.engine, services: &self.services, feed: &self.feed, mode: self.mode };
         let (mut seen, remains) = play::play(&stage, scenario.clone(), image, number);
         cleaner.take(remains);
         if let Some(death) = self.daemon.as_mut().and_then(Daemon::death) {
@@ -209,9 +177,7 @@ impl Theatre {
             seen.broken = Some(death);
             self.daemon = None;
         }
-        Ok(verdict::judge(
-            &scenario, self.mode, self.rung, repeat, &seen,
-        ))
+        Ok(verdict::judge(&scenario, self.mode, self.rung, repeat, &seen))
     }
 }
 
@@ -230,10 +196,7 @@ impl Cleaner {
                 one.remove(&engine, &services);
             }
         });
-        Self {
-            queue: Some(queue),
-            thread: Some(thread),
-        }
+        Self { queue: Some(queue), thread: Some(thread) }
     }
 
     fn take(&self, remains: Remains) {

@@ -80,62 +80,34 @@ impl Remains {
 }
 
 /// Plays `scenario` in a container made from `image`; `number` is unique in this run.
-pub fn play(
-    stage: &Stage<'_>,
-    mut scenario: Scenario,
-    image: &str,
-    number: usize,
-) -> (Seen, Remains) {
-    let mut remains = Remains {
-        container: None,
-        addresses: Vec::new(),
-        run: None,
-        scratch: None,
-        tag: scenario.tag_as.clone(),
-    };
-    let seen =
-        act(stage, &mut scenario, image, number, &mut remains).unwrap_or_else(|error| Seen {
-            broken: Some(format!("{error:#}")),
-            ..Seen::default()
-        });
+pub fn play(stage: &Stage<'_>, mut scenario: Scenario, image: &str, number: usize) -> (Seen, Remains) {
+    let mut remains =
+        Remains { container: None, addresses: Vec::new(), run: None, scratch: None, tag: scenario.tag_as.clone() };
+    let seen = act(stage, &mut scenario, image, number, &mut remains)
+        .unwrap_or_else(|error| Seen { broken: Some(format!("{error:#}")), ..Seen::default() });
     (seen, remains)
 }
 
-fn act(
-    stage: &Stage<'_>,
-    scenario: &mut Scenario,
-    image: &str,
-    number: usize,
-    remains: &mut Remains,
-) -> Result<Seen> {
+fn act(stage: &Stage<'_>, scenario: &mut Scenario, image: &str, number: usize, remains: &mut Remains) -> Result<Seen> {
     let on_host = scenario.effect_on_host();
     if scenario.wants_scratch() {
         let path = scratch(stage.engine, number)?;
         remains.scratch = Some(path.clone());
         scenario.fill_scratch(&path);
     }
-    let session = Arc::new(Session::new(
-        served(stage.engine, scenario)?,
-        scenario.shell.send.clone().into_bytes(),
-    ));
+    let session = Arc::new(Session::new(served(stage.engine, scenario)?, scenario.shell.send.clone().into_bytes()));
     // What happens on the host, or in a container on the host's network, comes from the attacker's own
     // addresses.
-    if !scenario.host_run.is_empty() || scenario.engine_args.iter().any(|arg| arg.contains("host"))
-    {
+    if !scenario.host_run.is_empty() || scenario.engine_args.iter().any(|arg| arg.contains("host")) {
         remains.addresses = vec![IpAddr::V4(ATTACKER), IpAddr::V6(ATTACKER_V6)];
         stage.services.open(&remains.addresses, &session)?;
     }
     let began = stage.feed.position();
     let container = start(stage, scenario, image)?;
     remains.container = Some(container.clone());
-    remains
-        .addresses
-        .extend(container.addresses.iter().copied());
+    remains.addresses.extend(container.addresses.iter().copied());
     stage.services.open(&container.addresses, &session)?;
-    let mut owner = Owner {
-        container: container.id.clone(),
-        host_pid: None,
-    };
+    let mut owner = Owner { container: container.id.clone(), host_pid: None };
     let before_setup = stage.feed.position();
     set_up(stage, scenario, &container)?;
     let clock = stage.feed.position();
@@ -146,11 +118,7 @@ fn act(
         await_findings(stage, scenario, &owner, clock, || host.has_ended());
         said.push_str(&host.end());
     }
-    thread::sleep(if scenario.is_benign() {
-        BENIGN_SETTLE
-    } else {
-        EFFECT_SETTLE
-    });
+    thread::sleep(if scenario.is_benign() { BENIGN_SETTLE } else { EFFECT_SETTLE });
     let mut alerts = stage.feed.owned(&owner, began, Some(before_setup));
     alerts.extend(stage.feed.owned(&owner, clock, None));
     Ok(Seen {
@@ -165,13 +133,7 @@ fn act(
 /// A stand-in for the host's root file system, on the cache's own file system.
 fn scratch(engine: &Engine, number: usize) -> Result<PathBuf> {
     let path = engine.scratch(&format!("host-{number}"))?;
-    for folder in [
-        "etc/cron.d",
-        "root",
-        "tmp",
-        "var/spool/cron/crontabs",
-        "var/run",
-    ] {
+    for folder in ["etc/cron.d", "root", "tmp", "var/spool/cron/crontabs", "var/run"] {
         std::fs::create_dir_all(path.join(folder)).context("filling the scratch folder")?;
     }
     std::fs::write(path.join("etc/crontab"), "").context("filling the scratch folder")?;
@@ -193,9 +155,7 @@ fn served(engine: &Engine, scenario: &Scenario) -> Result<BTreeMap<String, Vec<u
 fn start(stage: &Stage<'_>, scenario: &Scenario, image: &str) -> Result<Container> {
     let mut reference = image;
     if !scenario.tag_as.is_empty() {
-        stage
-            .engine
-            .call(["image", "tag", image, &scenario.tag_as])?;
+        stage.engine.call(["image", "tag", image, &scenario.tag_as])?;
         reference = &scenario.tag_as;
     }
     let recipe = Recipe {
@@ -255,11 +215,7 @@ fn run(
             Ok(match finished.code {
                 Some(0) => finished.tail(),
                 Some(code) => format!("exit code {code} {}", finished.tail()),
-                None => format!(
-                    "still running after {} s {}",
-                    scenario.timeout_s,
-                    finished.tail()
-                ),
+                None => format!("still running after {} s {}", scenario.timeout_s, finished.tail()),
             })
         }
         Err(_panicked) => bail!("the thread that runs the scenario panicked"),
@@ -268,13 +224,7 @@ fn run(
 
 /// Waits until nothing more is to be expected: an attack until it was found (and, where it is to be
 /// stopped, has ended), a benign run to its end.
-fn await_findings(
-    stage: &Stage<'_>,
-    scenario: &Scenario,
-    owner: &Owner,
-    clock: usize,
-    ended: impl Fn() -> bool,
-) {
+fn await_findings(stage: &Stage<'_>, scenario: &Scenario, owner: &Owner, clock: usize, ended: impl Fn() -> bool) {
     let mut ended_at: Option<Instant> = None;
     let mut found_at: Option<Instant> = None;
     while !stage.engine.interrupt().is_set() {
@@ -285,15 +235,12 @@ fn await_findings(
         }
         let found = || {
             let alerts = stage.feed.owned(owner, clock, None);
-            alerts
-                .iter()
-                .any(|alert| scenario.expect.contains(&alert.kind))
+            alerts.iter().any(|alert| scenario.expect.contains(&alert.kind))
         };
         if found_at.is_none() && !scenario.is_benign() && found() {
             found_at = Some(now);
         }
-        let waited =
-            |since: Option<Instant>, limit| since.is_some_and(|at| now.duration_since(at) >= limit);
+        let waited = |since: Option<Instant>, limit| since.is_some_and(|at| now.duration_since(at) >= limit);
         let enough = match (found_at, ended_at) {
             (_, Some(_)) if scenario.is_benign() => true,
             (Some(_), Some(_)) => true,
@@ -308,20 +255,11 @@ fn await_findings(
     }
 }
 
-fn effect(
-    engine: &Engine,
-    scenario: &Scenario,
-    on_host: bool,
-    container: &Container,
-) -> Option<bool> {
+fn effect(engine: &Engine, scenario: &Scenario, on_host: bool, container: &Container) -> Option<bool> {
     if scenario.effect.is_empty() {
         return None;
     }
-    Some(if on_host {
-        container::exists_on_host(&scenario.effect)
-    } else {
-        container.exists(engine, &scenario.effect)
-    })
+    Some(if on_host { container::exists_on_host(&scenario.effect) } else { container.exists(engine, &scenario.effect) })
 }
 
 fn one_line(text: &str) -> String {

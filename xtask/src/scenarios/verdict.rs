@@ -117,10 +117,7 @@ fn decisive<'a>(scenario: &Scenario, alerts: &'a [Alert]) -> Option<&'a Alert> {
         _ => 0,
     };
     let mut best: Option<&Alert> = None;
-    for alert in alerts
-        .iter()
-        .filter(|alert| scenario.expect.contains(&alert.kind))
-    {
+    for alert in alerts.iter().filter(|alert| scenario.expect.contains(&alert.kind)) {
         if best.is_none_or(|known| weight(alert) > weight(known)) {
             best = Some(alert);
         }
@@ -143,17 +140,9 @@ pub fn judge(scenario: &Scenario, mode: Mode, host: Rung, repeat: u32, seen: &Se
         title: scenario.title.clone(),
         technique: scenario.technique.clone(),
         expected: scenario.expect.clone(),
-        result: if why.is_empty() {
-            Result::Passed
-        } else {
-            Result::Failed
-        },
-        verdict: decisive
-            .map(|alert| alert.outcome.clone())
-            .unwrap_or_default(),
-        rung: decisive
-            .map(|alert| alert.enforced_by.clone())
-            .unwrap_or_default(),
+        result: if why.is_empty() { Result::Passed } else { Result::Failed },
+        verdict: decisive.map(|alert| alert.outcome.clone()).unwrap_or_default(),
+        rung: decisive.map(|alert| alert.enforced_by.clone()).unwrap_or_default(),
         latency_us: decisive.map(|alert| alert.latency_us),
         effect: seen.effect,
         bytes: seen.bytes,
@@ -174,16 +163,8 @@ fn complaint(scenario: &Scenario, mode: Mode, host: Rung, seen: &Seen, found: &[
         };
     }
     if !found.iter().any(|kind| scenario.expect.contains(kind)) {
-        let said = if seen.said.is_empty() {
-            String::new()
-        } else {
-            format!("; run said: {}", seen.said)
-        };
-        let instead = if found.is_empty() {
-            "nothing".to_owned()
-        } else {
-            found.join(", ")
-        };
+        let said = if seen.said.is_empty() { String::new() } else { format!("; run said: {}", seen.said) };
+        let instead = if found.is_empty() { "nothing".to_owned() } else { found.join(", ") };
         return format!("found {instead}{said}");
     }
     if prevention_promised(mode, scenario.min_rung, host) && seen.effect == Some(true) {
@@ -199,27 +180,18 @@ mod tests {
     use super::*;
 
     fn scenario(expect: &str, min_rung: &str) -> Scenario {
-        let text = format!(
-            "[[scenario]]\nid='a'\nimage='x'\nrun='y'\neffect='/e'\nexpect={expect}\nmin_rung='{min_rung}'\n"
-        );
+        let text =
+            format!("[[scenario]]\nid='a'\nimage='x'\nrun='y'\neffect='/e'\nexpect={expect}\nmin_rung='{min_rung}'\n");
         parse(&text).unwrap().remove(0)
     }
 
     fn alert(kind: &str, outcome: &str, latency_us: u64) -> Alert {
-        Alert {
-            kind: kind.into(),
-            outcome: outcome.into(),
-            latency_us,
-            ..Alert::default()
-        }
+        Alert { kind: kind.into(), outcome: outcome.into(), latency_us, ..Alert::default() }
     }
 
     fn result(scenario: &Scenario, mode: Mode, kinds: &[&str], effect: bool) -> Result {
         let seen = Seen {
-            alerts: kinds
-                .iter()
-                .map(|kind| alert(kind, "observed", 1))
-                .collect(),
+            alerts: kinds.iter().map(|kind| alert(kind, "observed", 1)).collect(),
             effect: Some(effect),
             ..Seen::default()
         };
@@ -229,14 +201,8 @@ mod tests {
     #[test]
     fn one_expected_kind_is_enough_in_monitor() {
         let one = scenario("['miner', 'drift']", "signal");
-        assert_eq!(
-            result(&one, Mode::Monitor, &["recon", "drift"], true),
-            Result::Passed
-        );
-        assert_eq!(
-            result(&one, Mode::Monitor, &["recon"], false),
-            Result::Failed
-        );
+        assert_eq!(result(&one, Mode::Monitor, &["recon", "drift"], true), Result::Passed);
+        assert_eq!(result(&one, Mode::Monitor, &["recon"], false), Result::Failed);
         assert_eq!(result(&one, Mode::Monitor, &[], false), Result::Failed);
     }
 
@@ -244,22 +210,12 @@ mod tests {
     fn benign_means_nothing_at_all() {
         let one = scenario("[]", "signal");
         assert_eq!(result(&one, Mode::Protect, &[], true), Result::Passed);
-        assert_eq!(
-            result(&one, Mode::Monitor, &["recon"], true),
-            Result::Failed
-        );
+        assert_eq!(result(&one, Mode::Monitor, &["recon"], true), Result::Failed);
     }
 
     #[test]
     fn the_effect_counts_where_prevention_is_promised() {
-        let effect = |min_rung| {
-            result(
-                &scenario("['miner']", min_rung),
-                Mode::Protect,
-                &["miner"],
-                true,
-            )
-        };
+        let effect = |min_rung| result(&scenario("['miner']", min_rung), Mode::Protect, &["miner"], true);
         assert_eq!(effect("signal"), Result::Failed);
         assert_eq!(effect("lsm"), Result::Passed);
         assert_eq!(effect("alert"), Result::Passed);
@@ -270,43 +226,18 @@ mod tests {
     #[test]
     fn the_row_shows_the_finding_that_acted() {
         let seen = Seen {
-            alerts: vec![
-                alert("recon", "killed", 9),
-                alert("miner", "observed", 5),
-                alert("miner", "killed", 7),
-            ],
+            alerts: vec![alert("recon", "killed", 9), alert("miner", "observed", 5), alert("miner", "killed", 7)],
             ..Seen::default()
         };
-        let row = judge(
-            &scenario("['miner']", "signal"),
-            Mode::Protect,
-            Rung::Signal,
-            3,
-            &seen,
-        );
-        assert_eq!(
-            (row.verdict.as_str(), row.latency_us, row.repeat),
-            ("killed", Some(7), 3)
-        );
+        let row = judge(&scenario("['miner']", "signal"), Mode::Protect, Rung::Signal, 3, &seen);
+        assert_eq!((row.verdict.as_str(), row.latency_us, row.repeat), ("killed", Some(7), 3));
         assert_eq!(row.found, ["recon", "miner"]);
     }
 
     #[test]
     fn a_broken_run_fails_even_when_benign() {
-        let seen = Seen {
-            broken: Some("setup failed".into()),
-            ..Seen::default()
-        };
-        let row = judge(
-            &scenario("[]", "signal"),
-            Mode::Monitor,
-            Rung::Signal,
-            1,
-            &seen,
-        );
-        assert_eq!(
-            (row.result, row.why.as_str()),
-            (Result::Failed, "setup failed")
-        );
+        let seen = Seen { broken: Some("setup failed".into()), ..Seen::default() };
+        let row = judge(&scenario("[]", "signal"), Mode::Monitor, Rung::Signal, 1, &seen);
+        assert_eq!((row.result, row.why.as_str()), (Result::Failed, "setup failed"));
     }
 }

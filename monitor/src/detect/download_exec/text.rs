@@ -19,18 +19,12 @@ const SHORTEST: usize = 8;
 
 /// First operand of an interpreter's command line.
 fn operand(args: &[String]) -> Option<&str> {
-    args.iter()
-        .skip(1)
-        .map(String::as_str)
-        .find(|a| !a.starts_with(['-', '+']))
+    args.iter().skip(1).map(String::as_str).find(|a| !a.starts_with(['-', '+']))
 }
 
 /// The text after `-c`.
 fn command(args: &[String]) -> Option<&str> {
-    let at = args
-        .iter()
-        .skip(1)
-        .position(|a| a.starts_with('-') && !a.starts_with("--") && a.contains('c'))?;
+    let at = args.iter().skip(1).position(|a| a.starts_with('-') && !a.starts_with("--") && a.contains('c'))?;
     args.get(at + 2).map(String::as_str)
 }
 
@@ -44,28 +38,20 @@ pub fn from_stdin(exec: &Exec) -> Option<(&'static str, String)> {
     if !reader || !stdin_is_tainted(exec) {
         return None;
     }
-    let by_operand =
-        exec.form == Form::Script && operand(&exec.args).is_some_and(|o| STDIN_NAMES.contains(&o));
+    let by_operand = exec.form == Form::Script && operand(&exec.args).is_some_and(|o| STDIN_NAMES.contains(&o));
     let by_text = exec.task_flags & state::TASK_SHELL != 0
         && exec.form == Form::Argument
         && command(&exec.args).is_some_and(evaluates_stdin);
-    (by_operand || by_text).then(|| {
-        (
-            "stdin_from_network",
-            "runs its standard input, which carries bytes from the network".to_owned(),
-        )
-    })
+    (by_operand || by_text)
+        .then(|| ("stdin_from_network", "runs its standard input, which carries bytes from the network".to_owned()))
 }
 
 fn evaluates_stdin(text: &str) -> bool {
     let words: Vec<&str> = text.split_whitespace().collect();
-    let sources = words.windows(2).any(|w| {
-        matches!(w[0], "." | "source") && STDIN_NAMES.contains(&w[1].trim_matches(['"', '\'', ';']))
-    });
-    let squeezed: String = text
-        .chars()
-        .filter(|c| !c.is_whitespace() && *c != '"')
-        .collect();
+    let sources = words
+        .windows(2)
+        .any(|w| matches!(w[0], "." | "source") && STDIN_NAMES.contains(&w[1].trim_matches(['"', '\'', ';'])));
+    let squeezed: String = text.chars().filter(|c| !c.is_whitespace() && *c != '"').collect();
     sources || squeezed.contains("eval$(cat)") || squeezed.contains("eval`cat`")
 }
 
@@ -83,17 +69,14 @@ pub fn from_xargs(exec: &Exec, cx: &Context<'_>) -> Option<(&'static str, String
     if !reads_net || parent.program.args.iter().any(|a| is_template_of(a, text)) {
         return None;
     }
-    Some((
-        "text_as_argument",
-        "was given its program text by a reader of the network".to_owned(),
-    ))
+    Some(("text_as_argument", "was given its program text by a reader of the network".to_owned()))
 }
 
 fn is_template_of(template: &str, text: &str) -> bool {
     template == text
-        || template.split_once("{}").is_some_and(|(head, tail)| {
-            head.len() + tail.len() >= 2 && text.starts_with(head) && text.ends_with(tail)
-        })
+        || template
+            .split_once("{}")
+            .is_some_and(|(head, tail)| head.len() + tail.len() >= 2 && text.starts_with(head) && text.ends_with(tail))
 }
 
 /// Is the file the interpreter's script operand, also when it is named by descriptor
@@ -114,10 +97,7 @@ pub fn is_sourced(args: &[String], opened: &File) -> bool {
     let Some(text) = command(args) else {
         return false;
     };
-    let words: Vec<&str> = text
-        .split([' ', '\t', '\n', ';', '&', '|'])
-        .filter(|w| !w.is_empty())
-        .collect();
+    let words: Vec<&str> = text.split([' ', '\t', '\n', ';', '&', '|']).filter(|w| !w.is_empty()).collect();
     words.windows(2).any(|w| {
         let name = w[1].trim_matches(['"', '\'']);
         matches!(w[0], "." | "source")
@@ -134,9 +114,7 @@ pub struct Arrivals {
 
 impl Default for Arrivals {
     fn default() -> Self {
-        Self {
-            by_parent: Bounded::new(ARRIVALS),
-        }
+        Self { by_parent: Bounded::new(ARRIVALS) }
     }
 }
 
@@ -165,12 +143,7 @@ impl Arrivals {
 
     /// `sh -c "$(curl …)"`: the text of `-c` is what a sibling has just received. `V=$(curl …)`
     /// starts no shell, and `sh -c "echo $V"` has words of its own.
-    pub fn as_argument(
-        &self,
-        event: &Event,
-        exec: &Exec,
-        cx: &Context<'_>,
-    ) -> Option<(&'static str, String)> {
+    pub fn as_argument(&self, event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<(&'static str, String)> {
         let reader = exec.task_flags & (state::TASK_SHELL | state::TASK_INTERPRETER) != 0;
         if !reader || exec.form != Form::Argument {
             return None;
@@ -179,17 +152,12 @@ impl Arrivals {
         let (bytes, at) = std::iter::once(event.process)
             .chain(cx.processes.same_program(exec.parent).map(|p| p.key))
             .find_map(|key| self.by_parent.get(&key))?;
-        let text = command(&exec.args)
-            .or_else(|| exec.args.last().map(String::as_str))
-            .map(|t| t.trim_end_matches('\n'))?;
+        let text =
+            command(&exec.args).or_else(|| exec.args.last().map(String::as_str)).map(|t| t.trim_end_matches('\n'))?;
         let head = &text.as_bytes()[..text.len().min(64)];
         let fresh = event.time_ns.saturating_sub(*at) <= ARRIVAL_NS;
         let arrived = head.len() >= SHORTEST && bytes.windows(head.len()).any(|w| w == head);
-        (fresh && arrived).then(|| {
-            (
-                "text_as_argument",
-                "was given program text that had just come from the network".to_owned(),
-            )
-        })
+        (fresh && arrived)
+            .then(|| ("text_as_argument", "was given program text that had just come from the network".to_owned()))
     }
 }

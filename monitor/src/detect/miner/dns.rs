@@ -19,11 +19,7 @@ pub struct Answer {
 
 /// Reads a message; `None` unless it is an answer with a question in it.
 pub fn answer(message: &[u8]) -> Option<Answer> {
-    let word = |at: usize| {
-        Some(u16::from_be_bytes(
-            message.get(at..at + 2)?.try_into().ok()?,
-        ))
-    };
+    let word = |at: usize| Some(u16::from_be_bytes(message.get(at..at + 2)?.try_into().ok()?));
     let response = word(2)? & 0x8000 != 0;
     if !response || word(4)? != 1 {
         return None;
@@ -43,16 +39,8 @@ pub fn answer(message: &[u8]) -> Option<Answer> {
             break;
         };
         match kind {
-            1 => addresses.extend(
-                <[u8; 4]>::try_from(bytes)
-                    .ok()
-                    .map(|b| IpAddr::V4(Ipv4Addr::from(b))),
-            ),
-            28 => addresses.extend(
-                <[u8; 16]>::try_from(bytes)
-                    .ok()
-                    .map(|b| IpAddr::V6(Ipv6Addr::from(b))),
-            ),
+            1 => addresses.extend(<[u8; 4]>::try_from(bytes).ok().map(|b| IpAddr::V4(Ipv4Addr::from(b)))),
+            28 => addresses.extend(<[u8; 16]>::try_from(bytes).ok().map(|b| IpAddr::V6(Ipv6Addr::from(b)))),
             _ => {}
         }
         at = data + usize::from(length);
@@ -117,10 +105,8 @@ mod tests {
     #[test]
     fn an_answer() {
         let a = answer(&sample("Pool.minexmr.com", [203, 0, 113, 66]));
-        let wanted = Answer {
-            name: "pool.minexmr.com".to_owned(),
-            addresses: vec![IpAddr::V4(Ipv4Addr::new(203, 0, 113, 66))],
-        };
+        let wanted =
+            Answer { name: "pool.minexmr.com".to_owned(), addresses: vec![IpAddr::V4(Ipv4Addr::new(203, 0, 113, 66))] };
         assert_eq!(a, Some(wanted));
     }
 

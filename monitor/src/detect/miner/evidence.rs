@@ -25,12 +25,7 @@ pub struct Suspect {
 
 /// Adds one piece, each kind once, the heavier one.
 pub fn add(suspect: &mut Suspect, event: &Event, what: &str, weight: u32, detail: String) {
-    let piece = Evidence {
-        what: what.to_owned(),
-        detail,
-        weight,
-        event: event.id,
-    };
+    let piece = Evidence { what: what.to_owned(), detail, weight, event: event.id };
     match suspect.evidence.iter_mut().find(|e| e.what == what) {
         Some(old) if old.weight >= weight => {}
         Some(old) => *old = piece,
@@ -40,26 +35,17 @@ pub fn add(suspect: &mut Suspect, event: &Event, what: &str, weight: u32, detail
 
 /// The sum; a name looked up and the same name in the TLS hello are one fact.
 pub fn score(evidence: &[Evidence]) -> u32 {
-    let weight = |what: &str| {
-        evidence
-            .iter()
-            .find(|e| e.what == what)
-            .map_or(0, |e| e.weight)
-    };
+    let weight = |what: &str| evidence.iter().find(|e| e.what == what).map_or(0, |e| e.weight);
     let (lookup, hello) = (weight("pool_connect"), weight("pool_sni"));
     let names = lookup.max(hello) + if lookup.min(hello) > 0 { 10 } else { 0 };
-    let rest: u32 = evidence
-        .iter()
-        .filter(|e| !matches!(e.what.as_str(), "pool_connect" | "pool_sni"))
-        .map(|e| e.weight)
-        .sum();
+    let rest: u32 =
+        evidence.iter().filter(|e| !matches!(e.what.as_str(), "pool_connect" | "pool_sni")).map(|e| e.weight).sum();
     names + rest
 }
 
 /// xmrig's own call (`src/hw/msr/Msr_linux.cpp`).
 pub fn is_msr_modprobe(args: &[String]) -> bool {
-    args.first()
-        .is_some_and(|a| a.rsplit('/').next() == Some("modprobe"))
+    args.first().is_some_and(|a| a.rsplit('/').next() == Some("modprobe"))
         && args.iter().any(|a| a == "msr")
         && args.iter().any(|a| a == "allow_writes=on")
 }
@@ -91,34 +77,16 @@ pub fn arguments(args: &[String]) -> Vec<String> {
         "--no-huge-pages",
         "--keepalive-pool",
     ];
-    const ALGOS: &[&str] = &[
-        "rx/",
-        "cn/",
-        "cn-",
-        "randomx",
-        "cryptonight",
-        "kawpow",
-        "ethash",
-        "astrobwt",
-        "argon2/",
-        "ghostrider",
-    ];
+    const ALGOS: &[&str] =
+        &["rx/", "cn/", "cn-", "randomx", "cryptonight", "kawpow", "ethash", "astrobwt", "argon2/", "ghostrider"];
     let algo = |value: &str| ALGOS.iter().any(|a| value.starts_with(a));
     let mut found = Vec::new();
     let mut previous = "";
     for arg in args.iter().skip(1) {
-        let value = arg
-            .split_once('=')
-            .filter(|_| arg.starts_with("--"))
-            .map_or(arg.as_str(), |(_, v)| v);
-        let url = SCHEMES
-            .iter()
-            .any(|s| value.starts_with(s) && !value[s.len()..].contains(char::is_whitespace));
-        let flag = FLAGS
-            .iter()
-            .any(|f| arg.starts_with(f) && (*f != "--algo=" || algo(value)));
-        let named =
-            matches!(previous, "-a" | "--algo" | "--coin") && (algo(value) || previous == "--coin");
+        let value = arg.split_once('=').filter(|_| arg.starts_with("--")).map_or(arg.as_str(), |(_, v)| v);
+        let url = SCHEMES.iter().any(|s| value.starts_with(s) && !value[s.len()..].contains(char::is_whitespace));
+        let flag = FLAGS.iter().any(|f| arg.starts_with(f) && (*f != "--algo=" || algo(value)));
+        let named = matches!(previous, "-a" | "--algo" | "--coin") && (algo(value) || previous == "--coin");
         if url || flag || named {
             found.push(arg.chars().take(80).collect());
         }

@@ -23,15 +23,7 @@ pub enum Start {
 }
 
 /// Methods of HTTP requests, with the blank behind.
-const METHODS: [&[u8]; 7] = [
-    b"GET ",
-    b"POST ",
-    b"HEAD ",
-    b"PUT ",
-    b"OPTIONS ",
-    b"DELETE ",
-    b"PATCH ",
-];
+const METHODS: [&[u8]; 7] = [b"GET ", b"POST ", b"HEAD ", b"PUT ", b"OPTIONS ", b"DELETE ", b"PATCH "];
 
 /// What the outbound stream begins with.
 pub fn outbound(bytes: &[u8]) -> Start {
@@ -40,9 +32,7 @@ pub fn outbound(bytes: &[u8]) -> Start {
         Some(5) => socks5(bytes),
         Some(4) => socks4(bytes),
         Some(_) if bytes.starts_with(b"CONNECT ") => connect(bytes),
-        Some(_) if METHODS.iter().any(|m| bytes.starts_with(m)) => Start::Http {
-            body: end_of_head(bytes),
-        },
+        Some(_) if METHODS.iter().any(|m| bytes.starts_with(m)) => Start::Http { body: end_of_head(bytes) },
         Some(_) => Start::Other,
     }
 }
@@ -61,27 +51,15 @@ pub fn inbound(bytes: &[u8], proxied: bool) -> usize {
 
 /// Offset behind the blank line that ends a head.
 pub fn end_of_head(bytes: &[u8]) -> Option<usize> {
-    let crlf = bytes
-        .windows(4)
-        .position(|w| w == b"\r\n\r\n")
-        .map(|at| at + 4);
+    let crlf = bytes.windows(4).position(|w| w == b"\r\n\r\n").map(|at| at + 4);
     crlf.or_else(|| bytes.windows(2).position(|w| w == b"\n\n").map(|at| at + 2))
 }
 
 fn connect(bytes: &[u8]) -> Start {
-    let target = bytes[8..]
-        .split(|b| b.is_ascii_whitespace())
-        .next()
-        .unwrap_or_default();
+    let target = bytes[8..].split(|b| b.is_ascii_whitespace()).next().unwrap_or_default();
     let text = String::from_utf8_lossy(target);
-    let host = text
-        .rsplit_once(':')
-        .map_or(text.as_ref(), |(h, _)| h)
-        .to_owned();
-    Start::Proxy {
-        host,
-        rest: end_of_head(bytes).unwrap_or(bytes.len()),
-    }
+    let host = text.rsplit_once(':').map_or(text.as_ref(), |(h, _)| h).to_owned();
+    Start::Proxy { host, rest: end_of_head(bytes).unwrap_or(bytes.len()) }
 }
 
 /// Greeting `05 n methods`, then `05 01 00 type address port`.
@@ -105,15 +83,8 @@ fn socks5(bytes: &[u8]) -> Start {
     let Some(name) = bytes.get(from..from + length) else {
         return Start::More;
     };
-    let host = if head[3] == 3 {
-        String::from_utf8_lossy(name).into_owned()
-    } else {
-        String::new()
-    };
-    Start::Proxy {
-        host,
-        rest: (from + length + 2).min(bytes.len()),
-    }
+    let host = if head[3] == 3 { String::from_utf8_lossy(name).into_owned() } else { String::new() };
+    Start::Proxy { host, rest: (from + length + 2).min(bytes.len()) }
 }
 
 /// `04 01 port address user NUL`, and for 4a (address 0.0.0.x) a name and NUL behind.
@@ -129,19 +100,13 @@ fn socks4(bytes: &[u8]) -> Start {
     };
     let name_at = 8 + user + 1;
     if head[4..7] != [0, 0, 0] {
-        return Start::Proxy {
-            host: String::new(),
-            rest: name_at,
-        };
+        return Start::Proxy { host: String::new(), rest: name_at };
     }
     let Some(length) = bytes[name_at..].iter().position(|b| *b == 0) else {
         return Start::More;
     };
     let host = String::from_utf8_lossy(&bytes[name_at..name_at + length]).into_owned();
-    Start::Proxy {
-        host,
-        rest: name_at + length + 1,
-    }
+    Start::Proxy { host, rest: name_at + length + 1 }
 }
 
 #[cfg(test)]
@@ -153,38 +118,17 @@ mod tests {
     fn proxies() {
         let text = b"CONNECT pool.minexmr.com:3333 HTTP/1.1\r\nHost: x\r\n\r\n{";
         let rest = text.len() - 1;
-        assert_eq!(
-            outbound(text),
-            Start::Proxy {
-                host: "pool.minexmr.com".into(),
-                rest
-            }
-        );
+        assert_eq!(outbound(text), Start::Proxy { host: "pool.minexmr.com".into(), rest });
         let socks = b"\x05\x01\x00\x05\x01\x00\x03\x07x.onion\x0d\x05{";
-        assert_eq!(
-            outbound(socks),
-            Start::Proxy {
-                host: "x.onion".into(),
-                rest: 17
-            }
-        );
+        assert_eq!(outbound(socks), Start::Proxy { host: "x.onion".into(), rest: 17 });
         let four = b"\x04\x01\x0d\x05\0\0\0\x01u\0x.onion\0";
-        assert_eq!(
-            outbound(four),
-            Start::Proxy {
-                host: "x.onion".into(),
-                rest: 18
-            }
-        );
+        assert_eq!(outbound(four), Start::Proxy { host: "x.onion".into(), rest: 18 });
         assert_eq!(outbound(b"\x05\x01"), Start::More);
     }
 
     #[test]
     fn requests() {
-        assert_eq!(
-            outbound(b"POST /json_rpc HTTP/1.1\r\n\r\n{}"),
-            Start::Http { body: Some(27) }
-        );
+        assert_eq!(outbound(b"POST /json_rpc HTTP/1.1\r\n\r\n{}"), Start::Http { body: Some(27) });
         assert_eq!(outbound(b"{\"id\":1"), Start::Other);
     }
 

@@ -18,12 +18,7 @@ pub struct Field {
 /// Reads one value from the start of `text`. Returns its scalars and how many bytes it took; `None`
 /// for the length when the text ended inside it.
 pub fn read(text: &[u8]) -> (Vec<Field>, Option<usize>) {
-    let mut reader = Reader {
-        text,
-        at: 0,
-        fields: Vec::new(),
-        path: Vec::new(),
-    };
+    let mut reader = Reader { text, at: 0, fields: Vec::new(), path: Vec::new() };
     let complete = reader.value(0).is_some();
     let end = complete.then_some(reader.at);
     (reader.fields, end)
@@ -108,10 +103,7 @@ impl Reader<'_> {
     /// A number, `true`, `false` or `null`.
     fn word(&mut self) -> Option<()> {
         let start = self.at;
-        while self
-            .peek()
-            .is_some_and(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'+' | b'.'))
-        {
+        while self.peek().is_some_and(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'+' | b'.')) {
             self.at += 1;
         }
         if self.at == start {
@@ -153,10 +145,7 @@ impl Reader<'_> {
 
     fn keep(&mut self, value: String) {
         if self.fields.len() < FIELDS {
-            self.fields.push(Field {
-                path: self.path.join("."),
-                value,
-            });
+            self.fields.push(Field { path: self.path.join("."), value });
         }
     }
 }
@@ -167,16 +156,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn get<'a>(fields: &'a [Field], path: &str) -> Option<&'a str> {
-        fields
-            .iter()
-            .find(|f| f.path == path)
-            .map(|f| f.value.as_str())
+        fields.iter().find(|f| f.path == path).map(|f| f.value.as_str())
     }
 
     #[test]
     fn paths_and_escapes() {
-        let (f, end) =
-            read(br#"{"id":1,"method":"\u006cogin","params":{"a":["x",{"b":true}]}} rest"#);
+        let (f, end) = read(br#"{"id":1,"method":"\u006cogin","params":{"a":["x",{"b":true}]}} rest"#);
         assert_eq!(get(&f, "method"), Some("login"));
         assert_eq!(get(&f, "params.a"), Some("x"));
         assert_eq!(get(&f, "params.a.b"), Some("true"));

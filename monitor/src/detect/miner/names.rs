@@ -19,9 +19,7 @@ pub struct PoolAnswers {
 
 impl Default for PoolAnswers {
     fn default() -> Self {
-        Self {
-            by_address: Bounded::new(ANSWERS),
-        }
+        Self { by_address: Bounded::new(ANSWERS) }
     }
 }
 
@@ -30,11 +28,7 @@ impl PoolAnswers {
     pub fn learn(&mut self, event: &Event, payload: &Payload, settings: &Settings) {
         // Over TCP two bytes of length come first.
         let framed = payload.protocol == 6;
-        let message = if framed {
-            payload.data.get(2..).unwrap_or_default()
-        } else {
-            &payload.data
-        };
+        let message = if framed { payload.data.get(2..).unwrap_or_default() } else { &payload.data };
         let Some(answer) = dns::answer(message) else {
             return;
         };
@@ -42,9 +36,7 @@ impl PoolAnswers {
         for address in answer.addresses {
             let key = (event.container, address);
             match pool {
-                Some(kind) => self
-                    .by_address
-                    .insert(key, (answer.name.clone(), kind, event.time_ns)),
+                Some(kind) => self.by_address.insert(key, (answer.name.clone(), kind, event.time_ns)),
                 // The same address was asked for under another name last: that is where it goes.
                 None => {
                     self.by_address.remove(&key);
@@ -54,12 +46,7 @@ impl PoolAnswers {
     }
 
     /// The pool's name an address was given for.
-    pub fn name_of(
-        &self,
-        container: ContainerKey,
-        address: IpAddr,
-        now_ns: u64,
-    ) -> Option<(&str, PoolName)> {
+    pub fn name_of(&self, container: ContainerKey, address: IpAddr, now_ns: u64) -> Option<(&str, PoolName)> {
         self.by_address
             .get(&(container, address))
             .filter(|(_, _, at)| now_ns.saturating_sub(*at) < FRESH_NS)

@@ -24,11 +24,7 @@ pub enum Message {
 /// What the JSON message at the start of `text` is. The text may be cut.
 pub fn classify(text: &[u8], inbound: bool) -> Option<Message> {
     let (fields, _) = read(text);
-    if inbound {
-        answer(&fields)
-    } else {
-        request(&fields)
-    }
+    if inbound { answer(&fields) } else { request(&fields) }
 }
 
 /// Splits a stream of messages: the offset behind the first, when it is complete.
@@ -37,10 +33,7 @@ pub fn end_of_first(text: &[u8]) -> Option<usize> {
 }
 
 fn get<'a>(fields: &'a [Field], path: &str) -> Option<&'a str> {
-    fields
-        .iter()
-        .find(|f| f.path == path)
-        .map(|f| f.value.as_str())
+    fields.iter().find(|f| f.path == path).map(|f| f.value.as_str())
 }
 
 fn request(fields: &[Field]) -> Option<Message> {
@@ -56,21 +49,15 @@ fn request(fields: &[Field]) -> Option<Message> {
         "submit" => has("nonce") && has("result") && (has("job_id") || has("id")),
         "keepalived" => has("id"),
         "eth_submitLogin" | "eth_submitWork" | "eth_submitHashrate" => true,
-        _ => method
-            .strip_prefix("mining.")
-            .is_some_and(|m| MINING.contains(&m)),
+        _ => method.strip_prefix("mining.").is_some_and(|m| MINING.contains(&m)),
     };
     if is_request {
         return Some(Message::Request(method.to_owned()));
     }
     match method {
-        "eth_getWork" | "getwork" | "getblocktemplate" | "get_block_template"
-        | "getjobtemplate" => {
+        "eth_getWork" | "getwork" | "getblocktemplate" | "get_block_template" | "getjobtemplate" => {
             let wallet = has("wallet_address");
-            Some(Message::Work {
-                method: method.to_owned(),
-                wallet,
-            })
+            Some(Message::Work { method: method.to_owned(), wallet })
         }
         "submitblock" | "submit_block" => Some(Message::Submit(method.to_owned())),
         _ => None,
@@ -98,29 +85,19 @@ fn answer(fields: &[Field]) -> Option<Message> {
         Some("mining.set_difficulty" | "mining.set_target" | "mining.set_extranonce") => {
             return Some(Message::Answer("a difficulty"));
         }
-        Some("job")
-            if get(fields, "params.blob").is_some() && get(fields, "params.target").is_some() =>
-        {
+        Some("job") if get(fields, "params.blob").is_some() && get(fields, "params.target").is_some() => {
             return Some(Message::Answer("a job"));
         }
         _ => {}
     }
     // The order of keys is free and the tail may be missing: two of the three are enough.
     let job = ["result.job.blob", "result.job.job_id", "result.job.target"];
-    if job
-        .iter()
-        .filter(|path| get(fields, path).is_some())
-        .count()
-        >= 2
-    {
+    if job.iter().filter(|path| get(fields, path).is_some()).count() >= 2 {
         return Some(Message::Answer("a job"));
     }
     fields
         .iter()
-        .any(|f| {
-            f.path == "result"
-                && matches!(f.value.as_str(), "mining.notify" | "mining.set_difficulty")
-        })
+        .any(|f| f.path == "result" && matches!(f.value.as_str(), "mining.notify" | "mining.set_difficulty"))
         .then_some(Message::Answer("a subscription (mining.notify)"))
 }
 
@@ -129,9 +106,7 @@ fn is_wallet(login: &str) -> bool {
     let end = login.find(['.', '+', '/', ':', '@']).unwrap_or(login.len());
     let address = &login[..end];
     matches!(address.len(), 95 | 106)
-        && address
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() && !matches!(b, b'0' | b'O' | b'I' | b'l'))
+        && address.bytes().all(|b| b.is_ascii_alphanumeric() && !matches!(b, b'0' | b'O' | b'I' | b'l'))
 }
 
 #[cfg(test)]

@@ -59,9 +59,7 @@ pub struct Streams {
 
 impl Default for Streams {
     fn default() -> Self {
-        Self {
-            open: Bounded::new(STREAMS),
-        }
+        Self { open: Bounded::new(STREAMS) }
     }
 }
 
@@ -73,11 +71,7 @@ impl Streams {
             return signs;
         };
         let datagram = payload.protocol == 17;
-        let buffer = if payload.inbound {
-            &mut stream.inn
-        } else {
-            &mut stream.out
-        };
+        let buffer = if payload.inbound { &mut stream.inn } else { &mut stream.out };
         // A datagram is a message of its own.
         if datagram {
             buffer.clear();
@@ -116,10 +110,7 @@ impl Stream {
             && (hello.complete || hello.web || self.out.len() >= 512)
         {
             self.told_name = true;
-            signs.push(Sign::ServerName {
-                host: hello.host,
-                web: hello.web,
-            });
+            signs.push(Sign::ServerName { host: hello.host, web: hello.web });
         }
         self.messages(from, false, signs);
     }
@@ -136,9 +127,7 @@ impl Stream {
         let mut at = from.max(*judged);
         loop {
             let text = buffer.get(at..).unwrap_or_default();
-            let start = text
-                .iter()
-                .position(|b| !b.is_ascii_whitespace() && *b != 0);
+            let start = text.iter().position(|b| !b.is_ascii_whitespace() && *b != 0);
             let Some(start) = start.filter(|s| text[*s] == b'{') else {
                 break;
             };
@@ -162,11 +151,7 @@ impl Stream {
     fn http(&mut self, body: Option<usize>, signs: &mut Vec<Sign>) {
         let post = self.out.starts_with(b"POST ");
         let text = body.and_then(|at| self.out.get(at..)).unwrap_or_default();
-        let message = if post {
-            stratum::classify(text, false)
-        } else {
-            None
-        };
+        let message = if post { stratum::classify(text, false) } else { None };
         match message {
             Some(message) => {
                 // Over HTTP the same words are an application's own more often than a miner's.
@@ -223,48 +208,26 @@ mod tests {
         }
     }
 
-    const LOGIN: &[u8] =
-        br#"{"id":1,"method":"login","params":{"login":"LABWALLET","pass":"x","agent":"fm/1"}}"#;
+    const LOGIN: &[u8] = br#"{"id":1,"method":"login","params":{"login":"LABWALLET","pass":"x","agent":"fm/1"}}"#;
 
     #[test]
     fn split_requests_are_put_together() {
         for n in [1, 5, 9, 40] {
             let mut streams = Streams::default();
-            let signs: Vec<Sign> = LOGIN
-                .chunks(n)
-                .flat_map(|c| streams.feed(&segment(7, false, c)))
-                .collect();
-            assert_eq!(
-                signs,
-                [Sign::Request("login".into())],
-                "{n} bytes a segment"
-            );
+            let signs: Vec<Sign> = LOGIN.chunks(n).flat_map(|c| streams.feed(&segment(7, false, c))).collect();
+            assert_eq!(signs, [Sign::Request("login".into())], "{n} bytes a segment");
         }
     }
 
     #[test]
     fn a_request_behind_a_proxy() {
         let mut streams = Streams::default();
-        let first = streams.feed(&segment(
-            1,
-            false,
-            b"CONNECT pool.minexmr.com:3333 HTTP/1.1\r\n\r\n",
-        ));
+        let first = streams.feed(&segment(1, false, b"CONNECT pool.minexmr.com:3333 HTTP/1.1\r\n\r\n"));
         assert_eq!(first, [Sign::Proxy("pool.minexmr.com".into())]);
-        assert!(
-            streams
-                .feed(&segment(1, true, b"HTTP/1.1 200 OK\r\n\r\n"))
-                .is_empty()
-        );
-        assert_eq!(
-            streams.feed(&segment(1, false, LOGIN)),
-            [Sign::Request("login".into())]
-        );
+        assert!(streams.feed(&segment(1, true, b"HTTP/1.1 200 OK\r\n\r\n")).is_empty());
+        assert_eq!(streams.feed(&segment(1, false, LOGIN)), [Sign::Request("login".into())]);
         let job = br#"{"id":1,"result":{"job":{"blob":"0e","job_id":"1","target":"b8"}}}"#;
-        assert_eq!(
-            streams.feed(&segment(1, true, job)),
-            [Sign::Answer("a job")]
-        );
+        assert_eq!(streams.feed(&segment(1, true, job)), [Sign::Answer("a job")]);
     }
 
     #[test]
@@ -279,11 +242,7 @@ mod tests {
     fn the_second_message_counts() {
         let mut streams = Streams::default();
         streams.feed(&segment(1, false, b"{\"hello\":1}\n"));
-        let signs = streams.feed(&segment(
-            1,
-            false,
-            b"{\"id\":2,\"method\":\"mining.authorize\"}\n",
-        ));
+        let signs = streams.feed(&segment(1, false, b"{\"id\":2,\"method\":\"mining.authorize\"}\n"));
         assert_eq!(signs, [Sign::Request("mining.authorize".into())]);
     }
 

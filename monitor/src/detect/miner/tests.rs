@@ -11,13 +11,7 @@ const LOGIN: &[u8] =
     br#"{"id":1,"jsonrpc":"2.0","method":"login","params":{"login":"LABWALLET","pass":"x","agent":"fm/1"}}"#;
 
 fn lookup(lab: &mut Lab, pid: u32, name: &str) {
-    lab.payload(
-        pid,
-        "10.0.0.2:53",
-        900,
-        true,
-        &dns::sample(name, [203, 0, 113, 66]),
-    );
+    lab.payload(pid, "10.0.0.2:53", 900, true, &dns::sample(name, [203, 0, 113, 66]));
 }
 
 #[test]
@@ -29,23 +23,12 @@ fn the_protocol_alone_is_enough() {
     assert_eq!(kinds(&found), [Miner]);
     assert!(!found[0].alert_only);
     let job = br#"{"id":1,"result":{"job":{"blob":"0e","job_id":"1","target":"b8"}}}"#;
-    assert!(
-        lab.payload(20, "203.0.113.66:5555", 1, true, job)
-            .is_empty(),
-        "told once"
-    );
+    assert!(lab.payload(20, "203.0.113.66:5555", 1, true, job).is_empty(), "told once");
 }
 
 #[test]
 fn arguments_need_a_connection() {
-    let args = &[
-        "/tmp/w/n",
-        "-o",
-        "stratum+ssl://203.0.113.66:443",
-        "-u",
-        "W",
-        "--donate-level=0",
-    ];
+    let args = &["/tmp/w/n", "-o", "stratum+ssl://203.0.113.66:443", "-u", "W", "--donate-level=0"];
     let mut lab = Lab::new();
     assert!(lab.exec(20, 9, args).is_empty());
     let found = lab.connect(20, "203.0.113.66:443", 1);
@@ -54,12 +37,7 @@ fn arguments_need_a_connection() {
     for quiet in [
         &["grep", "-rs", "stratum+tcp://", "/etc"][..],
         &["echo", "-o stratum+tcp", "-u user"],
-        &[
-            "git",
-            "commit",
-            "-m",
-            "drop stratum+tcp://pool.x --donate-level",
-        ],
+        &["git", "commit", "-m", "drop stratum+tcp://pool.x --donate-level"],
     ] {
         let mut lab = Lab::new();
         lab.exec(20, 9, quiet);
@@ -91,10 +69,7 @@ fn pools_over_tls() {
     let found = hello(&mut lab, "pool.supportxmr.com", false);
     assert_eq!(kinds(&found), [Miner]);
     assert!(found[0].alert_only, "a name alone never kills");
-    assert_eq!(
-        kinds(&hello(&mut Lab::new(), "pool.supportxmr.com", false)),
-        [Miner]
-    );
+    assert_eq!(kinds(&hello(&mut Lab::new(), "pool.supportxmr.com", false)), [Miner]);
     // The web site, a browser, and another site on the same address.
     let mut lab = Lab::new();
     lookup(&mut lab, 9, "supportxmr.com");
@@ -110,10 +85,7 @@ fn a_lookup_is_not_enough() {
     lookup(&mut lab, 9, "pool.minexmr.com");
     lab.exec(20, 9, &["curl", "http://pool.minexmr.com/"]);
     assert!(lab.connect(20, "203.0.113.66:80", 1).is_empty());
-    assert!(
-        lab.payload(20, "203.0.113.66:80", 1, false, b"GET / HTTP/1.1\r\n\r\n")
-            .is_empty()
-    );
+    assert!(lab.payload(20, "203.0.113.66:80", 1, false, b"GET / HTTP/1.1\r\n\r\n").is_empty());
     // With a dropped program it is told.
     lab.exec_with(21, 9, &["/tmp/n"], |e| e.task_flags |= state::TASK_DRIFT);
     assert_eq!(kinds(&lab.connect(21, "203.0.113.66:443", 2)), [Miner]);
@@ -124,19 +96,10 @@ fn proxies() {
     let mut lab = Lab::new();
     lab.exec(20, 9, &["/opt/n"]);
     lab.connect(20, "10.0.0.1:3128", 1);
-    let found = lab.payload(
-        20,
-        "10.0.0.1:3128",
-        1,
-        false,
-        b"CONNECT pool.minexmr.com:3333 HTTP/1.1\r\n\r\n",
-    );
+    let found = lab.payload(20, "10.0.0.1:3128", 1, false, b"CONNECT pool.minexmr.com:3333 HTTP/1.1\r\n\r\n");
     assert_eq!(kinds(&found), [Miner]);
     let found = lab.payload(20, "10.0.0.1:3128", 1, false, LOGIN);
-    assert!(
-        found[0].repeat && !found[0].alert_only,
-        "acted upon, not told again"
-    );
+    assert!(found[0].repeat && !found[0].alert_only, "acted upon, not told again");
 }
 
 #[test]
@@ -160,34 +123,18 @@ fn mining_against_a_node() {
     let mut lab = Lab::new();
     lab.exec(20, 9, &["/opt/n"]);
     lab.connect(20, "203.0.113.66:18081", 1);
-    let ask = b"POST /json_rpc HTTP/1.1\r\n\r\n{\"method\":\"getblocktemplate\",\"params\":{\"wallet_address\":\"4x\"}}";
-    assert!(
-        lab.payload(20, "203.0.113.66:18081", 1, false, ask)
-            .is_empty()
-    );
-    assert_eq!(
-        kinds(&lab.payload(20, "203.0.113.66:18081", 1, false, ask)),
-        [Miner]
-    );
+    let ask =
+        b"POST /json_rpc HTTP/1.1\r\n\r\n{\"method\":\"getblocktemplate\",\"params\":{\"wallet_address\":\"4x\"}}";
+    assert!(lab.payload(20, "203.0.113.66:18081", 1, false, ask).is_empty());
+    assert_eq!(kinds(&lab.payload(20, "203.0.113.66:18081", 1, false, ask)), [Miner]);
 }
 
 #[test]
 fn tuning_counts_for_the_miner() {
     let mut lab = Lab::new();
     lab.exec(20, 9, &["/opt/n"]);
-    lab.exec(
-        21,
-        20,
-        &[
-            "sh",
-            "-c",
-            "/sbin/modprobe msr allow_writes=on > /dev/null 2>&1",
-        ],
-    );
-    assert!(
-        lab.exec(22, 21, &["/sbin/modprobe", "msr", "allow_writes=on"])
-            .is_empty()
-    );
+    lab.exec(21, 20, &["sh", "-c", "/sbin/modprobe msr allow_writes=on > /dev/null 2>&1"]);
+    assert!(lab.exec(22, 21, &["/sbin/modprobe", "msr", "allow_writes=on"]).is_empty());
     let huge = open("/sys/vm/nr_hugepages", file::FILE_WRITE, 0);
     assert!(lab.act(20, Body::Open(Box::new(huge))).is_empty());
     assert_eq!(kinds(&lab.connect(20, "203.0.113.66:4443", 1)), [Miner]);

@@ -42,9 +42,7 @@ pub fn client_hello(bytes: &[u8]) -> Option<Hello> {
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<usize> {
-    Some(usize::from(u16::from_be_bytes(
-        bytes.get(at..at + 2)?.try_into().ok()?,
-    )))
+    Some(usize::from(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?)))
 }
 
 fn server_name(data: &[u8]) -> Option<String> {
@@ -100,14 +98,7 @@ mod tests {
     #[test]
     fn names_and_alpn() {
         let hello = client_hello(&sample("pool.supportxmr.com", false));
-        assert_eq!(
-            hello,
-            Some(Hello {
-                host: "pool.supportxmr.com".into(),
-                web: false,
-                complete: true
-            })
-        );
+        assert_eq!(hello, Some(Hello { host: "pool.supportxmr.com".into(), web: false, complete: true }));
         assert!(client_hello(&sample("a.example", true)).is_some_and(|h| h.web));
     }
 

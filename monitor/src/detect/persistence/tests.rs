@@ -8,14 +8,7 @@ use crate::finding::{FindingKind, Severity};
 
 const WRITE: u32 = file::FILE_WRITE | file::FILE_SENSITIVE;
 
-fn write(
-    lab: &mut Lab,
-    pid: u32,
-    path: &str,
-    reason: Reason,
-    flags: u32,
-    task: u32,
-) -> Vec<FindingKind> {
+fn write(lab: &mut Lab, pid: u32, path: &str, reason: Reason, flags: u32, task: u32) -> Vec<FindingKind> {
     let mut o = open(path, flags, task);
     o.sensitive = reason;
     kinds(&lab.act_for(pid, reason, Body::Open(Box::new(o))))
@@ -25,38 +18,12 @@ fn write(
 fn keys_and_crontabs() {
     let mut lab = Lab::new();
     let key = "/root/.ssh/authorized_keys";
-    assert!(
-        write(
-            &mut lab,
-            9,
-            key,
-            Reason::PersistenceSshKey,
-            file::FILE_SENSITIVE,
-            0
-        )
-        .is_empty()
-    );
-    assert_eq!(
-        write(&mut lab, 9, key, Reason::PersistenceSshKey, WRITE, 0),
-        [PersistenceSshKey]
-    );
+    assert!(write(&mut lab, 9, key, Reason::PersistenceSshKey, file::FILE_SENSITIVE, 0).is_empty());
+    assert_eq!(write(&mut lab, 9, key, Reason::PersistenceSshKey, WRITE, 0), [PersistenceSshKey]);
     let tab = "/var/spool/cron/crontabs/tmp.x";
-    assert_eq!(
-        write(&mut lab, 9, tab, Reason::PersistenceCron, WRITE, 0),
-        [PersistenceCron]
-    );
+    assert_eq!(write(&mut lab, 9, tab, Reason::PersistenceCron, WRITE, 0), [PersistenceCron]);
     let pm = state::TASK_PACKAGE_MANAGER;
-    assert!(
-        write(
-            &mut lab,
-            9,
-            "/etc/cron.d/e2scrub",
-            Reason::PersistenceCron,
-            WRITE,
-            pm
-        )
-        .is_empty()
-    );
+    assert!(write(&mut lab, 9, "/etc/cron.d/e2scrub", Reason::PersistenceCron, WRITE, pm).is_empty());
 }
 
 #[test]
@@ -70,15 +37,9 @@ fn the_hosts_crontab_is_an_escape() {
     assert_eq!(found[0].severity, Severity::Critical);
     // A named volume is the container's own.
     let volume = "…/lib/docker/volumes/v/_data/etc/crontab";
-    assert_eq!(
-        write(&mut lab, 5, volume, Reason::PersistenceCron, host, 0),
-        [PersistenceCron]
-    );
+    assert_eq!(write(&mut lab, 5, volume, Reason::PersistenceCron, host, 0), [PersistenceCron]);
     let agent = "/rdma/release_agent";
-    assert_eq!(
-        write(&mut lab, 5, agent, Reason::PersistenceOther, WRITE, 0),
-        [Escape]
-    );
+    assert_eq!(write(&mut lab, 5, agent, Reason::PersistenceOther, WRITE, 0), [Escape]);
 }
 
 struct Facts;
@@ -98,56 +59,13 @@ fn set_up_is_silent() {
     assert_eq!(lab.container, CONTAINER);
     lab.exec(20, 9, &["useradd", "-m", "app"]);
     let made = WRITE | file::FILE_CREATED;
-    assert!(
-        write(
-            &mut lab,
-            20,
-            "/home/app/.bashrc",
-            Reason::PersistenceOther,
-            made,
-            0
-        )
-        .is_empty()
-    );
+    assert!(write(&mut lab, 20, "/home/app/.bashrc", Reason::PersistenceOther, made, 0).is_empty());
     // The entry point installs its jobs; the runtime's exec does not set up anything.
     lab.exec(30, 5, &["sh", "entry.sh"]);
-    assert!(
-        write(
-            &mut lab,
-            30,
-            "/etc/crontabs/root",
-            Reason::PersistenceCron,
-            WRITE,
-            state::TASK_SHELL
-        )
-        .is_empty()
-    );
+    assert!(write(&mut lab, 30, "/etc/crontabs/root", Reason::PersistenceCron, WRITE, state::TASK_SHELL).is_empty());
     let preload = "/etc/ld.so.preload";
-    assert_eq!(
-        write(&mut lab, 30, preload, Reason::PersistenceOther, WRITE, 0),
-        [PersistenceOther]
-    );
-    assert_eq!(
-        write(
-            &mut lab,
-            9,
-            "/root/.bashrc",
-            Reason::PersistenceOther,
-            WRITE,
-            0
-        ),
-        [PersistenceOther]
-    );
+    assert_eq!(write(&mut lab, 30, preload, Reason::PersistenceOther, WRITE, 0), [PersistenceOther]);
+    assert_eq!(write(&mut lab, 9, "/root/.bashrc", Reason::PersistenceOther, WRITE, 0), [PersistenceOther]);
     lab.advance(60_000);
-    assert_eq!(
-        write(
-            &mut lab,
-            30,
-            "/etc/crontabs/app",
-            Reason::PersistenceCron,
-            WRITE,
-            0
-        ),
-        [PersistenceCron]
-    );
+    assert_eq!(write(&mut lab, 30, "/etc/crontabs/app", Reason::PersistenceCron, WRITE, 0), [PersistenceCron]);
 }

@@ -30,9 +30,7 @@ pub struct Commands {
 
 impl Default for Commands {
     fn default() -> Self {
-        Self {
-            open: Bounded::new(PROCESSES),
-        }
+        Self { open: Bounded::new(PROCESSES) }
     }
 }
 
@@ -42,12 +40,7 @@ impl Commands {
         if !payload.inbound || payload.peer.port() == 53 {
             return;
         }
-        let make = || Line {
-            peer: payload.peer,
-            received: Lines::default(),
-            last_event: event.id,
-            children: 0,
-        };
+        let make = || Line { peer: payload.peer, received: Lines::default(), last_event: event.id, children: 0 };
         if let Some(line) = self.open.entry(event.process, make) {
             line.peer = payload.peer;
             line.last_event = event.id;
@@ -64,38 +57,23 @@ impl Commands {
         let line = self.open.get_mut(&owner)?;
         let on_wire = |s: &Stdio| s.outbound() == Some(line.peer);
         let (what, detail, source) = if let Some((text, source)) = line.received.ran(&exec.args) {
-            (
-                "received_line_is_run",
-                format!("`{text}` came from {} and was run", line.peer),
-                source,
-            )
+            ("received_line_is_run", format!("`{text}` came from {} and was run", line.peer), source)
         } else if on_wire(&exec.stdio[1]) && on_wire(&exec.stdio[2]) && is_shell(owner, cx) {
             line.children += 1;
             if line.children < CHILDREN {
                 return None;
             }
-            let detail = format!(
-                "{} programs wrote both outputs to {}",
-                line.children, line.peer
-            );
+            let detail = format!("{} programs wrote both outputs to {}", line.children, line.peer);
             ("children_answer_on_socket", detail, line.last_event)
         } else {
             return None;
         };
         let peer = line.peer;
-        let message = format!(
-            "{} runs the commands it receives from {peer}",
-            cx.describe(owner)
-        );
+        let message = format!("{} runs the commands it receives from {peer}", cx.describe(owner));
         let ran = describe(&exec.comm, &exec.args, event.process.tgid);
         let mut detection = Detection::new(FindingKind::ReverseShell, owner, message)
             .with(event.id, what, 0, detail)
-            .with(
-                source,
-                "received",
-                0,
-                format!("bytes from {peer} before it ran {ran}"),
-            );
+            .with(source, "received", 0, format!("bytes from {peer} before it ran {ran}"));
         detection.peer = Some(peer);
         // The loop dies, not the short child; but this is judged from bytes, so it is only killed
         // where the shell itself holds the line.
@@ -108,7 +86,5 @@ impl Commands {
 }
 
 fn is_shell(key: ProcessKey, cx: &Context<'_>) -> bool {
-    cx.processes
-        .get(key)
-        .is_some_and(|p| p.has(state::TASK_SHELL))
+    cx.processes.get(key).is_some_and(|p| p.has(state::TASK_SHELL))
 }

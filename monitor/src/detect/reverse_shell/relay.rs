@@ -62,10 +62,8 @@ fn is_loop(exec: &Exec, cx: &Context<'_>) -> bool {
 fn is_honest_feeder(event: &Event, exec: &Exec, cx: &Context<'_>, python_pty: bool) -> bool {
     // `docker exec -i … bash -s`, an attach, the runtime's FIFOs: the other end is outside.
     // Not so when the kernel half names the other end and it is inside (`coproc nc …; exec bash <&…`).
-    let inside = event
-        .peer_tgid
-        .and_then(|tgid| cx.processes.lookup_tgid(tgid))
-        .is_some_and(|p| p.container == event.container);
+    let inside =
+        event.peer_tgid.and_then(|tgid| cx.processes.lookup_tgid(tgid)).is_some_and(|p| p.container == event.container);
     if !inside && cx.is_entered(event, exec.task_flags, exec.parent) {
         return true;
     }
@@ -94,9 +92,7 @@ fn is_honest_feeder(event: &Event, exec: &Exec, cx: &Context<'_>, python_pty: bo
 
 /// The parent has a connection on its own stdio: `os.dup2(s, 0…2); pty.spawn("/bin/sh")`.
 fn parent_on_the_wire(parent: ProcessKey, cx: &Context<'_>) -> bool {
-    cx.processes
-        .same_program(parent)
-        .any(|p| p.has(state::TASK_STDIN_INET) && p.has(state::TASK_STDOUT_INET))
+    cx.processes.same_program(parent).any(|p| p.has(state::TASK_STDIN_INET) && p.has(state::TASK_STDOUT_INET))
 }
 
 /// Who is at the other end.
@@ -116,23 +112,13 @@ pub fn peer_of(event: &Event, parent: ProcessKey, cx: &Context<'_>) -> Option<So
         .same_program(feeder)
         .flat_map(|p| {
             let stdio = p.program.stdio.iter().filter_map(Stdio::outbound);
-            p.outbound
-                .iter()
-                .rev()
-                .map(|o| o.peer)
-                .chain(stdio)
-                .collect::<Vec<_>>()
+            p.outbound.iter().rev().map(|o| o.peer).chain(stdio).collect::<Vec<_>>()
         })
         .next()
 }
 
 /// The process at the network end connects after the shell was started.
-pub fn at_connect(
-    event: &Event,
-    connect: &Connect,
-    cx: &Context<'_>,
-    reported: bool,
-) -> Option<Detection> {
+pub fn at_connect(event: &Event, connect: &Connect, cx: &Context<'_>, reported: bool) -> Option<Detection> {
     let lookup = connect.protocol == UDP && connect.peer.port() == DNS;
     let server = connect.task_flags & state::TASK_SESSION_SERVER != 0;
     let fed = fed_shell(event, connect, cx);
@@ -149,20 +135,13 @@ pub fn at_connect(
         }
     }
     let shell = fed.map_or_else(|| "a shell".to_owned(), |s| cx.describe(s.key));
-    let message = format!(
-        "{} feeds {shell} and connects to {}",
-        cx.describe(event.process),
-        connect.peer
-    );
+    let message = format!("{} feeds {shell} and connects to {}", cx.describe(event.process), connect.peer);
     let culprit = fed.map_or(event.process, |s| s.key);
     let mut detection = Detection::new(FindingKind::ReverseShell, culprit, message).with(
         event.id,
         "relay_connects",
         0,
-        format!(
-            "{} connects to {} with a shell at the end of its pipe",
-            connect.comm, connect.peer
-        ),
+        format!("{} connects to {} with a shell at the end of its pipe", connect.comm, connect.peer),
     );
     detection.peer = Some(connect.peer);
     if culprit != event.process {
@@ -174,17 +153,12 @@ pub fn at_connect(
 }
 
 fn sink_is_gone(connect: &Connect, cx: &Context<'_>) -> bool {
-    connect
-        .sink_tgid
-        .and_then(|tgid| cx.processes.lookup_tgid(tgid))
-        .is_some_and(|sink| !sink.alive())
+    connect.sink_tgid.and_then(|tgid| cx.processes.lookup_tgid(tgid)).is_some_and(|sink| !sink.alive())
 }
 
 /// A living shell that takes commands from a channel of the connecting process.
 fn fed_shell<'a>(event: &Event, connect: &Connect, cx: &Context<'a>) -> Option<&'a Process> {
-    let named = connect
-        .sink_tgid
-        .and_then(|tgid| cx.processes.lookup_tgid(tgid));
+    let named = connect.sink_tgid.and_then(|tgid| cx.processes.lookup_tgid(tgid));
     if let Some(shell) = named.filter(|s| s.alive() && s.container == event.container) {
         return Some(shell);
     }
@@ -192,11 +166,7 @@ fn fed_shell<'a>(event: &Event, connect: &Connect, cx: &Context<'a>) -> Option<&
         p.has(state::TASK_SHELL | state::TASK_INTERPRETER)
             && p.program.form == Form::Stdin
             && matches!(p.program.stdio[0], Stdio::Pipe(_) | Stdio::Unix(_))
-            && p.parent.is_some_and(|parent| {
-                cx.processes
-                    .same_program(event.process)
-                    .any(|own| own.key == parent)
-            })
+            && p.parent.is_some_and(|parent| cx.processes.same_program(event.process).any(|own| own.key == parent))
     })
 }
 
@@ -216,27 +186,19 @@ pub fn bind_shell(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<Detect
     let channel = |s: &Stdio| matches!(s, Stdio::Pipe(_) | Stdio::Unix(_));
     let relayed = channel(&exec.stdio[0])
         && channel(&exec.stdio[1])
-        && cx.processes.same_program(exec.parent).any(|p| {
-            p.listening && p.container == event.container && !p.has(state::TASK_SESSION_SERVER)
-        });
+        && cx
+            .processes
+            .same_program(exec.parent)
+            .any(|p| p.listening && p.container == event.container && !p.has(state::TASK_SESSION_SERVER));
     if !served && !relayed {
         return None;
     }
     let (what, how) = if served {
-        (
-            "stdio_is_accepted_socket",
-            "has its standard input and output on an accepted connection",
-        )
+        ("stdio_is_accepted_socket", "has its standard input and output on an accepted connection")
     } else {
-        (
-            "bind_relay",
-            "takes its commands from a process that listens for connections",
-        )
+        ("bind_relay", "takes its commands from a process that listens for connections")
     };
-    let message = format!(
-        "{} {how}",
-        describe(&exec.comm, &exec.args, event.process.tgid)
-    );
+    let message = format!("{} {how}", describe(&exec.comm, &exec.args, event.process.tgid));
     let mut detection = Detection::new(FindingKind::ReverseShell, event.process, message).with(
         event.id,
         what,

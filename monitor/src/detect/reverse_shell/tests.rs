@@ -12,12 +12,7 @@ fn wire() -> [Stdio; 3] {
 
 #[test]
 fn a_shell_on_a_connection() {
-    for args in [
-        &["bash", "-i"][..],
-        &["sh"],
-        &["sh", "-c", "sh -i"],
-        &["python3", "x.py"],
-    ] {
+    for args in [&["bash", "-i"][..], &["sh"], &["sh", "-c", "sh -i"], &["python3", "x.py"]] {
         let mut lab = Lab::new();
         let found = lab.exec_with(20, 9, args, |e| e.stdio = wire());
         assert_eq!(kinds(&found), [ReverseShell], "{args:?}");
@@ -41,43 +36,22 @@ fn a_copy_of_a_shell_is_one() {
 fn wrappers_and_one_way_uses_are_none() {
     let mut lab = Lab::new();
     // `head -1 <&3` of a health check, `timeout … sh <&3 >&3` before it becomes a shell.
-    assert!(
-        lab.exec_with(20, 9, &["head", "-1"], |e| e.stdio[0] = out(A))
-            .is_empty()
-    );
-    assert!(
-        lab.exec_with(21, 9, &["timeout", "20", "sh"], |e| e.stdio = wire())
-            .is_empty()
-    );
+    assert!(lab.exec_with(20, 9, &["head", "-1"], |e| e.stdio[0] = out(A)).is_empty());
+    assert!(lab.exec_with(21, 9, &["timeout", "20", "sh"], |e| e.stdio = wire()).is_empty());
     // A logger's child, a script that reads data from a connection.
-    assert!(
-        lab.exec_with(22, 9, &["sh", "x.sh"], |e| e.stdio[1] = out(A))
-            .is_empty()
-    );
-    assert!(
-        lab.exec_with(23, 9, &["sh", "x.sh"], |e| e.stdio[0] = out(A))
-            .is_empty()
-    );
-    assert!(
-        !lab.exec_with(24, 9, &["bash"], |e| e.stdio[0] = out(A))
-            .is_empty()
-    );
+    assert!(lab.exec_with(22, 9, &["sh", "x.sh"], |e| e.stdio[1] = out(A)).is_empty());
+    assert!(lab.exec_with(23, 9, &["sh", "x.sh"], |e| e.stdio[0] = out(A)).is_empty());
+    assert!(!lab.exec_with(24, 9, &["bash"], |e| e.stdio[0] = out(A)).is_empty());
 }
 
 #[test]
 fn inetd_scripts_are_served_and_bare_shells_are_not() {
-    let accepted = [
-        Stdio::InetOther(Some(peer("10.0.0.9:5123"))),
-        Stdio::InetOther(Some(peer("10.0.0.9:5123"))),
-        Stdio::Device,
-    ];
+    let accepted =
+        [Stdio::InetOther(Some(peer("10.0.0.9:5123"))), Stdio::InetOther(Some(peer("10.0.0.9:5123"))), Stdio::Device];
     let mut lab = Lab::new();
     lab.exec(15, 9, &["inetd"]);
     let stdio = accepted.clone();
-    assert!(
-        lab.exec_with(20, 15, &["sh", "/lab/agent.sh"], |e| e.stdio = stdio)
-            .is_empty()
-    );
+    assert!(lab.exec_with(20, 15, &["sh", "/lab/agent.sh"], |e| e.stdio = stdio).is_empty());
     let found = lab.exec_with(21, 15, &["sh"], |e| e.stdio = accepted);
     assert_eq!(kinds(&found), [ReverseShell]);
 }
@@ -96,18 +70,14 @@ fn socat_serving_a_shell() {
     let found = lab.exec_with(17, 16, &["/bin/sh"], |e| e.stdio = child);
     assert_eq!(kinds(&found), [ReverseShell]);
     // node's children have socket pairs, too, and run `sh -c`.
-    assert!(
-        lab.exec_with(18, 16, &["/bin/sh", "-c", "ls"], |e| e.stdio = stdio)
-            .is_empty()
-    );
+    assert!(lab.exec_with(18, 16, &["/bin/sh", "-c", "ls"], |e| e.stdio = stdio).is_empty());
 }
 
 fn relay(lab: &mut Lab, pid: u32, parent: u32, args: &[&str], stdio: Stdio) -> usize {
     let mut body = crate::detect::testing::exec(parent, args);
     body.stdio = [stdio.clone(), stdio, Stdio::Device];
     body.flags |= EXEC_RELAY;
-    lab.act_for(pid, Reason::ReverseShell, Body::Exec(Box::new(body)))
-        .len()
+    lab.act_for(pid, Reason::ReverseShell, Body::Exec(Box::new(body))).len()
 }
 
 #[test]
@@ -119,24 +89,14 @@ fn relays() {
     let mut lab = Lab::new();
     lab.exec(15, 9, &["node", "app.js"]);
     lab.connect(15, A, 1);
-    assert_eq!(
-        relay(&mut lab, 16, 15, &["sh", "-c", "convert a b"], pipe(5)),
-        0,
-        "node's exec()"
-    );
-    assert_eq!(
-        relay(&mut lab, 17, 3, &["bash", "-s"], pipe(6)),
-        0,
-        "fed by the runtime"
-    );
+    assert_eq!(relay(&mut lab, 16, 15, &["sh", "-c", "convert a b"], pipe(5)), 0, "node's exec()");
+    assert_eq!(relay(&mut lab, 17, 3, &["bash", "-s"], pipe(6)), 0, "fed by the runtime");
 }
 
 #[test]
 fn sessions_that_came_in_are_no_relays() {
     let mut lab = Lab::new();
-    lab.exec_with(15, 9, &["/usr/sbin/sshd"], |e| {
-        e.task_flags = state::TASK_SESSION_SERVER
-    });
+    lab.exec_with(15, 9, &["/usr/sbin/sshd"], |e| e.task_flags = state::TASK_SESSION_SERVER);
     lab.connect(15, "10.0.0.2:53", 1);
     lab.fork(16, 15);
     assert_eq!(relay(&mut lab, 17, 16, &["bash", "-s"], pipe(5)), 0);
@@ -160,18 +120,10 @@ fn terminals() {
     lab.exec(35, 9, &["python3", "-c", "…"]);
     lab.connect(35, A, 4);
     let flags = state::TASK_INTERPRETER | state::TASK_STDIN_INET | state::TASK_STDOUT_INET;
-    let found = lab.act(
-        35,
-        Body::Moved {
-            stdio: [out(A), out(A), Stdio::Device],
-            task_flags: flags,
-        },
-    );
+    let found = lab.act(35, Body::Moved { stdio: [out(A), out(A), Stdio::Device], task_flags: flags });
     assert!(found.is_empty(), "two of three may be a health check");
     lab.fork(36, 35);
-    let found = lab.exec_with(36, 35, &["/bin/sh"], |e| {
-        e.stdio = [Stdio::Tty, Stdio::Tty, Stdio::Tty]
-    });
+    let found = lab.exec_with(36, 35, &["/bin/sh"], |e| e.stdio = [Stdio::Tty, Stdio::Tty, Stdio::Tty]);
     assert_eq!(kinds(&found), [ReverseShell]);
     assert_eq!(found[0].accomplices, [Lab::key(35)]);
     assert_eq!(found[0].peer, Some(peer(A)));
@@ -183,49 +135,12 @@ fn moved_descriptors() {
     lab.exec(20, 9, &["bash", "wait-for-it.sh"]);
     let shell = state::TASK_SHELL;
     let probe = [Stdio::Device, out(A), Stdio::Device];
-    assert!(
-        lab.act(
-            20,
-            Body::Moved {
-                stdio: probe,
-                task_flags: shell
-            }
-        )
-        .is_empty()
-    );
+    assert!(lab.act(20, Body::Moved { stdio: probe, task_flags: shell }).is_empty());
     let closed = [out(A), Stdio::Device, Stdio::Device];
-    assert!(
-        lab.act(
-            20,
-            Body::Moved {
-                stdio: closed,
-                task_flags: shell
-            }
-        )
-        .is_empty()
-    );
+    assert!(lab.act(20, Body::Moved { stdio: closed, task_flags: shell }).is_empty());
     let irc = [out(A), out(A), Stdio::Device];
-    assert!(
-        lab.act_for(
-            20,
-            Reason::ReverseShell,
-            Body::Moved {
-                stdio: irc,
-                task_flags: shell
-            }
-        )
-        .is_empty()
-    );
-    assert_eq!(
-        kinds(&lab.act(
-            20,
-            Body::Moved {
-                stdio: wire(),
-                task_flags: shell
-            }
-        )),
-        [ReverseShell]
-    );
+    assert!(lab.act_for(20, Reason::ReverseShell, Body::Moved { stdio: irc, task_flags: shell }).is_empty());
+    assert_eq!(kinds(&lab.act(20, Body::Moved { stdio: wire(), task_flags: shell })), [ReverseShell]);
 }
 
 #[test]
@@ -243,25 +158,17 @@ fn what_was_stopped_is_told() {
 fn a_feeder_that_connects() {
     let mut lab = Lab::new();
     lab.exec(15, 9, &["node", "r.js"]);
-    lab.exec_with(16, 15, &["/bin/sh"], |e| {
-        e.stdio = [pipe(4), pipe(5), pipe(5)]
-    });
+    lab.exec_with(16, 15, &["/bin/sh"], |e| e.stdio = [pipe(4), pipe(5), pipe(5)]);
     let connect = |lab: &mut Lab, to: &str, cookie| {
         let mut c = lab.connection(15, to, cookie);
         c.task_flags |= state::TASK_FEEDS_SHELL;
         c.sink_tgid = Some(16);
         lab.act_for(15, Reason::ReverseShell, Body::Connect(c))
     };
-    assert!(
-        connect(&mut lab, "10.0.0.2:53", 1).is_empty(),
-        "the name lookup before"
-    );
+    assert!(connect(&mut lab, "10.0.0.2:53", 1).is_empty(), "the name lookup before");
     let found = connect(&mut lab, A, 2);
     assert_eq!(kinds(&found), [ReverseShell]);
-    assert_eq!(
-        (found[0].culprit, &found[0].accomplices[..]),
-        (Lab::key(16), &[Lab::key(15)][..])
-    );
+    assert_eq!((found[0].culprit, &found[0].accomplices[..]), (Lab::key(16), &[Lab::key(15)][..]));
     // `subprocess.run(["bash", "-s"], input=…)`, then a request.
     let mut lab = Lab::new();
     lab.exec(15, 9, &["python3", "deploy.py"]);
@@ -275,14 +182,9 @@ fn a_loop_in_one_bash() {
     let mut lab = Lab::new();
     lab.exec(20, 9, &["bash", "-c", "exec 5<>/dev/tcp/…"]);
     lab.connect(20, A, 1);
-    assert!(
-        lab.payload(20, A, 1, true, b"touch /tmp/pwned\n")
-            .is_empty()
-    );
+    assert!(lab.payload(20, A, 1, true, b"touch /tmp/pwned\n").is_empty());
     lab.fork(21, 20);
-    let found = lab.exec_with(21, 20, &["touch", "/tmp/pwned"], |e| {
-        e.stdio = [Stdio::Device, out(A), out(A)]
-    });
+    let found = lab.exec_with(21, 20, &["touch", "/tmp/pwned"], |e| e.stdio = [Stdio::Device, out(A), out(A)]);
     assert_eq!(kinds(&found), [ReverseShell]);
     assert_eq!(found[0].culprit, Lab::key(20));
     assert!(!found[0].alert_only);
@@ -301,17 +203,8 @@ fn a_loop_in_lua_and_a_queue_worker() {
     let mut lab = Lab::new();
     lab.exec(20, 9, &["python3", "worker.py"]);
     lab.connect(20, "10.0.0.5:5672", 1);
-    lab.payload(
-        20,
-        "10.0.0.5:5672",
-        1,
-        true,
-        br#"{"job":"convert a.png b.png"}"#,
-    );
-    assert!(
-        lab.exec(21, 20, &["/bin/sh", "-c", "convert a.png b.png"])
-            .is_empty()
-    );
+    lab.payload(20, "10.0.0.5:5672", 1, true, br#"{"job":"convert a.png b.png"}"#);
+    assert!(lab.exec(21, 20, &["/bin/sh", "-c", "convert a.png b.png"]).is_empty());
 }
 
 #[test]
@@ -320,22 +213,10 @@ fn bash_health_checks_are_silent() {
     lab.exec(20, 9, &["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8080; …"]);
     let to = "127.0.0.1:8080";
     lab.connect(20, to, 1);
-    assert!(
-        lab.payload(20, to, 1, false, b"GET / HTTP/1.0\r\n\r\n")
-            .is_empty()
-    );
-    assert!(
-        lab.payload(20, to, 1, true, b"HTTP/1.0 200 OK\r\n\r\nok\n")
-            .is_empty()
-    );
-    assert!(
-        lab.exec_with(21, 20, &["head", "-1"], |e| e.stdio[0] = out(to))
-            .is_empty()
-    );
-    assert!(
-        lab.exec_with(22, 20, &["grep", "-q", "200"], |e| e.stdio[0] = out(to))
-            .is_empty()
-    );
+    assert!(lab.payload(20, to, 1, false, b"GET / HTTP/1.0\r\n\r\n").is_empty());
+    assert!(lab.payload(20, to, 1, true, b"HTTP/1.0 200 OK\r\n\r\nok\n").is_empty());
+    assert!(lab.exec_with(21, 20, &["head", "-1"], |e| e.stdio[0] = out(to)).is_empty());
+    assert!(lab.exec_with(22, 20, &["grep", "-q", "200"], |e| e.stdio[0] = out(to)).is_empty());
 }
 
 #[test]
@@ -356,10 +237,7 @@ fn vpn_scripts_are_silent() {
     lab.exec(15, 9, &["openvpn", "c.conf"]);
     lab.connect(15, "198.51.100.1:1194", 1);
     lab.payload(15, "198.51.100.1:1194", 1, true, b"\x38\x01\x02\xff");
-    assert!(
-        lab.exec(16, 15, &["/bin/sh", "-c", "/etc/openvpn/up.sh"])
-            .is_empty()
-    );
+    assert!(lab.exec(16, 15, &["/bin/sh", "-c", "/etc/openvpn/up.sh"]).is_empty());
 }
 
 #[test]
@@ -368,8 +246,5 @@ fn output_that_leaves_is_no_remote_control() {
     let mut body = crate::detect::testing::exec(9, &["sh"]);
     body.stdio = [pipe(4), pipe(5), Stdio::Device];
     body.flags |= EXEC_RELAY;
-    assert!(
-        lab.act(20, Body::Exec(Box::new(body))).is_empty(),
-        "cat x.sh | sh | nc loghost"
-    );
+    assert!(lab.act(20, Body::Exec(Box::new(body))).is_empty(), "cat x.sh | sh | nc loghost");
 }

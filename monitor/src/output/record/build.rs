@@ -1,9 +1,9 @@
 //! The row of a finding.
 
 use super::{
-    Alert, AlertEvent, AlertKind, Bulkhead, Container, Destination, ECS_VERSION, Ecs,
-    EvidenceField, Ext, FileField, FindingField, FindingName, Host, Image, ImageHash, OutcomeName,
-    Parent, Process, Rule, RungName, Technique, Threat, TreeNode, User,
+    Alert, AlertEvent, AlertKind, Bulkhead, Container, Destination, ECS_VERSION, Ecs, EvidenceField, Ext, FileField,
+    FindingField, FindingName, Host, Image, ImageHash, OutcomeName, Parent, Process, Rule, RungName, Technique, Threat,
+    TreeNode, User,
 };
 use crate::finding::{EnforcedBy, Evidence, Finding, Outcome, ProcessView, Severity};
 use crate::output::{Clock, category, escape};
@@ -14,9 +14,7 @@ impl Alert {
         let kind = FindingName(finding.kind);
         Self {
             timestamp: clock.at(finding.time_ns).to_string(),
-            ecs: Ecs {
-                version: ECS_VERSION.into(),
-            },
+            ecs: Ecs { version: ECS_VERSION.into() },
             event: AlertEvent {
                 kind: AlertKind::Alert,
                 action: kind,
@@ -32,21 +30,16 @@ impl Alert {
             rule: Rule { name: kind },
             threat: Threat {
                 framework: "MITRE ATT&CK".into(),
-                technique: Technique {
-                    id: vec![finding.technique.clone()],
-                },
+                technique: Technique { id: vec![finding.technique.clone()] },
             },
             host: Host { name: host.into() },
             process: process(finding, clock),
             container: container(finding),
-            destination: finding.peer.map(|p| Destination {
-                ip: p.ip().to_string(),
-                port: p.port(),
-            }),
-            file: finding.file.as_ref().map(|path| FileField {
-                path: path.clone(),
-                name: path.rsplit('/').next().unwrap_or_default().into(),
-            }),
+            destination: finding.peer.map(|p| Destination { ip: p.ip().to_string(), port: p.port() }),
+            file: finding
+                .file
+                .as_ref()
+                .map(|path| FileField { path: path.clone(), name: path.rsplit('/').next().unwrap_or_default().into() }),
             bulkhead: bulkhead(finding),
         }
     }
@@ -54,15 +47,10 @@ impl Alert {
     /// The severity as a word of the contract.
     pub fn severity(&self) -> Severity {
         let name = self.bulkhead.finding.severity.as_str();
-        [
-            Severity::Critical,
-            Severity::High,
-            Severity::Medium,
-            Severity::Low,
-        ]
-        .into_iter()
-        .find(|s| category::severity_name(*s) == name)
-        .unwrap_or(Severity::Info)
+        [Severity::Critical, Severity::High, Severity::Medium, Severity::Low]
+            .into_iter()
+            .find(|s| category::severity_name(*s) == name)
+            .unwrap_or(Severity::Info)
     }
 }
 
@@ -84,9 +72,7 @@ fn process(finding: &Finding, clock: &Clock) -> Process {
         command_line: escape::command_line(&view.args),
         start: clock.at(view.start_ns).to_string(),
         entity_id: entity_id(view),
-        user: User {
-            id: view.uid.to_string(),
-        },
+        user: User { id: view.uid.to_string() },
         parent: finding.ancestors.first().map(|p| {
             Box::new(Parent {
                 pid: p.pid,
@@ -96,14 +82,10 @@ fn process(finding: &Finding, clock: &Clock) -> Process {
                 command_line: escape::command_line(&p.args),
                 start: clock.at(p.start_ns).to_string(),
                 entity_id: entity_id(p),
-                user: User {
-                    id: p.uid.to_string(),
-                },
+                user: User { id: p.uid.to_string() },
             })
         }),
-        ext: Ext {
-            ancestry: finding.ancestors.iter().map(|a| a.pid).collect(),
-        },
+        ext: Ext { ancestry: finding.ancestors.iter().map(|a| a.pid).collect() },
     }
 }
 
@@ -114,12 +96,7 @@ fn container(finding: &Finding) -> Container {
         name: view.name.clone(),
         image: Image {
             name: view.image.clone(),
-            hash: ImageHash {
-                all: Some(view.digest.clone())
-                    .filter(|d| !d.is_empty())
-                    .into_iter()
-                    .collect(),
-            },
+            hash: ImageHash { all: Some(view.digest.clone()).filter(|d| !d.is_empty()).into_iter().collect() },
         },
         runtime: view.runtime.clone(),
         labels: view.labels.clone(),
@@ -148,18 +125,10 @@ fn bulkhead(finding: &Finding) -> Bulkhead {
     let (outcome, enforced_by, refused_why, killed_pids) = match &finding.outcome {
         Outcome::Observed => (OutcomeName::Observed, None, None, Vec::new()),
         Outcome::Denied { by } => (OutcomeName::Denied, Some(rung(by)), None, Vec::new()),
-        Outcome::Killed { by, processes } => {
-            (OutcomeName::Killed, Some(rung(by)), None, processes.clone())
-        }
+        Outcome::Killed { by, processes } => (OutcomeName::Killed, Some(rung(by)), None, processes.clone()),
         Outcome::Refused { why } => (OutcomeName::Refused, None, Some(why.clone()), Vec::new()),
     };
-    let tree = finding
-        .ancestors
-        .iter()
-        .rev()
-        .chain([&finding.process])
-        .map(node)
-        .collect();
+    let tree = finding.ancestors.iter().rev().chain([&finding.process]).map(node).collect();
     Bulkhead {
         finding: FindingField {
             id: finding.id.clone(),

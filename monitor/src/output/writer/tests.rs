@@ -27,24 +27,12 @@ impl Fake {
     }
 
     fn rows(&self) -> Vec<Value> {
-        self.0
-            .0
-            .lock()
-            .unwrap()
-            .rows
-            .iter()
-            .map(|r| serde_json::from_str(r).unwrap())
-            .collect()
+        self.0.0.lock().unwrap().rows.iter().map(|r| serde_json::from_str(r).unwrap()).collect()
     }
 
     fn wait(&self, until: impl Fn(&State) -> bool) {
         let lock = self.0.0.lock().unwrap();
-        drop(
-            self.0
-                .1
-                .wait_timeout_while(lock, PATIENCE, |s| !until(s))
-                .unwrap(),
-        );
+        drop(self.0.1.wait_timeout_while(lock, PATIENCE, |s| !until(s)).unwrap());
     }
 }
 
@@ -102,13 +90,7 @@ fn a_full_disk_is_counted_and_reported_on_recovery() {
     assert_eq!(rows.len(), 2);
     assert_eq!(rows[1]["event"]["action"], "output_recovered");
     assert_eq!(rows[1]["bulkhead"]["details"]["lost"], 3);
-    assert_eq!(
-        (
-            counters.written.load(Relaxed),
-            counters.failed.load(Relaxed)
-        ),
-        (2, 3)
-    );
+    assert_eq!((counters.written.load(Relaxed), counters.failed.load(Relaxed)), (2, 3));
 }
 
 #[test]
@@ -128,10 +110,7 @@ fn a_slow_sink_costs_rows_not_time() {
     assert!(output.close(PATIENCE));
     let rows = sink.rows();
     assert_eq!(rows.len(), QUEUE + 2);
-    let told = rows
-        .iter()
-        .find(|r| r["event"]["action"] == "output_dropped")
-        .unwrap();
+    let told = rows.iter().find(|r| r["event"]["action"] == "output_dropped").unwrap();
     assert_eq!(told["bulkhead"]["details"]["dropped"], 5);
 }
 
@@ -148,10 +127,7 @@ fn closing_does_not_wait_forever() {
 #[test]
 fn a_full_file_system_for_real() {
     // /dev/full answers ENOSPC to every write.
-    let settings = config::Output {
-        file: Some("/dev/full".into()),
-        ..config::Output::default()
-    };
+    let settings = config::Output { file: Some("/dev/full".into()), ..config::Output::default() };
     let output = Output::open(&settings, None).unwrap();
     let counters = output.counters();
     output.finding(samples::reverse_shell());
@@ -161,10 +137,7 @@ fn a_full_file_system_for_real() {
 
 #[test]
 fn a_file_that_cannot_be_opened_is_named() {
-    let settings = config::Output {
-        file: Some("/proc/no/x".into()),
-        ..config::Output::default()
-    };
+    let settings = config::Output { file: Some("/proc/no/x".into()), ..config::Output::default() };
     let message = Output::open(&settings, None).err().unwrap().to_string();
     assert!(message.starts_with("output file /proc/no/x: "), "{message}");
 }
@@ -181,29 +154,15 @@ fn rows_keep_to_the_schema() {
     let validator = jsonschema::validator_for(&schema).unwrap();
     let check = |row: &Row| {
         let value = serde_json::to_value(row).unwrap();
-        let errors: Vec<String> = validator
-            .iter_errors(&value)
-            .map(|e| format!("{}: {e}", e.instance_path))
-            .collect();
+        let errors: Vec<String> = validator.iter_errors(&value).map(|e| format!("{}: {e}", e.instance_path)).collect();
         assert!(errors.is_empty(), "{errors:?}\n{value:#}");
-        assert_eq!(
-            &serde_json::from_value::<Row>(value).unwrap(),
-            row,
-            "reads back"
-        );
+        assert_eq!(&serde_json::from_value::<Row>(value).unwrap(), row, "reads back");
     };
     let outcomes = [
         Outcome::Observed,
-        Outcome::Denied {
-            by: EnforcedBy::Cgroup,
-        },
-        Outcome::Denied {
-            by: EnforcedBy::Lsm,
-        },
-        Outcome::Killed {
-            by: EnforcedBy::Pidfd,
-            processes: vec![1],
-        },
+        Outcome::Denied { by: EnforcedBy::Cgroup },
+        Outcome::Denied { by: EnforcedBy::Lsm },
+        Outcome::Killed { by: EnforcedBy::Pidfd, processes: vec![1] },
         Outcome::Refused { why: "host".into() },
     ];
     for kind in FindingKind::ALL {
@@ -223,11 +182,7 @@ fn rows_keep_to_the_schema() {
     }
     check(&samples::notice_row());
     for notice in [Notice::stopped("x"), Notice::event_loss("host", "open", 3)] {
-        check(&Row::Notice(Box::new(NoticeRow::new(
-            &notice,
-            "n",
-            &samples::clock(),
-        ))));
+        check(&Row::Notice(Box::new(NoticeRow::new(&notice, "n", &samples::clock()))));
     }
 }
 

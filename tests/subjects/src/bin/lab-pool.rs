@@ -31,16 +31,9 @@ fn run(mut args: impl Iterator<Item = String>) -> Result<(), String> {
         match arg.as_str() {
             "--bind" => bind = value()?.parse().map_err(|err| format!("--bind: {err}"))?,
             "--delay-ms" => {
-                delay = Duration::from_millis(
-                    value()?
-                        .parse()
-                        .map_err(|err| format!("--delay-ms: {err}"))?,
-                )
+                delay = Duration::from_millis(value()?.parse().map_err(|err| format!("--delay-ms: {err}"))?)
             }
-            port => ports.push(
-                port.parse::<u16>()
-                    .map_err(|err| format!("{port}: {err}"))?,
-            ),
+            port => ports.push(port.parse::<u16>().map_err(|err| format!("{port}: {err}"))?),
         }
     }
     if !bind.is_unspecified() && !subjects::addr::allowed(bind) {
@@ -48,8 +41,7 @@ fn run(mut args: impl Iterator<Item = String>) -> Result<(), String> {
     }
     let mut threads = Vec::new();
     for port in ports {
-        let listener =
-            TcpListener::bind((bind, port)).map_err(|err| format!("{bind}:{port}: {err}"))?;
+        let listener = TcpListener::bind((bind, port)).map_err(|err| format!("{bind}:{port}: {err}"))?;
         threads.push(std::thread::spawn(move || serve(&listener, delay)));
     }
     if threads.is_empty() {
@@ -74,20 +66,14 @@ fn talk(mut stream: TcpStream, delay: Duration) -> io::Result<()> {
     let mut line = String::new();
     loop {
         line.clear();
-        if reader
-            .by_ref()
-            .take(MAX_MESSAGE_BYTES)
-            .read_line(&mut line)?
-            == 0
-        {
+        if reader.by_ref().take(MAX_MESSAGE_BYTES).read_line(&mut line)? == 0 {
             return Ok(());
         }
         std::thread::sleep(delay);
         if line.starts_with("POST ") || line.starts_with("GET ") {
             let body = http_body(&mut reader)?;
-            let reply = serde_json::from_slice(&body)
-                .map_or(Value::Null, |request| answer(&request).remove(0))
-                .to_string();
+            let reply =
+                serde_json::from_slice(&body).map_or(Value::Null, |request| answer(&request).remove(0)).to_string();
             write!(
                 stream,
                 "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{reply}",
@@ -107,13 +93,7 @@ fn http_body(reader: &mut impl BufRead) -> io::Result<Vec<u8>> {
     let mut line = String::new();
     loop {
         line.clear();
-        if reader
-            .by_ref()
-            .take(MAX_MESSAGE_BYTES)
-            .read_line(&mut line)?
-            == 0
-            || line.trim_end().is_empty()
-        {
+        if reader.by_ref().take(MAX_MESSAGE_BYTES).read_line(&mut line)? == 0 || line.trim_end().is_empty() {
             break;
         }
         if let Some((name, value)) = line.split_once(':')
@@ -123,9 +103,7 @@ fn http_body(reader: &mut impl BufRead) -> io::Result<Vec<u8>> {
         }
     }
     let mut body = Vec::new();
-    reader
-        .take(u64::min(length, MAX_MESSAGE_BYTES))
-        .read_to_end(&mut body)?;
+    reader.take(u64::min(length, MAX_MESSAGE_BYTES)).read_to_end(&mut body)?;
     Ok(body)
 }
 

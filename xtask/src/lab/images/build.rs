@@ -40,15 +40,11 @@ fn ready(engine: &Engine, entry: &FileEntry, folder: &Path) -> Result<ReadyFile>
     let content = match (&entry.content, &entry.subject, &entry.from) {
         (Some(text), None, None) => text.clone().into_bytes(),
         (None, Some(subject), None) => fs::read(self::subject(engine, subject)?)?,
-        (None, None, Some(from)) => {
-            fs::read(folder.join(from)).with_context(|| format!("reading {from}"))?
-        }
+        (None, None, Some(from)) => fs::read(folder.join(from)).with_context(|| format!("reading {from}"))?,
         _ => bail!("give exactly one of `content`, `subject` and `from`"),
     };
     let mode = match &entry.mode {
-        Some(text) => {
-            u32::from_str_radix(text.trim_start_matches("0o"), 8).context("`mode` is octal")?
-        }
+        Some(text) => u32::from_str_radix(text.trim_start_matches("0o"), 8).context("`mode` is octal")?,
         None if entry.subject.is_some() => 0o755,
         None => 0o644,
     };
@@ -56,19 +52,12 @@ fn ready(engine: &Engine, entry: &FileEntry, folder: &Path) -> Result<ReadyFile>
     if !path.starts_with('/') || path.split('/').any(|part| part == "..") {
         bail!("`path` is absolute and without ..");
     }
-    Ok(ReadyFile {
-        path,
-        mode,
-        content,
-    })
+    Ok(ReadyFile { path, mode, content })
 }
 
 /// Static build of one program of `tests/subjects`, so that it runs in any image.
 pub fn subject(engine: &Engine, name: &str) -> Result<PathBuf> {
-    if !name
-        .chars()
-        .all(|c| c.is_ascii_alphanumeric() || "-_".contains(c))
-    {
+    if !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)) {
         bail!("`{name}` is no program name");
     }
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
@@ -77,16 +66,7 @@ pub fn subject(engine: &Engine, name: &str) -> Result<PathBuf> {
     process::must(
         Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
             .current_dir(crate::workspace::root())
-            .args([
-                "build",
-                "--quiet",
-                "--locked",
-                "--release",
-                "-p",
-                "subjects",
-                "--bin",
-                name,
-            ])
+            .args(["build", "--quiet", "--locked", "--release", "-p", "subjects", "--bin", name])
             .args(["--target", &target])
             .arg("--target-dir")
             .arg(&folder)
@@ -143,18 +123,13 @@ fn fill(
 
 fn put(root: &Path, file: &ReadyFile) -> Result<()> {
     let path = root.join(file.path.trim_start_matches('/'));
-    let parent = path
-        .parent()
-        .ok_or_else(|| anyhow!("{} has no folder", file.path))?;
+    let parent = path.parent().ok_or_else(|| anyhow!("{} has no folder", file.path))?;
     fs::create_dir_all(parent)?;
     // The folder may be reached through an absolute link of the image: that must not lead to the host.
     if !parent.canonicalize()?.starts_with(root.canonicalize()?) {
         bail!("{} leads out of the image through a link", file.path);
     }
-    if path
-        .symlink_metadata()
-        .is_ok_and(|meta| meta.file_type().is_symlink())
-    {
+    if path.symlink_metadata().is_ok_and(|meta| meta.file_type().is_symlink()) {
         fs::remove_file(&path)?;
     }
     fs::write(&path, &file.content).with_context(|| format!("writing {}", path.display()))?;
@@ -167,19 +142,13 @@ fn add_user(root: &Path, user: &FullUser) -> Result<()> {
     let passwd = root.join("etc/passwd");
     let text = fs::read_to_string(&passwd).context("reading etc/passwd")?;
     let name = &user.name;
-    if text
-        .lines()
-        .any(|line| line.split(':').next() == Some(name))
-    {
+    if text.lines().any(|line| line.split(':').next() == Some(name)) {
         return Ok(());
     }
     let uid = user.uid.unwrap_or_else(|| next_uid(&text));
     let home = user.home.clone().unwrap_or_else(|| format!("/home/{name}"));
     let shell = user.shell.as_deref().unwrap_or("/bin/sh");
-    fs::write(
-        &passwd,
-        format!("{text}{name}:x:{uid}:{uid}::{home}:{shell}\n"),
-    )?;
+    fs::write(&passwd, format!("{text}{name}:x:{uid}:{uid}::{home}:{shell}\n"))?;
     let group = root.join("etc/group");
     let groups = fs::read_to_string(&group).unwrap_or_default();
     fs::write(&group, format!("{groups}{name}:x:{uid}:\n"))?;
@@ -189,88 +158,40 @@ fn add_user(root: &Path, user: &FullUser) -> Result<()> {
 }
 
 fn next_uid(passwd: &str) -> u32 {
-    let taken = passwd
-        .lines()
-        .filter_map(|line| line.split(':').nth(2)?.parse::<u32>().ok());
+    let taken = passwd.lines().filter_map(|line| line.split(':').nth(2)?.parse::<u32>().ok());
     // 65534 is nobody; below 1000 are the system's.
-    taken
-        .filter(|uid| (1000..60000).contains(uid))
-        .max()
-        .map_or(1000, |uid| uid + 1)
+    taken.filter(|uid| (1000..60000).contains(uid)).max().map_or(1000, |uid| uid + 1)
 }
 
 fn unpack(engine: &Engine, image: &str, root: &Path) -> Result<()> {
     let id = engine.call(["create", "--entrypoint", "none", image])?;
     let archive = root.with_extension("tar");
-    let result = process::must(
-        engine
-            .docker()
-            .arg("export")
-            .arg("-o")
-            .arg(&archive)
-            .arg(&id),
-        PACK_LIMIT,
-        engine.interrupt(),
-    )
-    .and_then(|_| {
-        rootfs::host(
-            engine,
-            Command::new("tar")
-                .arg("-C")
-                .arg(root)
-                .arg("-xpf")
-                .arg(&archive),
-        )
-    });
+    let result =
+        process::must(engine.docker().arg("export").arg("-o").arg(&archive).arg(&id), PACK_LIMIT, engine.interrupt())
+            .and_then(|_| rootfs::host(engine, Command::new("tar").arg("-C").arg(root).arg("-xpf").arg(&archive)));
     engine.call(["rm", &id])?;
     let _absent = fs::remove_file(archive);
     result
 }
 
-fn import(
-    engine: &Engine,
-    definition: &Definition,
-    base_image: Option<&str>,
-    root: &Path,
-    tag: &str,
-) -> Result<()> {
+fn import(engine: &Engine, definition: &Definition, base_image: Option<&str>, root: &Path, tag: &str) -> Result<()> {
     let mut tar = Command::new("tar")
         .arg("-C")
         .arg(root)
-        .args([
-            "--numeric-owner",
-            "--xattrs",
-            "--xattrs-include=*",
-            "--one-file-system",
-        ])
-        .args([
-            "--exclude=./dev/*",
-            "--exclude=./proc/*",
-            "--exclude=./sys/*",
-            "-cf",
-            "-",
-            ".",
-        ])
+        .args(["--numeric-owner", "--xattrs", "--xattrs-include=*", "--one-file-system"])
+        .args(["--exclude=./dev/*", "--exclude=./proc/*", "--exclude=./sys/*", "-cf", "-", "."])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .context("starting tar")?;
-    let archive = tar
-        .stdout
-        .take()
-        .ok_or_else(|| anyhow!("tar has no output"))?;
+    let archive = tar.stdout.take().ok_or_else(|| anyhow!("tar has no output"))?;
     let mut command = engine.docker();
     command.arg("import");
     for change in changes(engine, definition, base_image)? {
         command.args(["-c", &change]);
     }
     command.args(["-", tag]);
-    let finished = process::run_fed(
-        &mut command,
-        Some(archive.into()),
-        PACK_LIMIT,
-        engine.interrupt(),
-    )?;
+    let finished = process::run_fed(&mut command, Some(archive.into()), PACK_LIMIT, engine.interrupt())?;
     let packed = tar.wait().context("waiting for tar")?;
     if !finished.success() || !packed.success() {
         bail!("docker import: {}", finished.tail());
@@ -279,49 +200,19 @@ fn import(
 }
 
 /// Image settings; an image made from another keeps what it does not set itself.
-fn changes(
-    engine: &Engine,
-    definition: &Definition,
-    base_image: Option<&str>,
-) -> Result<Vec<String>> {
-    let mut changes =
-        vec!["ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
-    let mut entrypoint = definition
-        .entrypoint
-        .as_ref()
-        .map(super::definition::Entrypoint::words);
+fn changes(engine: &Engine, definition: &Definition, base_image: Option<&str>) -> Result<Vec<String>> {
+    let mut changes = vec!["ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
+    let mut entrypoint = definition.entrypoint.as_ref().map(super::definition::Entrypoint::words);
     if let Some(image) = base_image {
-        let env = engine.call([
-            "image",
-            "inspect",
-            "--format",
-            "{{json .Config.Env}}",
-            image,
-        ])?;
-        let env: Option<Vec<String>> =
-            serde_json::from_str(&env).context("reading the base's env")?;
-        changes = env
-            .into_iter()
-            .flatten()
-            .map(|pair| env_change(&pair))
-            .collect();
+        let env = engine.call(["image", "inspect", "--format", "{{json .Config.Env}}", image])?;
+        let env: Option<Vec<String>> = serde_json::from_str(&env).context("reading the base's env")?;
+        changes = env.into_iter().flatten().map(|pair| env_change(&pair)).collect();
         if entrypoint.is_none() {
-            let text = engine.call([
-                "image",
-                "inspect",
-                "--format",
-                "{{json .Config.Entrypoint}}",
-                image,
-            ])?;
+            let text = engine.call(["image", "inspect", "--format", "{{json .Config.Entrypoint}}", image])?;
             entrypoint = serde_json::from_str(&text).context("reading the base's entrypoint")?;
         }
     }
-    changes.extend(
-        definition
-            .env
-            .iter()
-            .map(|(name, value)| env_change(&format!("{name}={value}"))),
-    );
+    changes.extend(definition.env.iter().map(|(name, value)| env_change(&format!("{name}={value}"))));
     if let Some(words) = entrypoint {
         changes.push(format!("ENTRYPOINT {}", serde_json::to_string(&words)?));
     }
@@ -330,10 +221,7 @@ fn changes(
 
 fn env_change(pair: &str) -> String {
     let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-    format!(
-        "ENV {name}=\"{}\"",
-        value.replace('\\', "\\\\").replace('"', "\\\"")
-    )
+    format!("ENV {name}=\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 #[cfg(test)]
@@ -342,10 +230,7 @@ mod tests {
 
     #[test]
     fn users_get_the_next_free_number() {
-        assert_eq!(
-            next_uid("root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/x\n"),
-            1000
-        );
+        assert_eq!(next_uid("root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/x\n"), 1000);
         assert_eq!(next_uid("a:x:1000:1000::/:/x\nb:x:1004:1004::/:/x\n"), 1005);
     }
 

@@ -87,12 +87,7 @@ impl User {
     pub fn full(&self) -> FullUser {
         match self {
             Self::Full(user) => user.clone(),
-            Self::Name(name) => FullUser {
-                name: name.clone(),
-                uid: None,
-                home: None,
-                shell: None,
-            },
+            Self::Name(name) => FullUser { name: name.clone(), uid: None, home: None, shell: None },
         }
     }
 }
@@ -124,8 +119,7 @@ fn debootstrap() -> String {
 impl Definition {
     /// Reads a definition.
     pub fn read(path: &Path) -> Result<Self> {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         toml::from_str(&text).with_context(|| format!("reading {}", path.display()))
     }
 

@@ -33,10 +33,7 @@ impl Images {
     pub fn new(extra: &[PathBuf]) -> Self {
         let mut folders = extra.to_vec();
         folders.push(workspace::root().join("tests/images"));
-        Self {
-            folders,
-            known: HashMap::new(),
-        }
+        Self { folders, known: HashMap::new() }
     }
 
     /// Reference of image `name`, built if it is missing; the error says why it cannot be.
@@ -44,9 +41,7 @@ impl Images {
         if let Some(known) = self.known.get(name) {
             return known.clone();
         }
-        let result = self
-            .make(engine, name, 0)
-            .map_err(|error| format!("{error:#}"));
+        let result = self.make(engine, name, 0).map_err(|error| format!("{error:#}"));
         if !engine.interrupt().is_set() {
             self.known.insert(name.to_owned(), result.clone());
         }
@@ -65,10 +60,7 @@ impl Images {
         };
         let files = build::gather(engine, &definition, &folder)?;
         let tag = tag(name, &definition, base_image.as_deref(), &files);
-        if engine
-            .call(["image", "inspect", "--format", "{{.Id}}", &tag])
-            .is_err()
-        {
+        if engine.call(["image", "inspect", "--format", "{{.Id}}", &tag]).is_err() {
             eprintln!("lab: building image {name} {}", definition.description);
             build::build(engine, &definition, base_image.as_deref(), &files, &tag)
                 .with_context(|| format!("building image {name}"))?;
@@ -84,21 +76,12 @@ impl Images {
                 return Ok((Definition::read(&path)?, folder.clone()));
             }
         }
-        let looked: Vec<_> = self
-            .folders
-            .iter()
-            .map(|f| f.display().to_string())
-            .collect();
+        let looked: Vec<_> = self.folders.iter().map(|f| f.display().to_string()).collect();
         bail!("no {name}.toml in {}", looked.join(" or "))
     }
 }
 
-fn tag(
-    name: &str,
-    definition: &Definition,
-    base: Option<&str>,
-    files: &[build::ReadyFile],
-) -> String {
+fn tag(name: &str, definition: &Definition, base: Option<&str>, files: &[build::ReadyFile]) -> String {
     let mut hash = Sha256::new();
     let mut add = |bytes: &[u8]| {
         // With its length, so that no two lists of parts run together to the same bytes.
@@ -113,29 +96,15 @@ fn tag(
         add(&file.content);
     }
     let digest = hash.finalize();
-    let hex: String = digest
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hex: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     format!("{PREFIX}/{name}:{hex}")
 }
 
 /// Untags what earlier definitions of the image left in the cache; the engine drops the layers.
 fn forget_older(engine: &Engine, name: &str, keep: &str) {
     let repository = format!("{PREFIX}/{name}");
-    let listed = engine.call([
-        "image",
-        "ls",
-        "--format",
-        "{{.Repository}}:{{.Tag}}",
-        &repository,
-    ]);
-    for old in listed
-        .unwrap_or_default()
-        .lines()
-        .filter(|tag| *tag != keep)
-    {
+    let listed = engine.call(["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", &repository]);
+    for old in listed.unwrap_or_default().lines().filter(|tag| *tag != keep) {
         // Still in use by an image built from it: it stays.
         let _in_use = engine.call(["image", "rm", old]);
     }
@@ -149,11 +118,7 @@ mod tests {
     #[test]
     fn the_tag_follows_the_content() {
         let definition: Definition = toml::from_str("base = 'busybox'").unwrap();
-        let file = |content: &str| build::ReadyFile {
-            path: "/x".into(),
-            mode: 0o644,
-            content: content.into(),
-        };
+        let file = |content: &str| build::ReadyFile { path: "/x".into(), mode: 0o644, content: content.into() };
         let one = tag("n", &definition, None, &[file("a")]);
         assert_eq!(one, tag("n", &definition, None, &[file("a")]));
         assert_ne!(one, tag("n", &definition, None, &[file("b")]));

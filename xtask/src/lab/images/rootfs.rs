@@ -33,45 +33,20 @@ const APT_SETTINGS: &str = "etc/apt/apt.conf.d/99lab";
 pub fn debian(engine: &Engine, root: &Path) -> Result<()> {
     let (suite, mirror) = mirror(engine)?;
     let key = Sha256::digest(format!("{suite} {mirror} {}", std::env::consts::ARCH));
-    let key: String = key
-        .iter()
-        .take(6)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let key: String = key.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     let cached = engine.cache().join(format!("base-{suite}-{key}.tar"));
     if !cached.exists() {
         make_base(engine, &suite, &mirror, &cached)?;
     }
-    host(
-        engine,
-        Command::new("tar")
-            .arg("-C")
-            .arg(root)
-            .arg("-xpf")
-            .arg(cached),
-    )
+    host(engine, Command::new("tar").arg("-C").arg(root).arg("-xpf").arg(cached))
 }
 
 fn make_base(engine: &Engine, suite: &str, mirror: &str, cached: &Path) -> Result<()> {
     eprintln!("lab: making the Debian base ({suite}), once");
     let root = engine.scratch("debootstrap")?;
-    host(
-        engine,
-        Command::new("debootstrap")
-            .args(["--variant=minbase", suite])
-            .arg(&root)
-            .arg(mirror),
-    )?;
+    host(engine, Command::new("debootstrap").args(["--variant=minbase", suite]).arg(&root).arg(mirror))?;
     let part = cached.with_extension("part");
-    host(
-        engine,
-        Command::new("tar")
-            .arg("-C")
-            .arg(&root)
-            .arg("-cpf")
-            .arg(&part)
-            .arg("."),
-    )?;
+    host(engine, Command::new("tar").arg("-C").arg(&root).arg("-cpf").arg(&part).arg("."))?;
     // Renamed when complete: an interrupted build leaves no half base behind.
     fs::rename(&part, cached).context("keeping the base")?;
     fs::remove_dir_all(root).context("removing the unpacked base")
@@ -87,17 +62,11 @@ fn mirror(engine: &Engine) -> Result<(String, String)> {
         .trim_matches('"')
         .to_owned();
     let targets = process::must(
-        Command::new("apt-get").args([
-            "indextargets",
-            "--format",
-            "$(RELEASE) $(SITE)",
-            "Created-By: Packages",
-        ]),
+        Command::new("apt-get").args(["indextargets", "--format", "$(RELEASE) $(SITE)", "Created-By: Packages"]),
         Duration::from_secs(30),
         engine.interrupt(),
     )?;
-    let mirror = mirror_of(&targets, &suite)
-        .with_context(|| format!("apt's sources have no mirror for {suite}"))?;
+    let mirror = mirror_of(&targets, &suite).with_context(|| format!("apt's sources have no mirror for {suite}"))?;
     Ok((suite, mirror))
 }
 
@@ -114,10 +83,7 @@ pub fn install(engine: &Engine, root: &Path, packages: &[String]) -> Result<()> 
     if packages.is_empty() {
         return Ok(());
     }
-    if let Some(odd) = packages
-        .iter()
-        .find(|name| name.starts_with('-') || name.contains(char::is_whitespace))
-    {
+    if let Some(odd) = packages.iter().find(|name| name.starts_with('-') || name.contains(char::is_whitespace)) {
         bail!("`{odd}` is no package name");
     }
     lend_apt(engine, root)?;
@@ -138,23 +104,10 @@ pub fn install(engine: &Engine, root: &Path, packages: &[String]) -> Result<()> 
 fn lend_apt(engine: &Engine, root: &Path) -> Result<()> {
     // debootstrap's own would name the same mirror a second time.
     let _absent = fs::remove_file(root.join("etc/apt/sources.list"));
-    for file in APT_FILES
-        .iter()
-        .filter(|file| Path::new("/").join(file).exists())
-    {
-        let parent = root
-            .join(file)
-            .parent()
-            .map(PathBuf::from)
-            .unwrap_or_default();
+    for file in APT_FILES.iter().filter(|file| Path::new("/").join(file).exists()) {
+        let parent = root.join(file).parent().map(PathBuf::from).unwrap_or_default();
         fs::create_dir_all(&parent)?;
-        host(
-            engine,
-            Command::new("cp")
-                .arg("-a")
-                .arg(Path::new("/").join(file))
-                .arg(parent),
-        )?;
+        host(engine, Command::new("cp").arg("-a").arg(Path::new("/").join(file)).arg(parent))?;
     }
     for file in ["etc/resolv.conf", "etc/hosts"] {
         // The content, not the link that either may be.
@@ -163,39 +116,25 @@ fn lend_apt(engine: &Engine, root: &Path) -> Result<()> {
         }
     }
     // Proxies and certificates are settings of the group Acquire; hooks of the machine's own stay out.
-    let settings = process::must(
-        Command::new("apt-config").arg("dump"),
-        Duration::from_secs(30),
-        engine.interrupt(),
-    )?;
-    let acquire: String = settings
-        .lines()
-        .filter(|line| line.starts_with("Acquire::"))
-        .flat_map(|line| [line, "\n"])
-        .collect();
+    let settings = process::must(Command::new("apt-config").arg("dump"), Duration::from_secs(30), engine.interrupt())?;
+    let acquire: String =
+        settings.lines().filter(|line| line.starts_with("Acquire::")).flat_map(|line| [line, "\n"]).collect();
     fs::write(root.join(APT_SETTINGS), acquire).context("lending apt's settings")
 }
 
 /// Fills the empty folder `root` with busybox (static, from the machine's package) and the files that
 /// a C library and a runtime look for.
 pub fn busybox(engine: &Engine, root: &Path) -> Result<()> {
-    for folder in [
-        "bin", "dev", "etc", "home", "proc", "root", "sys", "tmp", "usr/bin", "var",
-    ] {
+    for folder in ["bin", "dev", "etc", "home", "proc", "root", "sys", "tmp", "usr/bin", "var"] {
         fs::create_dir_all(root.join(folder))?;
     }
     fs::copy("/usr/bin/busybox", root.join("bin/busybox"))
         .context("copying /usr/bin/busybox (Debian package busybox-static)")?;
     fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
     fs::write(root.join("etc/group"), "root:x:0:\n")?;
-    host(
-        engine,
-        Command::new("chmod").arg("1777").arg(root.join("tmp")),
-    )?;
+    host(engine, Command::new("chmod").arg("1777").arg(root.join("tmp")))?;
     process::must(
-        Command::new("chroot")
-            .arg(root)
-            .args(["/bin/busybox", "--install", "-s", "/bin"]),
+        Command::new("chroot").arg(root).args(["/bin/busybox", "--install", "-s", "/bin"]),
         Duration::from_secs(30),
         engine.interrupt(),
     )
@@ -211,24 +150,10 @@ pub fn inside(engine: &Engine, root: &Path, script: &str) -> Result<()> {
     let result = host(
         engine,
         Command::new("unshare")
-            .args([
-                "--mount",
-                "--pid",
-                "--fork",
-                "--kill-child",
-                "--propagation",
-                "private",
-            ])
-            .args([
-                "sh",
-                "-c",
-                "mount -t proc proc \"$0/proc\" && exec chroot \"$0\" /bin/sh /.lab-step",
-            ])
+            .args(["--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"])
+            .args(["sh", "-c", "mount -t proc proc \"$0/proc\" && exec chroot \"$0\" /bin/sh /.lab-step"])
             .arg(root)
-            .env(
-                "PATH",
-                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            ),
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
     );
     fs::remove_file(step).context("removing the build step")?;
     result
@@ -257,10 +182,7 @@ mod tests {
     fn the_first_mirror_of_the_release() {
         let targets = "bookworm-updates http://a.example/debian\nbookworm http://b.example/debian\n\
             bookworm http://c.example/debian\n";
-        assert_eq!(
-            mirror_of(targets, "bookworm").as_deref(),
-            Some("http://b.example/debian")
-        );
+        assert_eq!(mirror_of(targets, "bookworm").as_deref(), Some("http://b.example/debian"));
         assert_eq!(mirror_of(targets, "trixie"), None);
     }
 }

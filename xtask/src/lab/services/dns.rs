@@ -23,9 +23,7 @@ pub fn answer(query: &[u8]) -> Option<Vec<u8>> {
     let kind = u16::from_be_bytes([query[end - 4], query[end - 3]]);
     let data = match kind {
         TYPE_A => Some(ATTACKER.octets().to_vec()),
-        TYPE_AAAA if first_label.eq_ignore_ascii_case(IPV6_LABEL) => {
-            Some(ATTACKER_V6.octets().to_vec())
-        }
+        TYPE_AAAA if first_label.eq_ignore_ascii_case(IPV6_LABEL) => Some(ATTACKER_V6.octets().to_vec()),
         TYPE_TXT => Some(b"\x02ok".to_vec()),
         _ => None,
     };

@@ -24,10 +24,7 @@ fn exchange(from: impl Read, mut to: impl Write, session: &Session) -> std::io::
     let mut line = String::new();
     from.read_line(&mut line)?;
     let mut words = line.split_whitespace();
-    let (method, target) = (
-        words.next().unwrap_or("GET").to_owned(),
-        words.next().unwrap_or("/").to_owned(),
-    );
+    let (method, target) = (words.next().unwrap_or("GET").to_owned(), words.next().unwrap_or("/").to_owned());
     let mut length = 0;
     loop {
         let mut header = String::new();
@@ -44,11 +41,7 @@ fn exchange(from: impl Read, mut to: impl Write, session: &Session) -> std::io::
     }
     std::io::copy(&mut from.take(length), &mut std::io::sink())?;
     let body = find(&target, session).unwrap_or(DEFAULT);
-    let kind = if body == DEFAULT {
-        "application/json"
-    } else {
-        "application/octet-stream"
-    };
+    let kind = if body == DEFAULT { "application/json" } else { "application/octet-stream" };
     write!(
         to,
         "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
@@ -63,19 +56,12 @@ fn exchange(from: impl Read, mut to: impl Write, session: &Session) -> std::io::
 /// File for a request target: with its query, without it, or by its last component.
 fn find<'a>(target: &str, session: &'a Session) -> Option<&'a [u8]> {
     // Clients of a proxy send the whole URL.
-    let path = target.split_once("://").map_or(target, |(_, rest)| {
-        rest.find('/').map_or("/", |slash| &rest[slash..])
-    });
+    let path = target.split_once("://").map_or(target, |(_, rest)| rest.find('/').map_or("/", |slash| &rest[slash..]));
     let path = path.trim_start_matches('/');
     let bare = path.split(['?', '#']).next().unwrap_or(path);
     [path, bare]
         .iter()
-        .find_map(|name| {
-            session
-                .serve
-                .get(*name)
-                .or_else(|| session.serve.get(&format!("/{name}")))
-        })
+        .find_map(|name| session.serve.get(*name).or_else(|| session.serve.get(&format!("/{name}"))))
         .map(Vec::as_slice)
 }
 
@@ -87,12 +73,7 @@ mod tests {
     fn ask(request: &str) -> String {
         let serve = [("x.sh".to_owned(), b"echo hi\n".to_vec())].into();
         let mut answer = Vec::new();
-        exchange(
-            request.as_bytes(),
-            &mut answer,
-            &Session::new(serve, Vec::new()),
-        )
-        .unwrap();
+        exchange(request.as_bytes(), &mut answer, &Session::new(serve, Vec::new())).unwrap();
         String::from_utf8(answer).unwrap()
     }
 

@@ -28,15 +28,8 @@ impl Https {
         let (key, certificate) = (base.join("key.pem"), base.join("cert.pem"));
         process::must(
             Command::new("openssl")
-                .args([
-                    "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-                ])
-                .args([
-                    "-subj",
-                    "/CN=attacker",
-                    "-addext",
-                    "subjectAltName=DNS:attacker",
-                ])
+                .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"])
+                .args(["-subj", "/CN=attacker", "-addext", "subjectAltName=DNS:attacker"])
                 .arg("-keyout")
                 .arg(&key)
                 .arg("-out")
@@ -55,10 +48,7 @@ impl Https {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        let child = engine
-            .network()
-            .inside(move || command.spawn())?
-            .context("starting openssl s_server")?;
+        let child = engine.network().inside(move || command.spawn())?.context("starting openssl s_server")?;
         // For whoever cleans up after a run that was killed.
         fs::write(engine.https_pid_file(), child.id().to_string())?;
         Ok(Self { child, folder })

@@ -11,10 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// How often a listener looks whether it is to stop.
-const STOP_CHECK: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 200_000_000,
-};
+const STOP_CHECK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
 /// No conversation of a scenario lasts longer; a peer that is silent for so long is gone.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -58,9 +55,7 @@ pub fn tcp(port: u16, handler: Handler, sessions: Sessions, stop: Stop) -> Resul
             };
             let (handler, sessions) = (Arc::clone(&handler), sessions.clone());
             thread::spawn(move || {
-                let prepared = stream
-                    .set_nonblocking(false)
-                    .and_then(|()| stream.set_read_timeout(Some(PATIENCE)));
+                let prepared = stream.set_nonblocking(false).and_then(|()| stream.set_read_timeout(Some(PATIENCE)));
                 if prepared.is_ok() {
                     handler(stream, &sessions.of(peer.ip()));
                 }

@@ -55,24 +55,15 @@ impl Services {
         let stop = Stop::default();
         let (given, ending) = (sessions.clone(), stop.clone());
         let threads = engine.network().inside(move || spawn(&given, &ending))??;
-        let https = Https::start(engine)
-            .inspect_err(|error| eprintln!("lab: no HTTPS: {error:#}"))
-            .ok();
-        Ok(Self {
-            sessions,
-            https,
-            stop,
-            threads,
-        })
+        let https = Https::start(engine).inspect_err(|error| eprintln!("lab: no HTTPS: {error:#}")).ok();
+        Ok(Self { sessions, https, stop, threads })
     }
 
     /// `addresses` get what `session` gives out; its files are also those of the HTTPS server, which
     /// does not tell its clients apart.
     pub fn open(&self, addresses: &[IpAddr], session: &Arc<Session>) -> Result<()> {
         self.sessions.open(addresses, session);
-        self.https
-            .as_ref()
-            .map_or(Ok(()), |https| https.publish(&session.serve))
+        self.https.as_ref().map_or(Ok(()), |https| https.publish(&session.serve))
     }
 
     /// Who is served what.
@@ -91,12 +82,7 @@ fn spawn(sessions: &Sessions, stop: &Stop) -> Result<Vec<JoinHandle<()>>> {
     let mut threads = Vec::new();
     for (ports, handler) in groups {
         for port in ports {
-            threads.push(listen::tcp(
-                *port,
-                Arc::clone(&handler),
-                sessions.clone(),
-                stop.clone(),
-            )?);
+            threads.push(listen::tcp(*port, Arc::clone(&handler), sessions.clone(), stop.clone())?);
         }
     }
     threads.push(listen::udp(ECHO_PORT, echo::answer, stop.clone())?);

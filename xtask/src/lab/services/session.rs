@@ -22,11 +22,7 @@ pub struct Session {
 impl Session {
     /// A session that serves `serve` and sends `send`.
     pub fn new(serve: BTreeMap<String, Vec<u8>>, send: Vec<u8>) -> Self {
-        Self {
-            serve,
-            send,
-            received: AtomicU64::new(0),
-        }
+        Self { serve, send, received: AtomicU64::new(0) }
     }
 
     /// Bytes that shell listeners received.
@@ -53,11 +49,7 @@ struct Shared {
 impl Sessions {
     /// From now on `addresses` belong to `session`.
     pub fn open(&self, addresses: &[IpAddr], session: &Arc<Session>) {
-        let mut map = self
-            .0
-            .by_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut map = self.0.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         for address in addresses {
             map.insert(*address, Arc::clone(session));
         }
@@ -66,11 +58,7 @@ impl Sessions {
 
     /// `addresses` are nobody's again.
     pub fn close(&self, addresses: &[IpAddr]) {
-        let mut map = self
-            .0
-            .by_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut map = self.0.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         for address in addresses {
             map.remove(address);
         }
@@ -80,11 +68,7 @@ impl Sessions {
     pub fn of(&self, address: IpAddr) -> Arc<Session> {
         let address = address.to_canonical();
         let deadline = Instant::now() + REGISTRATION_WAIT;
-        let mut map = self
-            .0
-            .by_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut map = self.0.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(session) = map.get(&address) {
                 return Arc::clone(session);
@@ -93,12 +77,7 @@ impl Sessions {
             if left.is_zero() {
                 return Arc::default();
             }
-            map = self
-                .0
-                .opened
-                .wait_timeout(map, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            map = self.0.opened.wait_timeout(map, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -113,10 +92,7 @@ mod tests {
         let sessions = Sessions::default();
         let session = Arc::new(Session::new(BTreeMap::new(), b"hi".to_vec()));
         sessions.open(&["203.0.113.7".parse().unwrap()], &session);
-        assert_eq!(
-            sessions.of("::ffff:203.0.113.7".parse().unwrap()).send,
-            b"hi"
-        );
+        assert_eq!(sessions.of("::ffff:203.0.113.7".parse().unwrap()).send, b"hi");
     }
 
     #[test]
@@ -126,10 +102,7 @@ mod tests {
         let address: IpAddr = "203.0.113.8".parse().unwrap();
         let early = std::thread::spawn(move || other.of(address).send.clone());
         std::thread::sleep(Duration::from_millis(50));
-        sessions.open(
-            &[address],
-            &Arc::new(Session::new(BTreeMap::new(), b"x".to_vec())),
-        );
+        sessions.open(&[address], &Arc::new(Session::new(BTreeMap::new(), b"x".to_vec())));
         assert_eq!(early.join().unwrap(), b"x");
     }
 }

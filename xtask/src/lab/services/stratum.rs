@@ -31,10 +31,7 @@ fn answers(line: &str) -> Vec<Value> {
         return Vec::new();
     };
     let id = request.get("id").cloned().unwrap_or(Value::Null);
-    let method = request
-        .get("method")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+    let method = request.get("method").and_then(Value::as_str).unwrap_or_default();
     let ok = |result: Value| json!({"id": id, "jsonrpc": "2.0", "error": null, "result": result});
     match method {
         "login" => {

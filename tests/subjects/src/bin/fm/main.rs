@@ -53,8 +53,7 @@ fn mine(options: &Options) -> Result<(), String> {
     let first = first_bytes(options);
     let (mut stream, sent) = transport::connect(options, &first)?;
     let pool = options.pool.as_deref().unwrap_or_default();
-    talk(options, &mut stream, if sent { &[] } else { &first }, until)
-        .map_err(|err| format!("{pool}: {err}"))?;
+    talk(options, &mut stream, if sent { &[] } else { &first }, until).map_err(|err| format!("{pool}: {err}"))?;
     std::hint::black_box(&block);
     Ok(())
 }
@@ -91,11 +90,7 @@ fn talk(options: &Options, stream: &mut TcpStream, first: &[u8], until: Instant)
                 transport::send(options, stream, &stratum::keepalive(options))?;
             }
             Ok(_) => {}
-            Err(err)
-                if matches!(
-                    err.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-                ) => {}
+            Err(err) if matches!(err.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
             Err(err) => return Err(err),
         }
     }

@@ -115,14 +115,9 @@ impl Options {
     pub fn read(args: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut options = Self::parse(args)?;
         if options.pool.is_none() {
-            let path = options
-                .config
-                .clone()
-                .unwrap_or_else(|| "config.json".into());
+            let path = options.config.clone().unwrap_or_else(|| "config.json".into());
             let text = std::fs::read_to_string(&path).map_err(|err| format!("{path}: {err}"))?;
-            options
-                .apply_config(&text)
-                .map_err(|err| format!("{path}: {err}"))?;
+            options.apply_config(&text).map_err(|err| format!("{path}: {err}"))?;
         }
         Ok(options)
     }
@@ -131,17 +126,13 @@ impl Options {
         let mut options = Self::default();
         while let Some(arg) = args.next() {
             let (flag, inline) = match arg.split_once('=') {
-                Some((flag, value)) if flag.starts_with("--") => {
-                    (flag.to_owned(), Some(value.to_owned()))
-                }
+                Some((flag, value)) if flag.starts_with("--") => (flag.to_owned(), Some(value.to_owned())),
                 _ => (arg, None),
             };
             if options.switch(&flag) {
                 continue;
             }
-            let value = inline
-                .or_else(|| args.next())
-                .ok_or_else(|| format!("{flag}: value missing"))?;
+            let value = inline.or_else(|| args.next()).ok_or_else(|| format!("{flag}: value missing"))?;
             options.valued(&flag, value)?;
         }
         Ok(options)
@@ -178,12 +169,9 @@ impl Options {
             "-t" | "--threads" => self.threads = number::<usize>(flag, &value)?.min(8),
             "--duty" => self.duty = number::<u32>(flag, &value)?.min(100),
             "--burn" => self.burn = Duration::from_secs(number(flag, &value)?),
-            "--mem" => {
-                self.memory = number::<usize>(flag, value.trim_end_matches('M'))?.min(512) << 20
-            }
+            "--mem" => self.memory = number::<usize>(flag, value.trim_end_matches('M'))?.min(512) << 20,
             "--name" => self.name = Some(value),
-            "--donate-level" | "--cpu-priority" | "-a" | "--algo" | "--coin" | "--rig-id"
-            | "--tls-fingerprint" => {}
+            "--donate-level" | "--cpu-priority" | "-a" | "--algo" | "--coin" | "--rig-id" | "--tls-fingerprint" => {}
             _ => return Err(format!("{flag}: unknown")),
         }
         Ok(())
@@ -220,9 +208,7 @@ fn proto(name: &str) -> Result<Proto, String> {
 }
 
 fn number<T: std::str::FromStr>(flag: &str, value: &str) -> Result<T, String> {
-    value
-        .parse()
-        .map_err(|_| format!("{flag} {value}: not a number"))
+    value.parse().map_err(|_| format!("{flag} {value}: not a number"))
 }
 
 #[cfg(test)]
@@ -236,10 +222,8 @@ mod tests {
 
     #[test]
     fn a_real_miners_command_line() {
-        let options = parse(
-            "-o stratum+ssl://pool.example:443 -u W --donate-level=0 -k --cpu-priority 5 -t 2",
-        )
-        .unwrap();
+        let options =
+            parse("-o stratum+ssl://pool.example:443 -u W --donate-level=0 -k --cpu-priority 5 -t 2").unwrap();
         assert_eq!(options.pool.as_deref(), Some("pool.example:443"));
         assert!(options.tls);
         assert_eq!((options.user.as_str(), options.threads), ("W", 2));
@@ -255,14 +239,9 @@ mod tests {
     #[test]
     fn config_file() {
         let mut options = Options::default();
-        options
-            .apply_config(r#"{"autosave":true,"pools":[{"url":"203.0.113.66:3333","user":"U"}]}"#)
-            .unwrap();
+        options.apply_config(r#"{"autosave":true,"pools":[{"url":"203.0.113.66:3333","user":"U"}]}"#).unwrap();
         assert_eq!(options.pool.as_deref(), Some("203.0.113.66:3333"));
         assert_eq!((options.user.as_str(), options.pass.as_str()), ("U", "x"));
-        assert_eq!(
-            options.apply_config(r#"{"pools":[]}"#).unwrap_err(),
-            "no pool"
-        );
+        assert_eq!(options.apply_config(r#"{"pools":[]}"#).unwrap_err(), "no pool");
     }
 }

@@ -40,24 +40,17 @@ pub fn greeting(options: &Options) -> Vec<u8> {
 /// What follows once the pool has answered.
 pub fn keepalive(options: &Options) -> Vec<u8> {
     match options.proto {
-        Proto::Monero => lines(&[
-            json!({"id": 2, "jsonrpc": "2.0", "method": "keepalived", "params": {"id": "lab"}}),
-        ]),
+        Proto::Monero => lines(&[json!({"id": 2, "jsonrpc": "2.0", "method": "keepalived", "params": {"id": "lab"}})]),
         Proto::Btc => lines(&[json!({
             "id": 3, "method": "mining.submit", "params": [options.user, "1", "00000000", "5b000000", "00000000"],
         })]),
-        Proto::Eth => {
-            lines(&[json!({"id": 3, "jsonrpc": "2.0", "method": "eth_getWork", "params": []})])
-        }
+        Proto::Eth => lines(&[json!({"id": 3, "jsonrpc": "2.0", "method": "eth_getWork", "params": []})]),
         Proto::Daemon => greeting(options),
     }
 }
 
 fn lines(messages: &[serde_json::Value]) -> Vec<u8> {
-    messages
-        .iter()
-        .flat_map(|message| format!("{message}\n").into_bytes())
-        .collect()
+    messages.iter().flat_map(|message| format!("{message}\n").into_bytes()).collect()
 }
 
 /// A TLS 1.2/1.3 ClientHello with the server's name in clear, built by hand: what a monitor can read of a
@@ -85,12 +78,7 @@ pub fn client_hello(name: &str) -> Vec<u8> {
     ]
     .concat();
     let handshake = [&[1, 0][..], &length16(body.len()), &body].concat();
-    [
-        &[0x16, 0x03, 0x01][..],
-        &length16(handshake.len()),
-        &handshake,
-    ]
-    .concat()
+    [&[0x16, 0x03, 0x01][..], &length16(handshake.len()), &handshake].concat()
 }
 
 fn extension(kind: u16, data: &[u8]) -> Vec<u8> {
@@ -114,10 +102,7 @@ mod tests {
             (Proto::Eth, "\"method\":\"eth_submitLogin\""),
             (Proto::Daemon, "\"method\":\"getblocktemplate\""),
         ] {
-            let text = greeting(&Options {
-                proto,
-                ..Options::default()
-            });
+            let text = greeting(&Options { proto, ..Options::default() });
             assert!(String::from_utf8_lossy(&text).contains(word), "{proto:?}");
         }
     }

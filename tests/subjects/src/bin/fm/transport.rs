@@ -18,11 +18,7 @@ const MSG_FASTOPEN: u32 = 0x2000_0000;
 /// Returns the stream and whether `first` has been sent.
 pub fn connect(options: &Options, first: &[u8]) -> Result<(TcpStream, bool), String> {
     let pool = options.pool.as_deref().unwrap_or_default();
-    let hop = options
-        .http_proxy
-        .as_deref()
-        .or(options.socks.as_deref())
-        .unwrap_or(pool);
+    let hop = options.http_proxy.as_deref().or(options.socks.as_deref()).unwrap_or(pool);
     let mut addr = subjects::addr::resolve(hop).map_err(|err| err.to_string())?;
     if options.v6 {
         addr = subjects::addr::as_v6(addr);
@@ -30,16 +26,10 @@ pub fn connect(options: &Options, first: &[u8]) -> Result<(TcpStream, bool), Str
     let said = |err: io::Error| format!("{hop}: {err}");
     let proxied = hop != pool;
     if options.fast_open && !proxied {
-        return fast_open(addr, first)
-            .map(|stream| (stream, true))
-            .map_err(said);
+        return fast_open(addr, first).map(|stream| (stream, true)).map_err(said);
     }
-    let mut stream = if options.nonblock {
-        connect_nonblocking(addr)
-    } else {
-        TcpStream::connect(addr)
-    }
-    .map_err(said)?;
+    let mut stream =
+        if options.nonblock { connect_nonblocking(addr) } else { TcpStream::connect(addr) }.map_err(said)?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(said)?;
     if options.http_proxy.is_some() {
         http_connect(&mut stream, pool).map_err(said)?;
@@ -70,17 +60,8 @@ pub fn send(options: &Options, stream: &mut TcpStream, bytes: &[u8]) -> io::Resu
 }
 
 fn socket(addr: SocketAddr, flags: SocketFlags) -> io::Result<rustix::fd::OwnedFd> {
-    let family = if addr.is_ipv6() {
-        AddressFamily::INET6
-    } else {
-        AddressFamily::INET
-    };
-    Ok(net::socket_with(
-        family,
-        SocketType::STREAM,
-        flags | SocketFlags::CLOEXEC,
-        None,
-    )?)
+    let family = if addr.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    Ok(net::socket_with(family, SocketType::STREAM, flags | SocketFlags::CLOEXEC, None)?)
 }
 
 /// libuv's way: a non-blocking socket, `EINPROGRESS`, then poll for writability.
@@ -123,27 +104,13 @@ fn socks5(stream: &mut TcpStream, pool: &str) -> io::Result<()> {
     stream.write_all(&[5, 1, 0])?;
     ignore_timeout(stream.read(&mut [0; 2]))?;
     // The length fits: it was cut to 255 above.
-    stream.write_all(
-        &[
-            &[5, 1, 0, 3, host.len() as u8][..],
-            host,
-            &port.to_be_bytes(),
-        ]
-        .concat(),
-    )?;
+    stream.write_all(&[&[5, 1, 0, 3, host.len() as u8][..], host, &port.to_be_bytes()].concat())?;
     ignore_timeout(stream.read(&mut [0; 512]))
 }
 
 fn ignore_timeout(read: io::Result<usize>) -> io::Result<()> {
     match read {
-        Err(err)
-            if !matches!(
-                err.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-            ) =>
-        {
-            Err(err)
-        }
+        Err(err) if !matches!(err.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Err(err),
         _ => Ok(()),
     }
 }

@@ -37,15 +37,9 @@ pub fn pipes(spec: &str) -> Outcome {
 /// service returns it, and the shell runs it.
 pub fn udp(spec: &str, greeting: &str) -> Outcome {
     let addr = subjects::addr::resolve(spec).map_err(|err| err.to_string())?;
-    let any: SocketAddr = if addr.is_ipv6() {
-        ([0_u16; 8], 0).into()
-    } else {
-        ([0_u8; 4], 0).into()
-    };
+    let any: SocketAddr = if addr.is_ipv6() { ([0_u16; 8], 0).into() } else { ([0_u8; 4], 0).into() };
     let socket = UdpSocket::bind(any).map_err(failed("bind"))?;
-    socket
-        .send_to(format!("{greeting}\n").as_bytes(), addr)
-        .map_err(failed(spec))?;
+    socket.send_to(format!("{greeting}\n").as_bytes(), addr).map_err(failed(spec))?;
     let (mut child, mut stdin, mut stdout) = shell()?;
     let back = socket.try_clone().map_err(failed("dup"))?;
     thread::spawn(move || -> io::Result<()> {

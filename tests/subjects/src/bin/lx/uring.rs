@@ -4,8 +4,8 @@
 use crate::{Outcome, failed};
 use rustix::fd::OwnedFd;
 use rustix::io_uring::{
-    IORING_OFF_SQ_RING, IORING_OFF_SQES, IoringEnterFlags, IoringFeatureFlags, io_uring_enter,
-    io_uring_params, io_uring_setup,
+    IORING_OFF_SQ_RING, IORING_OFF_SQES, IoringEnterFlags, IoringFeatureFlags, io_uring_enter, io_uring_params,
+    io_uring_setup,
 };
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 use std::ffi::{CString, c_void};
@@ -21,26 +21,16 @@ const OP_SEND: u8 = 26;
 const OP_SOCKET: u8 = 45;
 
 /// What [`connect`] sends if asked.
-const LOGIN: &[u8] =
-    b"{\"id\":1,\"jsonrpc\":\"2.0\",\"method\":\"login\",\"params\":{\"login\":\"LABWALLET\",\
+const LOGIN: &[u8] = b"{\"id\":1,\"jsonrpc\":\"2.0\",\"method\":\"login\",\"params\":{\"login\":\"LABWALLET\",\
 \"pass\":\"x\",\"agent\":\"XMRig/6.21.0\",\"algo\":[\"rx/0\"]}}\n";
 
 /// Connects to the address, sends a miner's login or a line, and waits for an answer.
 pub fn connect(spec: &str, login: bool) -> Outcome {
     let addr = subjects::addr::resolve(spec).map_err(|err| err.to_string())?;
     let mut ring = Ring::new().map_err(failed("io_uring_setup"))?;
-    let family = if addr.is_ipv6() {
-        libc::AF_INET6
-    } else {
-        libc::AF_INET
-    };
+    let family = if addr.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
     let socket = ring
-        .run(&Entry {
-            op: OP_SOCKET,
-            fd: family,
-            off: libc::SOCK_STREAM as u64,
-            ..Entry::default()
-        })
+        .run(&Entry { op: OP_SOCKET, fd: family, off: libc::SOCK_STREAM as u64, ..Entry::default() })
         .map_err(failed("IORING_OP_SOCKET"))?;
     let name = encode(addr);
     // For a connect the length of the address travels in the offset.
@@ -84,37 +74,19 @@ pub fn write(path: &str) -> Outcome {
     let text = b"# lab\n";
     // Offset -1: at the file's position, which O_APPEND makes the end.
     let (addr, len) = (text.as_ptr() as u64, text.len() as u32);
-    ring.run(&Entry {
-        op: OP_WRITE,
-        fd: file,
-        addr,
-        len,
-        off: u64::MAX,
-        ..Entry::default()
-    })
-    .map(drop)
-    .map_err(failed(path))
+    ring.run(&Entry { op: OP_WRITE, fd: file, addr, len, off: u64::MAX, ..Entry::default() })
+        .map(drop)
+        .map_err(failed(path))
 }
 
 /// `sockaddr_in` or `sockaddr_in6`.
 fn encode(addr: SocketAddr) -> Vec<u8> {
     let port = addr.port().to_be_bytes();
     match addr {
-        SocketAddr::V4(v4) => [
-            &(libc::AF_INET as u16).to_ne_bytes()[..],
-            &port,
-            &v4.ip().octets(),
-            &[0; 8],
-        ]
-        .concat(),
-        SocketAddr::V6(v6) => [
-            &(libc::AF_INET6 as u16).to_ne_bytes()[..],
-            &port,
-            &[0; 4],
-            &v6.ip().octets(),
-            &[0; 4],
-        ]
-        .concat(),
+        SocketAddr::V4(v4) => [&(libc::AF_INET as u16).to_ne_bytes()[..], &port, &v4.ip().octets(), &[0; 8]].concat(),
+        SocketAddr::V6(v6) => {
+            [&(libc::AF_INET6 as u16).to_ne_bytes()[..], &port, &[0; 4], &v6.ip().octets(), &[0; 4]].concat()
+        }
     }
 }
 
@@ -163,12 +135,7 @@ impl Ring {
         };
         let rings = map(completions.max(submissions), IORING_OFF_SQ_RING)?.cast();
         let entries = map(params.sq_entries as usize * 64, IORING_OFF_SQES)?.cast();
-        Ok(Self {
-            fd,
-            params,
-            rings,
-            entries,
-        })
+        Ok(Self { fd, params, rings, entries })
     }
 
     /// Submits one operation, waits for it and returns its result. Whatever `addr` points to must be alive
@@ -189,12 +156,8 @@ impl Ring {
         // SAFETY: slot 0 of the entries' mapping is 64 bytes, and no submission is in flight: the previous
         // call waited for its completion. Slot tail & mask = 0 of the index array lies in the rings' mapping.
         unsafe {
-            self.entries
-                .copy_from_nonoverlapping(words.as_ptr(), words.len());
-            self.rings
-                .add(self.params.sq_off.array as usize)
-                .cast::<u32>()
-                .write(0);
+            self.entries.copy_from_nonoverlapping(words.as_ptr(), words.len());
+            self.rings.add(self.params.sq_off.array as usize).cast::<u32>().write(0);
         }
         tail.fetch_add(1, Ordering::Release);
         // SAFETY: the entry's pointers are valid for the whole call, see this function's contract.
@@ -205,11 +168,7 @@ impl Ring {
         // result is the i32 at offset 8.
         let result = unsafe { self.rings.add(at).cast::<i32>().read_volatile() };
         head.fetch_add(1, Ordering::Release);
-        if result < 0 {
-            Err(io::Error::from_raw_os_error(-result))
-        } else {
-            Ok(result)
-        }
+        if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result) }
     }
 
     /// One of the ring's counters.
@@ -227,10 +186,7 @@ mod tests {
     #[test]
     fn sockaddr() {
         let v4 = encode(SocketAddr::from(([203, 0, 113, 66], 3333)));
-        assert_eq!(
-            v4,
-            [2, 0, 0x0d, 0x05, 203, 0, 113, 66, 0, 0, 0, 0, 0, 0, 0, 0]
-        );
+        assert_eq!(v4, [2, 0, 0x0d, 0x05, 203, 0, 113, 66, 0, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(encode(SocketAddr::from(([0_u16; 8], 1))).len(), 28);
     }
 }
