@@ -133,12 +133,12 @@ impl Scan {
     fn split<const N: usize>(&mut self, bytes: &[u8; N]) {
         self.starts[0] = 0;
         self.count = 1;
-        for i in 0..N {
+        for (i, byte) in bytes.iter().enumerate() {
             let scan = black_box(&mut *self);
             if i as u32 >= scan.length {
                 break;
             }
-            if bytes[i] == 0 {
+            if *byte == 0 {
                 let count = scan.count;
                 if count >= ARGUMENTS as u32 {
                     break;

@@ -99,7 +99,6 @@ struct Running {
     _engine: Option<docker::Engine>,
     _drain: Drain,
     _programs: aya::Ebpf,
-    output: Arc<Output>,
     _cgroup2: Option<hierarchy::PrivateMount>,
 }
 
@@ -118,12 +117,11 @@ fn start(
     let hub = Hub::new();
     let output = Output::open(&loaded.config.output, Some(Box::new(hub.clone())))
         .map_err(|error| CliError::failure(error.to_string()))?;
-    let output = Arc::new(output);
     output.notice(Notice::started(env!("CARGO_PKG_VERSION"), serde_json::to_value(&ladder).unwrap_or_default()));
     let counts = Arc::new(Counts::default());
     let control = control(loaded, hub, &ladder, &drain.counts, &counts)?;
     let engine = engine(loaded, &prepared.registry, &sender)?;
-    let mut pipeline = Pipeline::new(maps, prepared.registry, compiled, output.clone(), counts);
+    let mut pipeline = Pipeline::new(maps, prepared.registry, compiled, output, counts);
     pipeline.take_over();
     listen_for_signals(signals, sender, config)?;
     announce(&ladder);
@@ -134,7 +132,6 @@ fn start(
         _engine: engine,
         _drain: drain,
         _programs: programs,
-        output,
         _cgroup2: prepared._cgroup2,
     })
 }
@@ -278,12 +275,8 @@ impl Running {
             }
         }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        self.output.notice(Notice::stopped("asked to stop"));
-        let Self { output, pipeline, .. } = self;
-        drop(pipeline);
-        if let Ok(output) = Arc::try_unwrap(output)
-            && !output.close(PATIENCE)
-        {
+        let Self { pipeline, .. } = self;
+        if !pipeline.stop("asked to stop").close(PATIENCE) {
             tracing::warn!("not everything could be written before the end");
         }
     }

@@ -71,7 +71,7 @@ pub struct Pipeline {
     detectors: Detectors,
     facts: Facts,
     older: Older,
-    output: Arc<Output>,
+    output: Output,
     counts: Arc<Counts>,
     /// Findings about containers whose metadata is incomplete, oldest first.
     unamended: VecDeque<Finding>,
@@ -81,7 +81,7 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// Puts the stages together.
-    pub fn new(maps: Maps, registry: Registry, compiled: Compiled, output: Arc<Output>, counts: Arc<Counts>) -> Self {
+    pub fn new(maps: Maps, registry: Registry, compiled: Compiled, output: Output, counts: Arc<Counts>) -> Self {
         let mounts = HostMounts::read().unwrap_or_else(|error| {
             tracing::warn!(%error, "the host's mounts cannot be read: writes to them are not told from others");
             HostMounts::from_mountinfo("")
@@ -295,6 +295,12 @@ impl Pipeline {
             }
         }
         self.counts.lost.store(total, Ordering::Relaxed);
+    }
+
+    /// Ends the stages; what is left to do is to write what waits.
+    pub fn stop(self, why: &str) -> Output {
+        self.output.notice(Notice::stopped(why));
+        self.output
     }
 
     /// Processes remembered, for `status`.
