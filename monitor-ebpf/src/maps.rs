@@ -18,9 +18,9 @@ static HIERARCHY: u32 = 0;
 #[unsafe(no_mangle)]
 static CONTROLLER: u32 = field::MISSING;
 
-/// Ordinary records.
+/// Ordinary records. Mapped twice into the daemon, so its size counts double there.
 #[btf_map]
-pub static EVENTS: RingBuf<(), { 4 << 20 }> = RingBuf::new();
+pub static EVENTS: RingBuf<(), { 2 << 20 }> = RingBuf::new();
 
 /// Records with a reason, which a flood of ordinary ones must not crowd out.
 #[btf_map]

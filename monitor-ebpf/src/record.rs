@@ -2,6 +2,7 @@
 
 use crate::kernel::task::Task;
 use crate::maps::{EVENTS, LOSS, SEQUENCE, VERDICTS};
+use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::btf_map;
@@ -9,6 +10,10 @@ use aya_ebpf::maps::ring_buf::RingBufEntry;
 use monitor_common::ABI_VERSION;
 use monitor_common::header::{Header, Kind, Reason, Rung, Verdict};
 use monitor_common::state::LossKey;
+
+/// Submit flag of records that nobody waits for (fork, exit): waking the reader costs more than all
+/// the rest of the handler. They are read with the next record that wakes it, or at its next look.
+pub const QUIETLY: u64 = BPF_RB_NO_WAKEUP as u64;
 
 /// What a handler found, besides the fact.
 #[repr(C)]

@@ -35,6 +35,6 @@ fn try_exit(ctx: &BtfTracePointContext) -> Option<()> {
         (*out).code = task.exit_code().unwrap_or(0);
         (*out).reserved = 0;
     }
-    entry.submit(0);
+    entry.submit(record::QUIETLY);
     Some(())
 }

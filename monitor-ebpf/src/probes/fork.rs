@@ -64,6 +64,6 @@ fn try_fork(ctx: &BtfTracePointContext) -> Option<()> {
         (*out).parent_start_ns = parent.start_ns().unwrap_or(0);
         child.comm(&mut (*out).comm);
     }
-    entry.submit(0);
+    entry.submit(record::QUIETLY);
     Some(())
 }

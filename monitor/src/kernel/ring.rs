@@ -4,13 +4,16 @@ use super::decode::decode;
 use super::loader::Rings;
 use crate::event::Event;
 use aya::maps::{MapData, RingBuf};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::thread::JoinHandle;
+
+/// How long records that wake nobody (fork, exit) may lie.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// What the drain has counted.
 #[derive(Debug, Default)]
@@ -72,7 +75,7 @@ impl<T: From<Event>> Worker<T> {
                     PollFd::new(&rings.events, PollFlags::IN),
                     PollFd::new(stop, PollFlags::IN),
                 ];
-                match poll(&mut fds, None) {
+                match poll(&mut fds, Some(&LOOK)) {
                     Ok(_) => !fds[2].revents().is_empty(),
                     Err(rustix::io::Errno::INTR) => continue,
                     Err(error) => {
