@@ -54,9 +54,9 @@ pub struct Rules {
     pub image_modes: Vec<(GlobMatcher, Mode)>,
     /// What is done about a kind; a kind that is missing is only alerted on.
     pub actions: HashMap<FindingKind, Action>,
-    /// Watch only containers below one of these cgroup paths (`/docker`, `/system.slice`).
+    /// Act only in containers below one of these cgroup paths (`/docker`, `/system.slice`).
     pub scope_cgroups: Vec<String>,
-    /// Watch only containers with one of these labels (`NAME` or `NAME=VALUE`).
+    /// Act only in containers with one of these labels, or below one of those paths (`NAME` or `NAME=VALUE`).
     pub scope_labels: Vec<String>,
     /// Somebody asked for enforcement on the host. It is refused, and the refusal reported.
     pub host_enforce: bool,
@@ -135,17 +135,18 @@ impl Rules {
         self.image_modes.iter().find(|(glob, _)| matches(glob)).map(|(_, mode)| *mode)
     }
 
-    /// Is the container watched at all? `None`: its labels decide and are not known yet.
+    /// May the container be acted upon? `None`: its labels decide and are not known yet.
     pub fn in_scope(&self, container: &Container) -> Option<bool> {
         let below = |root: &String| {
             let root = root.trim_end_matches('/');
             container.path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        if !self.scope_cgroups.is_empty() && !self.scope_cgroups.iter().any(below) {
-            return Some(false);
+        let everywhere = self.scope_cgroups.is_empty() && self.scope_labels.is_empty();
+        if everywhere || self.scope_cgroups.iter().any(below) {
+            return Some(true);
         }
         if self.scope_labels.is_empty() {
-            return Some(true);
+            return Some(false);
         }
         let labels = &container.metadata.labels;
         let has = |wanted: &String| match wanted.split_once('=') {
@@ -165,7 +166,6 @@ impl Rules {
         let scope = self.in_scope(container);
         match self.mode(container) {
             _ if container.key == HOST => host(container.key),
-            _ if scope == Some(false) => policy(0, POLICY_OFF),
             Mode::Off => policy(0, POLICY_OFF),
             Mode::Protect if scope == Some(true) => policy(self.enforce_bits(), POLICY_WATCHED),
             Mode::Monitor | Mode::Protect => policy(0, POLICY_WATCHED),
@@ -257,9 +257,11 @@ mod tests {
         assert_eq!(r.compile(&c).enforce, BITS);
         assert_eq!(r.default_enforce(), 0, "not before it is known to be in scope");
         r.scope_cgroups = vec!["/dock".into()];
-        assert_eq!(r.compile(&c).flags, POLICY_OFF | POLICY_CONFIRMED);
-        r.scope_cgroups.clear();
+        let p = r.compile(&c);
+        assert_eq!((p.enforce, p.flags), (0, POLICY_WATCHED | POLICY_CONFIRMED), "watched, not touched");
         r.scope_labels = vec!["team=a".into(), "watched".into()];
+        assert_eq!(r.in_scope(&container("x", &[("watched", "")], true)), Some(true), "either is enough");
+        r.scope_cgroups.clear();
         assert_eq!(r.in_scope(&c), Some(false));
         assert_eq!(r.in_scope(&container("x", &[("watched", "")], true)), Some(true));
         assert_eq!(r.in_scope(&container("x", &[("team", "b")], true)), Some(false));
