@@ -117,7 +117,9 @@ fn start(
     let hub = Hub::new();
     let output = Output::open(&loaded.config.output, Some(Box::new(hub.clone())))
         .map_err(|error| CliError::failure(error.to_string()))?;
-    output.notice(Notice::started(env!("CARGO_PKG_VERSION"), serde_json::to_value(&ladder).unwrap_or_default()));
+    let mut started = Notice::started(env!("CARGO_PKG_VERSION"), serde_json::to_value(&ladder).unwrap_or_default());
+    started.message = format!("{}: {}", started.message, ladder.summary());
+    output.notice(started);
     let counts = Arc::new(Counts::default());
     let control = control(loaded, hub, &ladder, &drain.counts, &counts)?;
     let engine = engine(loaded, &prepared.registry, &sender)?;

@@ -121,6 +121,29 @@ pub struct Ladder {
 }
 
 impl Ladder {
+    /// In a sentence: by which door each fact comes in and how far it can act there, and what was
+    /// refused.
+    pub fn summary(&self) -> String {
+        let word = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let mut doors: Vec<String> = Vec::new();
+        let mut refused: Vec<&str> = Vec::new();
+        for step in &self.steps {
+            let fact = word(serde_json::to_value(step.fact).unwrap_or_default());
+            let power = word(serde_json::to_value(step.power).unwrap_or_default());
+            let line = format!("{fact} by {} ({power})", step.door);
+            match step.state {
+                State::Active if !doors.contains(&line) => doors.push(line),
+                State::Refused => refused.push(step.program),
+                State::Active | State::NotNeeded => {}
+            }
+        }
+        let mut text = doors.join(", ");
+        if !refused.is_empty() {
+            text = format!("{text}; refused by this kernel: {}", refused.join(", "));
+        }
+        text
+    }
+
     /// Facts nothing tells of.
     pub fn blind(&self) -> Vec<Fact> {
         let mut blind: Vec<Fact> = self
