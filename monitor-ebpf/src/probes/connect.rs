@@ -20,6 +20,9 @@ const ALLOW: i32 = 1;
 const DENY: i32 = 0;
 /// include/uapi/linux/in.h
 const IPPROTO_TCP: u16 = 6;
+/// include/uapi/linux/in.h
+const IPPROTO_UDP: u16 = 17;
+const DNS_PORT: u16 = 53;
 /// The kubelet's API and its read-only port (kubernetes.io, "Ports and Protocols").
 const KUBELET_PORTS: [u16; 2] = [10250, 10255];
 /// 169.254.169.254, in memory order.
@@ -122,9 +125,19 @@ fn try_outbound(ctx: &SockAddrContext, family: u16, op: u32) -> Option<i32> {
     Some(ALLOW)
 }
 
+/// Name resolution: a question to a resolver, or getaddrinfo(3) connecting datagram sockets to port 0 to
+/// learn the source address. It brings no content, and nearly every program does it.
+#[inline(always)]
+fn is_lookup(peer: &Peer) -> bool {
+    peer.protocol == IPPROTO_UDP && (peer.port == 0 || peer.port == DNS_PORT)
+}
+
 /// Notes the connection and decides on it.
 #[inline(always)]
 fn judge(entry: &mut state::Task, tgid: u32, peer: &Peer, time_ns: u64) -> (Judgement, u32) {
+    if is_lookup(peer) {
+        return (Judgement::NOTHING, 0);
+    }
     entry.flags |= TASK_NET_OUT;
     let start_ns = entry.start_ns;
     provenance::set_origin(&mut entry.origin, tgid, start_ns, peer, time_ns);

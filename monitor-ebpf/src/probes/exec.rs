@@ -335,6 +335,34 @@ fn judge_file(entry: &mut state::Task, scratch: &mut Scratch) -> Option<Found> {
     None
 }
 
+/// Does a program other than the parent write the pipe (`curl … | sudo bash`)? Then the parent is no relay.
+#[inline(always)]
+fn fed_by_another(stdin: &InodeKey, parent_tgid: u32) -> bool {
+    let key = *stdin;
+    provenance::known_pipe(&key).is_some_and(|pipe| pipe.writer != 0 && pipe.writer != parent_tgid)
+}
+
+/// `curl … | sudo bash` with a terminal of its own: sudo reads the pipe and hands the bytes on through a channel of its own, from
+/// a process it forked for that. Answers where they come from, if they come from the network.
+#[inline(always)]
+fn fed_from_network(parent: &state::Task, scratch: &mut Scratch) -> Option<u32> {
+    let feeder = if parent.flags & TASK_TAINTED != 0 {
+        parent
+    } else {
+        let forked_by = provenance::entry(parent.parent_tgid)?;
+        if forked_by.flags & TASK_TAINTED == 0 || forked_by.container != parent.container {
+            return None;
+        }
+        forked_by
+    };
+    if feeder.flags & (TASK_SHELL | TASK_PACKAGE_MANAGER) != 0 {
+        return None;
+    }
+    copy_words(&feeder.origin, &mut scratch.origin);
+    scratch.flags |= EXEC_STDIN_TAINTED;
+    Some(scratch.origin.tgid)
+}
+
 /// A shell that takes commands from its parent, which has (or may get) a connection.
 #[inline(always)]
 fn judge_relay(entry: &mut state::Task, tgid: u32, scratch: &mut Scratch, commanded: bool) -> Judgement {
@@ -350,6 +378,9 @@ fn judge_relay(entry: &mut state::Task, tgid: u32, scratch: &mut Scratch, comman
         return Judgement::NOTHING;
     }
     let parent_tgid = scratch.parent_tgid;
+    if input == STDIO_PIPE && fed_by_another(&entry.stdin, parent_tgid) {
+        return Judgement::NOTHING;
+    }
     let Some(parent) = provenance::entry(parent_tgid) else { return Judgement::NOTHING };
     if parent_tgid == tgid
         || parent.container != entry.container
@@ -359,6 +390,9 @@ fn judge_relay(entry: &mut state::Task, tgid: u32, scratch: &mut Scratch, comman
     }
     if input != STDIO_TTY {
         parent.flags |= TASK_FEEDS_SHELL;
+        if let Some(origin_tgid) = fed_from_network(parent, scratch) {
+            return guard::kill(entry.container, tgid, Reason::DownloadExec, origin_tgid);
+        }
     }
     if parent.flags & TASK_NET_OUT == 0 {
         return Judgement::NOTHING;
