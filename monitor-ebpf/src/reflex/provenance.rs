@@ -5,6 +5,7 @@ use crate::kernel::cgroup::Cgroup;
 use crate::kernel::copy_words;
 use crate::kernel::task::Task;
 use crate::maps::{CONTAINERS, INODES, PIPES, TASKS, ZERO_PIPE, ZERO_TASK, config};
+use aya_ebpf::bindings::BPF_NOEXIST;
 use monitor_common::header::Reason;
 use monitor_common::net::Peer;
 use monitor_common::policy::POLICY_OFF;
@@ -58,7 +59,8 @@ pub fn pipe<'a>(key: &InodeKey) -> Option<&'a mut Pipe> {
     if let Some(found) = known_pipe(key) {
         return Some(found);
     }
-    PIPES.insert(key, ZERO_PIPE.get(0)?, 0).ok()?;
+    // Both ends may come at once: whoever is second must not wipe out the first one's marks.
+    let _ = PIPES.insert(key, ZERO_PIPE.get(0)?, u64::from(BPF_NOEXIST));
     known_pipe(key)
 }
 
