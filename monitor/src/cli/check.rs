@@ -1,5 +1,5 @@
-//! `bulkhead check`: the ladder on this host. Loads each program once to hear the kernel's answer,
-//! attaches the cgroup programs to nobody's processes for a moment, and leaves nothing behind.
+//! `bulkhead check`: the ladder on this host. Loads and attaches each program to hear the kernel's
+//! answer, for a moment and for the whole host, with nothing enforced; leaves nothing behind.
 
 use super::{CheckArgs, CliError, CliResult, Exit, Printed, print, run};
 use crate::container::hierarchy;
