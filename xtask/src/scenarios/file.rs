@@ -116,6 +116,11 @@ fn ten() -> u64 {
 }
 
 impl Scenario {
+    /// Whether part of it happens on the host's side, or on the host's network.
+    pub fn is_on_host(&self) -> bool {
+        !self.host_run.is_empty() || self.engine_args.iter().any(|arg| arg.contains("host"))
+    }
+
     /// Nothing may be found in it.
     pub fn is_benign(&self) -> bool {
         self.expect.is_empty()

@@ -109,7 +109,7 @@ fn act(stage: &Stage<'_>, scenario: &mut Scenario, image: &str, number: usize, r
     let session = Arc::new(Session::new(served(stage.engine, scenario)?, scenario.shell.send.clone().into_bytes()));
     // What happens on the host, or in a container on the host's network, comes from the attacker's own
     // addresses.
-    if !scenario.host_run.is_empty() || scenario.engine_args.iter().any(|arg| arg.contains("host")) {
+    if scenario.is_on_host() {
         remains.addresses = vec![IpAddr::V4(ATTACKER), IpAddr::V6(ATTACKER_V6)];
         stage.services.open(&remains.addresses, &session)?;
     }
