@@ -5,6 +5,7 @@
 use super::leftovers;
 use super::network::{BRIDGE, Network};
 use super::process::{self, Interrupt};
+use super::workshop::Workshop;
 use super::{ATTACKER, cache_dir};
 use anyhow::{Context, Result, bail};
 use rustix::fs::FlockOperation;
@@ -242,6 +243,11 @@ impl Engine {
     /// A folder for sockets and the like, gone when the engine is.
     pub fn run_dir(&self) -> &Path {
         &self.paths.run
+    }
+
+    /// Where root file systems are made for this engine's images.
+    pub fn workshop(&self) -> Workshop {
+        Workshop::new(&self.paths.cache, &self.paths.scratch(), &self.interrupt)
     }
 
     /// A fresh folder on the cache's own file system, gone when the engine is.

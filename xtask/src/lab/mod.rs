@@ -11,6 +11,7 @@ pub mod leftovers;
 pub mod network;
 pub mod process;
 pub mod services;
+pub mod workshop;
 
 pub use engine::Engine;
 

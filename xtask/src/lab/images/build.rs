@@ -103,11 +103,11 @@ fn fill(
 ) -> Result<()> {
     match (base_image, definition.base.as_str()) {
         (Some(image), _) => unpack(engine, image, root)?,
-        (None, "debootstrap") => rootfs::debian(engine, root)?,
-        (None, "busybox") => rootfs::busybox(engine, root)?,
+        (None, "debootstrap") => rootfs::debian(&engine.workshop(), root)?,
+        (None, "busybox") => rootfs::busybox(&engine.workshop(), root)?,
         (None, other) => bail!("`base` is debootstrap, busybox or image:NAME, not {other}"),
     }
-    rootfs::install(engine, root, &definition.packages)?;
+    rootfs::install(&engine.workshop(), root, &definition.packages)?;
     for user in &definition.users {
         add_user(root, &user.full())?;
     }
@@ -117,7 +117,7 @@ fn fill(
     if definition.setup.trim().is_empty() {
         Ok(())
     } else {
-        rootfs::inside(engine, root, &definition.setup).context("running `setup`")
+        rootfs::inside(&engine.workshop(), root, &definition.setup).context("running `setup`")
     }
 }
 
@@ -168,7 +168,9 @@ fn unpack(engine: &Engine, image: &str, root: &Path) -> Result<()> {
     let archive = root.with_extension("tar");
     let result =
         process::must(engine.docker().arg("export").arg("-o").arg(&archive).arg(&id), PACK_LIMIT, engine.interrupt())
-            .and_then(|_| rootfs::host(engine, Command::new("tar").arg("-C").arg(root).arg("-xpf").arg(&archive)));
+            .and_then(|_| {
+                rootfs::host(&engine.workshop(), Command::new("tar").arg("-C").arg(root).arg("-xpf").arg(&archive))
+            });
     engine.call(["rm", &id])?;
     let _absent = fs::remove_file(archive);
     result

@@ -3,7 +3,7 @@
 
 mod build;
 mod definition;
-mod rootfs;
+pub mod rootfs;
 
 pub use build::subject;
 pub use definition::Definition;
