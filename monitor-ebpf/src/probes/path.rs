@@ -84,7 +84,18 @@ fn given(ctx: &TracePointContext, directory: Option<Field>, path: Field) -> Opti
     let path = argument(path)?;
     // SAFETY: this CPU's slot; system call tracepoints do not nest on a CPU.
     let length = unsafe {
-        *walk = Walk { own: 0, up: 0, top: 0, at: [0; 3], count: 0, hash: hash::OFFSET, length: 0, dots: 0, start: 0, bytes: (*walk).bytes };
+        *walk = Walk {
+            own: 0,
+            up: 0,
+            top: 0,
+            at: [0; 3],
+            count: 0,
+            hash: hash::OFFSET,
+            length: 0,
+            dots: 0,
+            start: 0,
+            bytes: (*walk).bytes,
+        };
         bpf_probe_read_user_str((&raw mut (*walk).bytes).cast(), PATH_LEN as u32, path as *const _)
     };
     if length <= 1 || length as usize >= PATH_LEN {
@@ -210,6 +221,11 @@ fn tell(
             }
         }
         (*out).file.depth = depth;
+        if let Some(base) = base
+            && walk.count < 3
+        {
+            base.components_from(walk.count as usize, &mut (*out).file);
+        }
         crate::kernel::copy_words(&Origin::zeroed(), &mut (*out).origin);
         (*out).sensitive = reason as u32;
         (*out).task_flags = entry.flags;

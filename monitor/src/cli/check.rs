@@ -27,6 +27,7 @@ pub fn main(args: &CheckArgs) -> CliResult {
         cgroup_root: &root,
         // Host processes are not watched, nothing is enforced: the programs see and do nothing.
         config: Config { default_enforce: 0, watch_host: 0, self_tgid: std::process::id(), reserved: 0 },
+        avoid: &[],
     })
     .map_err(run::load_error)?;
     let text = if args.json { json(kernel.ladder(), &watched)? } else { table(kernel.ladder(), &watched) };
@@ -86,7 +87,10 @@ fn table(ladder: &Ladder, watched: &hierarchy::Hierarchy) -> String {
         );
         if step.state == State::Refused {
             let _ = writeln!(text, "{:<13} refused: {}", "", step.why);
-            let _ = writeln!(text, "{:<13} without it: {}", "", step.without);
+            let told = ladder.steps.iter().any(|other| other.fact == step.fact && other.state == State::Active);
+            if !told {
+                let _ = writeln!(text, "{:<13} without it: {}", "", step.without);
+            }
         }
     }
     if !ladder.missing_fields.is_empty() {

@@ -71,6 +71,7 @@ fn prepare(compiled: &Compiled) -> Result<Prepared, CliError> {
         controller: &watched.controller,
         cgroup_root: &root,
         config: compiled.kernel_config(),
+        avoid: &compiled.avoid,
     })
     .map_err(load_error)?;
     Ok(Prepared { kernel, rings, registry: Registry::new(watched), _cgroup2: private })

@@ -15,7 +15,8 @@ pub use actions::Actions;
 pub use data::Lists;
 pub use error::ConfigError;
 pub use sections::{
-    Control, Data, Drift, Engine, Format, Host, ImageRule, Images, Level, Log, Miner, Mode, Output, Scope, Sensitive,
+    Control, Data, DoorKind, Drift, Engine, Format, Host, ImageRule, Images, Kernel, Level, Log, Miner, Mode, Output,
+    Scope, Sensitive,
 };
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,8 @@ doc::section! {
         host: Host = Host::default();
         /// Container engines.
         engine: Engine = Engine::default();
+        /// The programs in the kernel.
+        kernel: Kernel = Kernel::default();
         /// Where alerts go.
         output: Output = Output::default();
         /// The control socket.

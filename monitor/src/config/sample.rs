@@ -1,7 +1,7 @@
 //! The sample file and the reference page, rendered from the declarations.
 
 use super::doc::{Key, Section};
-use super::{Actions, Config, Control, Data, Engine, Host, Images, Log, Miner, Output, Scope, Sensitive};
+use super::{Actions, Config, Control, Data, Engine, Host, Images, Kernel, Log, Miner, Output, Scope, Sensitive};
 use std::fmt::Write as _;
 
 const HEAD: &str = "\
@@ -32,6 +32,7 @@ fn tables() -> Vec<Table> {
         table::<Actions>("actions"),
         table::<Host>("host"),
         table::<Engine>("engine"),
+        table::<Kernel>("kernel"),
         table::<Output>("output"),
         table::<Control>("control"),
         table::<Miner>("miner"),

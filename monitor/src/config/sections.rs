@@ -70,6 +70,16 @@ words! {
     }
 }
 
+words! {
+    /// A kind of hook that can be left out.
+    DoorKind {
+        /// BPF LSM programs.
+        Lsm = "lsm",
+        /// Entry and exit of kernel functions.
+        Fentry = "fentry",
+    }
+}
+
 /// One `[[image]]`: the mode of containers by their image. The first match counts; a container's label
 /// `bulkhead.mode` comes before all of them.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -112,6 +122,15 @@ section! {
         docker: bool = true;
         /// Docker's API socket.
         docker_socket: PathBuf = "/var/run/docker.sock".into();
+    }
+}
+
+section! {
+    /// The programs in the kernel.
+    Kernel {
+        /// Doors not to use although this kernel opens them: `lsm`, `fentry`. What they would do is left to
+        /// the next best (`bulkhead check` shows which). For finding out where a problem comes from.
+        avoid: Vec<DoorKind> = Vec::new(), example "[\"lsm\"]";
     }
 }
 

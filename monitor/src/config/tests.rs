@@ -138,7 +138,7 @@ fn every_example_is_accepted() {
             continue;
         };
         let key = example.split(' ').next().unwrap();
-        let ok = ["scope", "miner", "images", "sensitive"]
+        let ok = ["scope", "kernel", "miner", "images", "sensitive"]
             .iter()
             .any(|t| parse(&format!("[{t}]\n{example}\n")).is_ok_and(|c| c != Config::default()));
         assert!(ok, "{key}: {example}");

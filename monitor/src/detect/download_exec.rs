@@ -101,8 +101,16 @@ impl DownloadExec {
         }
         let name = &open.file.path;
         let from = origin_words(open.origin.as_ref(), cx);
-        let message = format!("{} runs {name}, which came from the network{from}", cx.describe(event.process));
-        let what = if sourced && !script { "sourced_from_network" } else { "script_from_network" };
+        let (does, what) = if open.file.has(file::FILE_EXEC) {
+            ("starts", "executable_from_network")
+        } else if open.file.has(file::FILE_MAPPED) {
+            ("loads as code", "code_from_network")
+        } else if sourced && !script {
+            ("runs", "sourced_from_network")
+        } else {
+            ("runs", "script_from_network")
+        };
+        let message = format!("{} {does} {name}, which came from the network{from}", cx.describe(event.process));
         let mut detection = Detection::new(FindingKind::DownloadExec, event.process, message).with(
             event.id,
             what,

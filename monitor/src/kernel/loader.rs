@@ -5,7 +5,8 @@ use super::hooks::{Door, Fact, HOOKS, Hook, Power};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use aya::programs::links::CgroupAttachMode;
 use aya::programs::{
-    BtfTracePoint, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, FEntry, FExit, Lsm, Program, ProgramError, TracePoint,
+    BtfTracePoint, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, FEntry, FExit, Lsm, Program, ProgramError,
+    TracePoint,
 };
 use aya::{Ebpf, EbpfLoader};
 use monitor_common::field::{Field, MISSING};
@@ -170,6 +171,8 @@ pub struct Options<'a> {
     pub cgroup_root: &'a Path,
     /// Run-time configuration.
     pub config: Config,
+    /// Kinds of doors ([`Door::name`]) not to use.
+    pub avoid: &'a [&'static str],
 }
 
 /// The loaded kernel half.
@@ -229,7 +232,7 @@ impl Kernel {
         maps.set_config(&options.config);
         let cgroup = File::open(options.cgroup_root)
             .map_err(|source| LoadError::Cgroup { path: options.cgroup_root.into(), source })?;
-        let steps = attach_all(&mut ebpf, &aya_btf, &cgroup)?;
+        let steps = attach_all(&mut ebpf, &aya_btf, &cgroup, options.avoid)?;
         let ladder = Ladder { steps, missing_fields: resolved.missing };
         Ok((Self { _ebpf: ebpf, ladder, maps }, rings))
     }
@@ -268,7 +271,7 @@ fn table<K: aya::Pod, V: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Resul
 }
 
 /// Loads the hooks in table order; of one fact only the best rank that works stays.
-fn attach_all(ebpf: &mut Ebpf, btf: &aya::Btf, cgroup: &File) -> Result<Vec<Step>, LoadError> {
+fn attach_all(ebpf: &mut Ebpf, btf: &aya::Btf, cgroup: &File, avoid: &[&'static str]) -> Result<Vec<Step>, LoadError> {
     let mut steps: Vec<Step> = Vec::with_capacity(HOOKS.len());
     for hook in HOOKS {
         let better = HOOKS
@@ -277,6 +280,8 @@ fn attach_all(ebpf: &mut Ebpf, btf: &aya::Btf, cgroup: &File) -> Result<Vec<Step
             .any(|(other, step)| other.fact == hook.fact && other.rank < hook.rank && step.state == State::Active);
         let (state, why) = if better {
             (State::NotNeeded, String::new())
+        } else if avoid.contains(&hook.door.name()) {
+            (State::Refused, "left out by kernel.avoid in the config".to_owned())
         } else {
             match attach(ebpf, btf, cgroup, hook) {
                 Ok(()) => (State::Active, String::new()),

@@ -1,7 +1,7 @@
 //! From configuration to what the stages work with: an immutable snapshot that is built and checked
 //! as a whole, so that a reload either takes effect or changes nothing.
 
-use crate::config::{Drift, Lists, Loaded, Mode as ConfigMode};
+use crate::config::{DoorKind, Drift, Lists, Loaded, Mode as ConfigMode};
 use crate::container::denylist::{Denylist, DenylistError};
 use crate::container::sockets;
 use crate::detect::Settings;
@@ -34,6 +34,8 @@ pub struct Compiled {
     pub watch_host: bool,
     /// The engine's socket.
     pub engine_socket: PathBuf,
+    /// Kinds of hooks not to use.
+    pub avoid: Vec<&'static str>,
 }
 
 impl Compiled {
@@ -52,6 +54,7 @@ impl Compiled {
             lists: loaded.lists.clone(),
             watch_host: config.host.watch,
             engine_socket: config.engine.docker_socket.clone(),
+            avoid: config.kernel.avoid.iter().flat_map(|kind| doors(*kind)).copied().collect(),
         })
     }
 
@@ -63,6 +66,14 @@ impl Compiled {
             self_tgid: std::process::id(),
             reserved: 0,
         }
+    }
+}
+
+/// Names of the doors of a kind.
+fn doors(kind: DoorKind) -> &'static [&'static str] {
+    match kind {
+        DoorKind::Lsm => &["lsm"],
+        DoorKind::Fentry => &["fentry", "fexit"],
     }
 }
 

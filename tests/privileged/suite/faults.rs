@@ -74,6 +74,7 @@ pub fn kernel_half_missing() -> Result<()> {
         controller: "",
         cgroup_root: Path::new("/sys/fs/cgroup"),
         config: monitor_common::state::Config::default(),
+        avoid: &[],
     };
     match Kernel::load(&options) {
         Err(error @ LoadError::NoObject) => ensure!(error.to_string().contains("cargo xtask build"), "{error}"),

@@ -13,6 +13,7 @@ mod faults;
 mod identity;
 mod lab;
 mod pace;
+mod refusals;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::path::Path;
@@ -40,6 +41,13 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("sourced_script_is_found", Needs::Daemon, attacks::sourced_script_is_found),
     ("cron_and_key_writes", Needs::Daemon, attacks::cron_and_key_writes),
     ("host_mount_write_is_escape", Needs::Daemon, attacks::host_mount_write_is_escape),
+    ("names_are_refused", Needs::Daemon, refusals::names_are_refused),
+    ("rename_over_profile_is_refused", Needs::Daemon, refusals::rename_over_profile_is_refused),
+    ("creation_is_refused", Needs::Daemon, refusals::creation_is_refused),
+    ("downloaded_code_never_runs", Needs::Daemon, refusals::downloaded_code_never_runs),
+    ("own_library_is_no_finding", Needs::Daemon, refusals::own_library_is_no_finding),
+    ("shell_on_a_socket_never_starts", Needs::Daemon, refusals::shell_on_a_socket_never_starts),
+    ("runtime_socket_is_refused", Needs::Daemon, refusals::runtime_socket_is_refused),
     ("short_lived_container_is_identified", Needs::Daemon, identity::short_lived_container_is_identified),
     ("churn_2000_containers_rss_flat", Needs::Daemon, identity::churn_2000_containers_rss_flat),
     ("running_before_daemon_is_found", Needs::Daemon, identity::running_before_daemon_is_found),

@@ -175,3 +175,16 @@ fn xargs() {
     assert_eq!(run(&["xargs", "-n1", "sh", "-c", "echo $0"], "echo $0"), 0);
     assert_eq!(run(&["xargs", "-I{}", "sh", "-c", "wget {}"], "wget http://a/b"), 0);
 }
+
+#[test]
+fn refused_programs_and_mapped_libraries() {
+    for (bit, word) in [(file::FILE_EXEC, "starts"), (file::FILE_MAPPED, "loads as code")] {
+        let mut lab = Lab::new();
+        curl(&mut lab);
+        let mut o = open("/tmp/x.so", file::FILE_TAINTED | bit, 0);
+        o.origin = Some(origin(15));
+        let found = lab.act_for(16, Reason::DownloadExec, Body::Open(Box::new(o)));
+        assert_eq!(kinds(&found), [DownloadExec]);
+        assert!(found[0].message.contains(word), "{}", found[0].message);
+    }
+}
