@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod check;
+mod churn;
 mod lab;
 mod process;
 mod run;
@@ -49,6 +50,8 @@ enum Task {
     /// The process that the benchmark measures.
     #[command(hide = true)]
     BenchWorker(bench::worker::WorkerOptions),
+    /// Start and stop containers by the thousand under the monitor: each identified, memory flat.
+    Churn(churn::Options),
     /// Play scenarios in containers under a fresh monitor and judge what it found and stopped.
     Scenarios(scenarios::Args),
 }
@@ -77,6 +80,7 @@ fn dispatch(task: Task) -> Result<ExitCode> {
         Task::Check => check::check()?,
         Task::Bench(options) => bench::run(&options)?,
         Task::BenchWorker(options) => bench::worker::work(&options)?,
+        Task::Churn(options) => return churn::run(&options),
         Task::Scenarios(arguments) => {
             return Ok(if scenarios::run(&arguments)?.is_green() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
