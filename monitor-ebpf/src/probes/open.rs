@@ -21,8 +21,8 @@ use monitor_common::file::{
 use monitor_common::hash;
 use monitor_common::header::{Kind, Reason, Rung};
 use monitor_common::state::{
-    self, HOST, InodeKey, Origin, TASK_DRIFT, TASK_INTERPRETER, TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_READS_STDIN,
-    TASK_SHELL, TASK_TAINTED, WRITES,
+    self, HOST, InodeKey, Origin, TASK_DRIFT, TASK_INTERPRETER, TASK_NET_OUT, TASK_PACKAGE_MANAGER,
+    TASK_PACKAGE_SCRIPT, TASK_READS_STDIN, TASK_SHELL, TASK_TAINTED, WRITES,
 };
 
 /// As in `descriptor`.
@@ -170,10 +170,11 @@ fn regular(
     tell(task, entry, file, bits, Reason::None, origin, &judgement)
 }
 
-/// `python3 /tmp/pip` is not pip: the package manager's script must be from the image.
+/// `python3 /tmp/dnf` is not dnf: the package manager's script must be from the image. The maintainer scripts
+/// it starts are in what it has just written.
 #[inline(always)]
 fn forget_impostor(entry: &mut state::Task, file: File, inode: Inode) {
-    if entry.flags & TASK_PACKAGE_MANAGER != 0
+    if state::is_package_manager(entry.flags)
         && inode.layer_flags() & (FILE_UPPER | FILE_TMPFS) != 0
         && is_script(entry, file)
     {
@@ -234,7 +235,9 @@ fn written(
     let maker = reason as u8 == Reason::PersistenceOther as u8
         && mode & FMODE_CREATED != 0
         && entry.flags & (TASK_SHELL | TASK_INTERPRETER | TASK_NET_OUT | TASK_TAINTED | TASK_DRIFT) == 0;
-    let judgement = if entry.flags & TASK_PACKAGE_MANAGER != 0 {
+    // No package brings SSH keys: a script that writes one does not install.
+    let key_by_script = reason as u8 == Reason::PersistenceSshKey as u8 && entry.flags & TASK_PACKAGE_SCRIPT != 0;
+    let judgement = if state::may_install(entry.flags) && !key_by_script {
         Judgement::NOTHING
     } else if maker {
         Judgement::told(reason, 0)

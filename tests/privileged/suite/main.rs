@@ -12,6 +12,7 @@ mod engine;
 mod faults;
 mod identity;
 mod lab;
+mod packages;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::path::Path;
@@ -39,6 +40,7 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("sourced_script_is_found", Needs::Daemon, attacks::sourced_script_is_found),
     ("cron_and_key_writes", Needs::Daemon, attacks::cron_and_key_writes),
     ("host_mount_write_is_escape", Needs::Daemon, attacks::host_mount_write_is_escape),
+    ("package_scripts_are_judged", Needs::Daemon, packages::package_scripts_are_judged),
     ("short_lived_container_is_identified", Needs::Daemon, identity::short_lived_container_is_identified),
     ("churn_2000_containers_rss_flat", Needs::Daemon, identity::churn_2000_containers_rss_flat),
     ("running_before_daemon_is_found", Needs::Daemon, identity::running_before_daemon_is_found),
@@ -55,7 +57,7 @@ const TESTS: &[(&str, Needs, Body)] = &[
 ];
 
 /// Programs the stages are made with.
-const TOOLS: &[&str] = &["bash", "curl", "ip", "nsenter", "setpriv", "unshare"];
+const TOOLS: &[&str] = &["bash", "curl", "dpkg", "dpkg-deb", "ip", "nsenter", "setpriv", "unshare"];
 
 fn main() -> std::process::ExitCode {
     let mut arguments = Arguments::from_args();
