@@ -12,6 +12,7 @@ mod engine;
 mod faults;
 mod identity;
 mod lab;
+mod live;
 mod packages;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -26,6 +27,8 @@ enum Needs {
     KernelTypes,
     /// Root, the daemon with its kernel half, and a few tools.
     Daemon,
+    /// Root and a Docker engine with an image, named in the environment.
+    Engine,
 }
 
 type Body = fn() -> anyhow::Result<()>;
@@ -53,6 +56,14 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("output_full_keeps_detecting", Needs::Daemon, faults::output_full_keeps_detecting),
     ("control_socket_root_only", Needs::Daemon, faults::control_socket_root_only),
     ("docker_absent_says_once", Needs::Daemon, faults::docker_absent_says_once),
+    ("private_cgroup_mount_comes_and_goes", Needs::Daemon, live::private_cgroup_mount_comes_and_goes),
+    (
+        "live_container_is_completed_and_its_culprit_killed",
+        Needs::Engine,
+        live::live_container_is_completed_and_its_culprit_killed,
+    ),
+    ("live_containers_before_and_short_are_named", Needs::Engine, live::live_containers_before_and_short_are_named),
+    ("live_audit_finds_bad_image_and_shell", Needs::Engine, live::live_audit_finds_bad_image_and_shell),
     ("policy_off_label", Needs::Daemon, engine::policy_off_label),
 ];
 
@@ -92,6 +103,12 @@ fn missing(needs: Needs) -> Option<String> {
     }
     match needs {
         Needs::Object | Needs::KernelTypes => None,
+        Needs::Engine
+            if [live::SOCKET_VARIABLE, live::IMAGE_VARIABLE].iter().any(|v| std::env::var_os(v).is_none()) =>
+        {
+            Some("no Docker engine is named: `cargo xtask test` starts one".into())
+        }
+        Needs::Engine => (!rustix::process::geteuid().is_root()).then(|| "needs root".into()),
         Needs::Daemon if !rustix::process::geteuid().is_root() => Some("needs root".into()),
         Needs::Daemon if daemon::binary().is_none() => {
             Some("no bulkhead program: `cargo xtask build`, or name one in BULKHEAD_BINARY".into())
