@@ -33,8 +33,25 @@ pub const TASK_STDOUT_INET: u32 = 1 << 10;
 pub const TASK_ENTERED: u32 = 1 << 11;
 /// Was put into the container's cgroup from outside and has not started its program there yet.
 pub const TASK_ENTERING: u32 = 1 << 13;
+/// With [`TASK_PACKAGE_MANAGER`]: below a shell or interpreter that the package manager started, such as
+/// a maintainer script. It may install; what it fetches by itself is no package.
+pub const TASK_PACKAGE_SCRIPT: u32 = 1 << 14;
 /// Serves inbound sessions by design (sshd, inetd, …) out of the image.
 pub const TASK_SESSION_SERVER: u32 = 1 << 12;
+
+/// Is the program a package manager, or a helper of its own that no script stands between?
+#[inline(always)]
+pub const fn is_package_manager(flags: u32) -> bool {
+    flags & (TASK_PACKAGE_MANAGER | TASK_PACKAGE_SCRIPT) == TASK_PACKAGE_MANAGER
+}
+
+/// May it write start-up files as part of an installation? A maintainer script may until it connects or reads
+/// what came from the network.
+#[inline(always)]
+pub const fn may_install(flags: u32) -> bool {
+    flags & TASK_PACKAGE_MANAGER != 0
+        && (flags & TASK_PACKAGE_SCRIPT == 0 || flags & (TASK_NET_OUT | TASK_TAINTED) == 0)
+}
 
 /// (device, inode number) of a file, pipe or FIFO.
 #[repr(C)]

@@ -46,6 +46,12 @@ impl Judgement {
         Self { word: self.word | (verdict as u32) << 8 | (rung as u32) << 16, peer_tgid: self.peer_tgid }
     }
 
+    /// Is there a reason?
+    #[inline(always)]
+    pub const fn tells(&self) -> bool {
+        self.word & 0xff != 0
+    }
+
     /// Was the act refused?
     #[inline(always)]
     pub const fn denied(&self) -> bool {

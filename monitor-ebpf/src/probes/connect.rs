@@ -14,7 +14,7 @@ use aya_ebpf::macros::{btf_tracepoint, cgroup_sock_addr};
 use aya_ebpf::programs::{BtfTracePointContext, SockAddrContext};
 use monitor_common::header::{Kind, Reason, Rung};
 use monitor_common::net::{Connect, OP_CONNECT, OP_LISTEN, OP_SENDTO, Peer};
-use monitor_common::state::{self, HOST, Socket, TASK_FEEDS_SHELL, TASK_NET_OUT, TASK_PACKAGE_MANAGER};
+use monitor_common::state::{self, HOST, Socket, TASK_FEEDS_SHELL, TASK_NET_OUT};
 
 const ALLOW: i32 = 1;
 const DENY: i32 = 0;
@@ -144,7 +144,7 @@ fn judge(entry: &mut state::Task, tgid: u32, peer: &Peer, time_ns: u64) -> (Judg
     if let Some(sink) = provenance::outputs(entry, &entry.origin) {
         return (guard::deny(entry.container, tgid, sink.reason, sink.tgid, Rung::Cgroup), sink.tgid);
     }
-    if entry.flags & TASK_FEEDS_SHELL != 0 && entry.flags & TASK_PACKAGE_MANAGER == 0 {
+    if entry.flags & TASK_FEEDS_SHELL != 0 && !state::is_package_manager(entry.flags) {
         return (Judgement::told(Reason::ReverseShell, 0), 0);
     }
     if entry.container == HOST {

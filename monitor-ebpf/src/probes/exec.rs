@@ -24,8 +24,8 @@ use monitor_common::header::{Kind, Reason};
 use monitor_common::state::{
     self, CLASS_INTERPRETER, CLASS_PACKAGE_MANAGER, CLASS_SESSION_SERVER, CLASS_SHELL, Fingerprint, HOST, InodeKey,
     Origin, TASK_DRIFT, TASK_ENTERED, TASK_ENTERING, TASK_EXE_TAINTED, TASK_FEEDS_SHELL, TASK_INTERPRETER,
-    TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_READS_STDIN, TASK_SESSION_SERVER, TASK_SHELL, TASK_STDIN_INET,
-    TASK_STDOUT_INET, TASK_TAINTED,
+    TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_PACKAGE_SCRIPT, TASK_READS_STDIN, TASK_SESSION_SERVER, TASK_SHELL,
+    TASK_STDIN_INET, TASK_STDOUT_INET, TASK_TAINTED,
 };
 
 /// Descriptors above the standard ones that are looked at to see whether a connection survived the
@@ -167,7 +167,14 @@ fn new_flags(inherited: u32, container: u64, class: &Class, scratch: &Scratch) -
         && class.bits & CLASS_INTERPRETER != 0
         && program::named(class.text.script) & CLASS_PACKAGE_MANAGER != 0;
     if !drift && (class.bits & CLASS_PACKAGE_MANAGER != 0 || by_script) {
-        flags |= TASK_PACKAGE_MANAGER;
+        flags = flags & !TASK_PACKAGE_SCRIPT | TASK_PACKAGE_MANAGER;
+    } else if class.bits & (CLASS_SHELL | CLASS_INTERPRETER) != 0 {
+        // A maintainer script is a file. Text on a command line (apt's and dpkg's hooks) is whatever
+        // somebody gave the package manager as an option.
+        if class.bits & CLASS_SHELL != 0 && scratch.form == Form::Argument as u32 {
+            flags &= !TASK_PACKAGE_MANAGER;
+        }
+        flags |= TASK_PACKAGE_SCRIPT;
     }
     if scratch.form == Form::Stdin as u32 {
         flags |= TASK_READS_STDIN;
@@ -355,7 +362,7 @@ fn fed_from_network(parent: &state::Task, scratch: &mut Scratch) -> Option<u32> 
         }
         forked_by
     };
-    if feeder.flags & (TASK_SHELL | TASK_PACKAGE_MANAGER) != 0 {
+    if feeder.flags & TASK_SHELL != 0 || state::is_package_manager(feeder.flags) {
         return None;
     }
     copy_words(&feeder.origin, &mut scratch.origin);
@@ -384,7 +391,8 @@ fn judge_relay(entry: &mut state::Task, tgid: u32, scratch: &mut Scratch, comman
     let Some(parent) = provenance::entry(parent_tgid) else { return Judgement::NOTHING };
     if parent_tgid == tgid
         || parent.container != entry.container
-        || parent.flags & (TASK_SHELL | TASK_SESSION_SERVER | TASK_PACKAGE_MANAGER) != 0
+        || parent.flags & (TASK_SHELL | TASK_SESSION_SERVER) != 0
+        || state::is_package_manager(parent.flags)
     {
         return Judgement::NOTHING;
     }

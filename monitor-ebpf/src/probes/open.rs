@@ -157,10 +157,11 @@ fn regular(
     tell(task, entry, file, bits, Reason::None, origin, &judgement)
 }
 
-/// `python3 /tmp/pip` is not pip: the package manager's script must be from the image.
+/// `python3 /tmp/dnf` is not dnf: the package manager's script must be from the image. The maintainer scripts
+/// it starts are in what it has just written.
 #[inline(always)]
 fn forget_impostor(entry: &mut state::Task, file: File, inode: Inode) {
-    if entry.flags & TASK_PACKAGE_MANAGER != 0
+    if state::is_package_manager(entry.flags)
         && inode.layer_flags() & (FILE_UPPER | FILE_TMPFS) != 0
         && is_script(entry, file)
     {

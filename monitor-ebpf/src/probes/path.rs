@@ -17,7 +17,7 @@ use monitor_common::field::Field;
 use monitor_common::file::{COMPONENT_LEN, COMPONENTS, FILE_NAMED, FILE_SENSITIVE, FILE_WRITE, Open};
 use monitor_common::hash;
 use monitor_common::header::{Kind, Reason};
-use monitor_common::state::{self, HOST, Origin, TASK_PACKAGE_MANAGER};
+use monitor_common::state::{self, HOST, Origin};
 
 /// As in `descriptor`.
 const RET: usize = 16;
@@ -77,7 +77,7 @@ fn given(ctx: &TracePointContext, directory: Option<Field>, path: Field) -> Opti
     let task = Task::current()?;
     let tgid = task.tgid()?;
     let entry = provenance::entry(tgid)?;
-    if entry.container == HOST || entry.flags & TASK_PACKAGE_MANAGER != 0 {
+    if entry.container == HOST {
         return None;
     }
     let walk = WALK.get_ptr_mut(0)?;
@@ -113,6 +113,9 @@ fn given(ctx: &TracePointContext, directory: Option<Field>, path: Field) -> Opti
         return None;
     }
     let judgement = sensitive::judge(entry, tgid, reason, false, guard::Means::Kill);
+    if !judgement.tells() {
+        return None;
+    }
     tell(task, entry, walk, base, reason, &judgement)
 }
 

@@ -39,7 +39,8 @@ configuration, 69 this kernel lacks something, 77 missing privilege.";
 pub enum Command {
     /// Run the monitor in the foreground (as root)
     Run(RunArgs),
-    /// Tell what this kernel offers, what is missing and what to do about it; changes nothing
+    /// Tell what this kernel offers, what is missing and what to do about it; attaches the programs for a moment
+    /// (as root), enforces nothing and leaves nothing behind
     Check(CheckArgs),
     /// Check a configuration file and the lists it names; changes nothing
     Validate(ValidateArgs),

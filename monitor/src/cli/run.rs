@@ -13,7 +13,7 @@ use crate::pipeline::{Compiled, Counts, Input, Pipeline, fill_maps};
 use nix::sys::signal::{SigSet, Signal};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -122,8 +122,15 @@ fn start(
     started.message = format!("{}: {}", started.message, ladder.summary());
     output.notice(started);
     let counts = Arc::new(Counts::default());
-    let control = control(loaded, hub, &ladder, &drain.counts, &counts)?;
     let engine = engine(loaded, &prepared.registry, &sender)?;
+    let stages = Stages {
+        ladder: serde_json::to_value(&ladder).unwrap_or_default(),
+        drain: drain.counts.clone(),
+        pipeline: counts.clone(),
+        registry: prepared.registry.clone(),
+        engine: engine.as_ref().map(|engine| engine.stats().clone()),
+    };
+    let control = control(loaded, hub, stages)?;
     let mut pipeline = Pipeline::new(maps, prepared.registry, compiled, output, counts);
     pipeline.take_over();
     listen_for_signals(signals, sender, config)?;
@@ -156,13 +163,54 @@ fn announce(ladder: &Ladder) {
     }
 }
 
-fn control(
-    loaded: &Loaded,
-    hub: Arc<Hub>,
-    ladder: &Ladder,
-    drain: &Arc<DrainCounts>,
-    counts: &Arc<Counts>,
-) -> Result<Option<Server>, CliError> {
+/// What `status` is read from.
+struct Stages {
+    ladder: serde_json::Value,
+    drain: Arc<DrainCounts>,
+    pipeline: Arc<Counts>,
+    registry: Registry,
+    engine: Option<Arc<docker::Stats>>,
+}
+
+impl Stages {
+    fn status(&self, mode: &str, started: Instant) -> serde_json::Value {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (drain, counts, containers) = (&self.drain, &self.pipeline, self.registry.counts());
+        let engine = self.engine.as_ref().map(|engine| {
+            serde_json::json!({
+                "connected": engine.connected.load(Ordering::Relaxed),
+                "connections": read(&engine.connections),
+                "completed": read(&engine.completed),
+                "inspections_dropped": read(&engine.inspections_dropped),
+                "notices_dropped": read(&engine.notices_dropped),
+            })
+        });
+        serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "mode": mode,
+            "uptime_seconds": started.elapsed().as_secs(),
+            "events_received": read(&drain.received),
+            "events_judged": read(&counts.events),
+            "events_malformed": read(&drain.malformed),
+            "events_dropped": read(&drain.dropped),
+            "events_lost": read(&counts.lost) + read(&drain.dropped),
+            "findings": read(&counts.findings),
+            "prevented": read(&counts.prevented),
+            "processes": read(&counts.processes),
+            "containers": {
+                "live": containers.live,
+                "gone": containers.gone,
+                "cgroups": containers.cgroups,
+                "ahead": containers.ahead,
+            },
+            "engine": engine,
+            "ladder": self.ladder,
+        })
+    }
+}
+
+fn control(loaded: &Loaded, hub: Arc<Hub>, stages: Stages) -> Result<Option<Server>, CliError> {
     let path = &loaded.config.control.socket;
     if path.as_os_str().is_empty() {
         return Ok(None);
@@ -171,27 +219,8 @@ fn control(
         std::fs::create_dir_all(folder)
             .map_err(|error| CliError::failure(format!("make folder {}: {error}", folder.display())))?;
     }
-    let (drain, counts, started) = (drain.clone(), counts.clone(), Instant::now());
-    let mode = loaded.config.mode.name();
-    let ladder = serde_json::to_value(ladder).unwrap_or_default();
-    let status = move || {
-        let lost = counts.lost.load(Ordering::Relaxed) + drain.dropped.load(Ordering::Relaxed);
-        serde_json::json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "pid": std::process::id(),
-            "mode": mode,
-            "uptime_seconds": started.elapsed().as_secs(),
-            "events_received": drain.received.load(Ordering::Relaxed),
-            "events_judged": counts.events.load(Ordering::Relaxed),
-            "events_malformed": drain.malformed.load(Ordering::Relaxed),
-            "events_dropped": drain.dropped.load(Ordering::Relaxed),
-            "events_lost": lost,
-            "findings": counts.findings.load(Ordering::Relaxed),
-            "prevented": counts.prevented.load(Ordering::Relaxed),
-            "ladder": ladder,
-        })
-    };
-    Ok(Some(Server::start(path, hub, Arc::new(status))?))
+    let (mode, started) = (loaded.config.mode.name(), Instant::now());
+    Ok(Some(Server::start(path, hub, Arc::new(move || stages.status(mode, started)))?))
 }
 
 fn engine(

@@ -167,7 +167,7 @@ section! {
         kill_score: Score = Score(90);
         /// Further pool domains, with everything below them.
         pools: Vec<Domain> = Vec::new(), example "[\"pool.example\"]";
-        /// Networks of pools you know; a connection there weighs as much as a pool's name.
+        /// Networks of pools you know; a connection there weighs as much as a pool's name (50), never on top of it.
         pool_networks: Vec<Cidr> = Vec::new(), example "[\"198.51.100.0/24\"]";
         /// Further program names of miners.
         names: Vec<String> = Vec::new(), example "[\"my-miner\"]";

@@ -245,9 +245,5 @@ impl Client {
 }
 
 #[cfg(test)]
-#[path = "docker/live_tests.rs"]
-mod live_tests;
-
-#[cfg(test)]
 #[path = "docker/fault_tests.rs"]
 mod fault_tests;

@@ -62,7 +62,9 @@ fn suspicious<'e>(event: &'e Event, cx: &Context<'_>) -> Option<(&'e Open, Findi
     if event.prevented() {
         return Some((open, kind));
     }
-    if open.task_flags & state::TASK_PACKAGE_MANAGER != 0 {
+    // No package brings SSH keys: a script that writes one does not install.
+    let key_by_script = kind == FindingKind::PersistenceSshKey && open.task_flags & state::TASK_PACKAGE_SCRIPT != 0;
+    if state::may_install(open.task_flags) && !key_by_script {
         return None;
     }
     let on_host = cx.containers.is_host_file(event.container, &open.file);

@@ -105,6 +105,7 @@ fn settings(loaded: &Loaded) -> Settings {
         miner_kill: config.miner.kill_score.0,
         pools: lists.pools.domains.iter().map(|domain| domain.as_str().to_owned()).collect(),
         pool_sites: lists.pools.mixed_domains.iter().map(|domain| domain.as_str().to_owned()).collect(),
+        pool_networks: lists.pools.networks.iter().map(|network| network.0).collect(),
         pool_ports: lists.pools.ports.clone(),
         miner_names: lists.miners.names.iter().map(|name| name.to_ascii_lowercase()).collect(),
         ..Settings::default()
@@ -173,4 +174,38 @@ pub fn programs(lists: &Lists, root: &str) -> Vec<(PathBuf, u32)> {
 pub fn boot_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn the_builtin_denylist_covers_any_registry_and_tag() {
+        let denylist = Compiled::new(&Loaded::builtin().unwrap()).unwrap().denylist;
+        for bad in [
+            "docker123321/mysql5",
+            "docker.io/docker123321/tomcat11:1",
+            "mirror.example:5000/hub/docker123321/cron",
+            "docker123321/kk@sha256:0000",
+            "registry.example/cmd.cat/chattr",
+        ] {
+            assert!(denylist.check(bad).is_some(), "{bad}");
+        }
+        for good in ["mysql:5", "notdocker123321/mysql", "docker123321", "pocosow/centos-tools", ""] {
+            assert!(denylist.check(good).is_none(), "{good}");
+        }
+    }
+
+    #[test]
+    fn the_miner_detector_gets_the_configured_networks() {
+        let config = "[miner]\npool_networks = [\"198.51.100.0/24\"]\n";
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("b.toml");
+        std::fs::write(&file, config).unwrap();
+        let settings = Compiled::new(&Loaded::load(&file).unwrap()).unwrap().settings;
+        assert!(settings.pool_network("198.51.100.7".parse().unwrap()).is_some());
+        assert!(settings.pool_network("198.51.101.7".parse().unwrap()).is_none());
+    }
 }

@@ -60,6 +60,8 @@ pub struct Counts {
     pub prevented: AtomicU64,
     /// Records the kernel half lost, all containers and kinds.
     pub lost: AtomicU64,
+    /// Processes remembered now.
+    pub processes: AtomicU64,
 }
 
 /// See the module.
@@ -295,16 +297,12 @@ impl Pipeline {
             }
         }
         self.counts.lost.store(total, Ordering::Relaxed);
+        self.counts.processes.store(self.processes.len() as u64, Ordering::Relaxed);
     }
 
     /// Ends the stages; what is left to do is to write what waits.
     pub fn stop(self, why: &str) -> Output {
         self.output.notice(Notice::stopped(why));
         self.output
-    }
-
-    /// Processes remembered, for `status`.
-    pub fn processes(&self) -> usize {
-        self.processes.len()
     }
 }

@@ -31,7 +31,7 @@ fn layouts() -> Vec<Layout> {
         header::Header { abi, kind, len, seq, time_ns, tgid, tid, start_ns, container, cpu, uid, verdict, reason, rung, reserved, peer_tgid }
         exec::Stdio { kind, dev, ino, peer }
         exec::Exec {
-            header, parent_tgid, flags, parent_start_ns, task_flags, form, exe, fingerprint, stdio, origin, old_comm, comm,
+            header, parent_tgid, flags, parent_start_ns, task_flags, form, exe, fingerprint, stdio, origin, comm,
             filename, args_total, args_len, args_tail, args_area
         }
         exec::Fork { header, parent_tgid, reserved, parent_start_ns, comm }

@@ -15,14 +15,17 @@ const TRIES: usize = 50;
 const COMMANDS: &str = "echo owned > /tmp/effect\nexit\n";
 
 /// A group, a daemon on it, and a container.
-struct Stage {
+pub struct Stage {
     // Dropped in this order.
-    container: Container,
-    daemon: Daemon,
+    /// Attacked.
+    pub container: Container,
+    /// On watch.
+    pub daemon: Daemon,
     _group: Group,
 }
 
-fn stage(mode: &'static str) -> Result<Stage> {
+/// Makes them.
+pub fn stage(mode: &'static str) -> Result<Stage> {
     let group = Group::make()?;
     let daemon = Daemon::start(&group, &Settings::mode(mode))?;
     let container = Container::start(&group)?;
@@ -30,11 +33,13 @@ fn stage(mode: &'static str) -> Result<Stage> {
 }
 
 impl Stage {
-    fn has(&self, path: &str) -> bool {
+    /// Is the file there in the container?
+    pub fn has(&self, path: &str) -> bool {
         self.container.path(path).exists()
     }
 
-    fn holds(&self, path: &str, text: &str) -> bool {
+    /// Is the text in the file?
+    pub fn holds(&self, path: &str, text: &str) -> bool {
         fs::read_to_string(self.container.path(path)).is_ok_and(|found| found.contains(text))
     }
 }

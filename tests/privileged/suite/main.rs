@@ -12,7 +12,9 @@ mod engine;
 mod faults;
 mod identity;
 mod lab;
+mod live;
 mod pace;
+mod packages;
 mod refusals;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -27,6 +29,8 @@ enum Needs {
     KernelTypes,
     /// Root, the daemon with its kernel half, and a few tools.
     Daemon,
+    /// Root and a Docker engine with an image, named in the environment.
+    Engine,
 }
 
 type Body = fn() -> anyhow::Result<()>;
@@ -48,6 +52,7 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("own_library_is_no_finding", Needs::Daemon, refusals::own_library_is_no_finding),
     ("shell_on_a_socket_never_starts", Needs::Daemon, refusals::shell_on_a_socket_never_starts),
     ("runtime_socket_is_refused", Needs::Daemon, refusals::runtime_socket_is_refused),
+    ("package_scripts_are_judged", Needs::Daemon, packages::package_scripts_are_judged),
     ("short_lived_container_is_identified", Needs::Daemon, identity::short_lived_container_is_identified),
     ("churn_2000_containers_rss_flat", Needs::Daemon, identity::churn_2000_containers_rss_flat),
     ("running_before_daemon_is_found", Needs::Daemon, identity::running_before_daemon_is_found),
@@ -60,11 +65,19 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("output_full_keeps_detecting", Needs::Daemon, faults::output_full_keeps_detecting),
     ("control_socket_root_only", Needs::Daemon, faults::control_socket_root_only),
     ("docker_absent_says_once", Needs::Daemon, faults::docker_absent_says_once),
+    ("private_cgroup_mount_comes_and_goes", Needs::Daemon, live::private_cgroup_mount_comes_and_goes),
+    (
+        "live_container_is_completed_and_its_culprit_killed",
+        Needs::Engine,
+        live::live_container_is_completed_and_its_culprit_killed,
+    ),
+    ("live_containers_before_and_short_are_named", Needs::Engine, live::live_containers_before_and_short_are_named),
+    ("live_audit_finds_bad_image_and_shell", Needs::Engine, live::live_audit_finds_bad_image_and_shell),
     ("policy_off_label", Needs::Daemon, engine::policy_off_label),
 ];
 
 /// Programs the stages are made with.
-const TOOLS: &[&str] = &["bash", "curl", "ip", "nsenter", "setpriv", "unshare"];
+const TOOLS: &[&str] = &["bash", "curl", "dpkg", "dpkg-deb", "ip", "nsenter", "setpriv", "unshare"];
 
 fn main() -> std::process::ExitCode {
     let mut arguments = Arguments::from_args();
@@ -99,6 +112,12 @@ fn missing(needs: Needs) -> Option<String> {
     }
     match needs {
         Needs::Object | Needs::KernelTypes => None,
+        Needs::Engine
+            if [live::SOCKET_VARIABLE, live::IMAGE_VARIABLE].iter().any(|v| std::env::var_os(v).is_none()) =>
+        {
+            Some("no Docker engine is named: `cargo xtask test` starts one".into())
+        }
+        Needs::Engine => (!rustix::process::geteuid().is_root()).then(|| "needs root".into()),
         Needs::Daemon if !rustix::process::geteuid().is_root() => Some("needs root".into()),
         Needs::Daemon if daemon::binary().is_none() => {
             Some("no bulkhead program: `cargo xtask build`, or name one in BULKHEAD_BINARY".into())

@@ -85,12 +85,22 @@ impl Daemon {
     /// Resident memory shortly after it became ready, before it has seen any load.
     pub fn resting_rss_bytes(&self) -> Result<u64> {
         std::thread::sleep(REST);
-        self.status_field("VmRSS:")
+        self.rss_bytes()
     }
 
     /// Largest resident memory so far.
     pub fn peak_rss_bytes(&self) -> Result<u64> {
         self.status_field("VmHWM:")
+    }
+
+    /// Resident memory now.
+    pub fn rss_bytes(&self) -> Result<u64> {
+        self.status_field("VmRSS:")
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     fn status_field(&self, name: &str) -> Result<u64> {
