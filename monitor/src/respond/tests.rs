@@ -3,6 +3,7 @@
 //! On real child processes; the container is a registry entry that the test's own cgroup stands
 //! for where that can be arranged, so the checks read the real /proc.
 
+use super::testing::{Notes, act};
 use super::*;
 use crate::container::hierarchy::{self, Hierarchy};
 use crate::container::registry::Metadata;

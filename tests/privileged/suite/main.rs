@@ -11,7 +11,10 @@ mod daemon;
 mod engine;
 mod faults;
 mod identity;
+mod kill_set;
 mod lab;
+mod quarantine;
+mod responses;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::path::Path;
@@ -51,11 +54,18 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("output_full_keeps_detecting", Needs::Daemon, faults::output_full_keeps_detecting),
     ("control_socket_root_only", Needs::Daemon, faults::control_socket_root_only),
     ("docker_absent_says_once", Needs::Daemon, faults::docker_absent_says_once),
+    ("quarantine_cuts_on_v1", Needs::Daemon, quarantine::quarantine_cuts_on_v1),
+    ("quarantine_cuts_on_hybrid", Needs::Daemon, quarantine::quarantine_cuts_on_hybrid),
+    ("quarantine_cuts_on_v2", Needs::Daemon, quarantine::quarantine_cuts_on_v2),
+    ("freeze_stops_and_thaw_resumes", Needs::Daemon, responses::freeze_stops_and_thaw_resumes),
+    ("orders_are_checked_and_on_record", Needs::Daemon, responses::orders_are_checked_and_on_record),
+    ("findings_freeze_quarantine_and_stop", Needs::Daemon, responses::findings_freeze_quarantine_and_stop),
+    ("a_set_cannot_outrun_the_killer", Needs::Daemon, kill_set::a_set_cannot_outrun_the_killer),
     ("policy_off_label", Needs::Daemon, engine::policy_off_label),
 ];
 
 /// Programs the stages are made with.
-const TOOLS: &[&str] = &["bash", "curl", "ip", "nsenter", "setpriv", "unshare"];
+const TOOLS: &[&str] = &["bash", "curl", "ip", "nsenter", "perl", "setpriv", "unshare"];
 
 fn main() -> std::process::ExitCode {
     let mut arguments = Arguments::from_args();

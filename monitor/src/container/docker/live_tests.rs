@@ -93,7 +93,7 @@ fn a_container_is_completed_renamed_and_its_culprit_killed() {
     };
     let detection = Detection::new(FindingKind::Miner, culprit, "test");
     let init = inside[0].process;
-    let outcome = crate::respond::act(&rules, &registry, inside[1], &detection, &[init]);
+    let outcome = crate::respond::testing::act(&rules, &registry, inside[1], &detection, &[init]);
     assert_eq!(outcome, Outcome::Killed { by: EnforcedBy::Pidfd, processes: vec![culprit.tgid] });
     until(&registry, || std::fs::metadata(format!("/proc/{}/exe", culprit.tgid)).is_err().then_some(()));
     assert!(std::fs::metadata(format!("/proc/{}/exe", init.tgid)).is_ok(), "init was no culprit");
@@ -102,7 +102,7 @@ fn a_container_is_completed_renamed_and_its_culprit_killed() {
     let own = ProcessKey { tgid: std::os::unix::process::parent_id(), start_ns: 0 };
     let event =
         Event { process: own, verdict: Verdict::Observed, reason: Reason::None, rung: Rung::None, ..inside[1].clone() };
-    let outcome = crate::respond::act(&rules, &registry, &event, &Detection::new(FindingKind::Miner, own, "test"), &[]);
+    let outcome = crate::respond::testing::act(&rules, &registry, &event, &Detection::new(FindingKind::Miner, own, "test"), &[]);
     assert!(matches!(outcome, Outcome::Refused { .. }), "{outcome:?}");
 }
 
