@@ -114,6 +114,7 @@ impl Response {
             Ok(done) => done,
         };
         let mut text = match self.report.deed {
+            Deed::Kill if done.processes.len() == 1 => format!("1 process of {name} killed"),
             Deed::Kill => format!("{} processes of {name} killed", done.processes.len()),
             Deed::Freeze => format!("{name} is frozen"),
             Deed::Thaw => format!("{name} runs again"),

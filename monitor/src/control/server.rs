@@ -3,9 +3,9 @@
 
 use super::hub::{Hub, REMEMBERED, Subscription};
 use super::{Answer, ControlError, Order, Request};
-use crate::response::Deed;
 use crate::output::notice::{NoticeKind, NoticeRow};
 use crate::output::{Clock, Notice, writer};
+use crate::response::Deed;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};

@@ -208,6 +208,16 @@ mod tests {
     }
 
     #[test]
+    fn a_response_is_a_line() {
+        let text: String = samples::responses().iter().map(|row| Human::new(false).render(row)).collect();
+        insta::assert_snapshot!(text, @r"
+        12:03:04.200Z quarantine  web-1 is cut off from all networks (by network namespace)
+        12:03:04.200Z freeze  freeze of web-1 refused: it is frozen already
+        12:03:04.200Z kill  1 process of web-1 killed (by network namespace)
+        ");
+    }
+
+    #[test]
     fn colour_only_when_asked() {
         let row = samples::reverse_shell_row();
         assert!(!Human::new(false).render(&row).contains('\x1b'));

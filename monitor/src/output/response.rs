@@ -1,7 +1,7 @@
 //! The row of a response: what was done about a container or refused, and who asked for it.
 
-use super::record::{Container, ECS_VERSION, Ecs, FindingName, Host, User, container_fields, rows};
 use super::Clock;
+use super::record::{Container, ECS_VERSION, Ecs, FindingName, Host, User, container_fields, rows};
 use crate::response::{Deed, Origin, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

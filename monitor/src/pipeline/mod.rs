@@ -14,6 +14,7 @@ use crate::container::Registry;
 use crate::container::docker::Notice as EngineNotice;
 use crate::container::host_mounts::HostMounts;
 use crate::container::registry::Change;
+use crate::control::Order;
 use crate::detect::{Context, Detectors};
 use crate::event::{Body, Cgroup, ContainerKey, Event, HOST, Verdict};
 use crate::finding::{Detection, Finding, Outcome};
@@ -21,15 +22,14 @@ use crate::kernel::loader::Maps;
 use crate::output::notice::NoticeKind;
 use crate::output::{Notice, Output};
 use crate::provenance::ProcessTable;
-use crate::control::Order;
 use crate::respond::{self, Held, Means};
 use crate::response::{Origin, Report};
 use crate::{container, kernel::classes};
 use facts::Facts;
 use older::Older;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// Findings kept for an amendment while a container's metadata is incomplete.
 const UNAMENDED: usize = 1024;

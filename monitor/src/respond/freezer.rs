@@ -14,7 +14,9 @@ pub const LIMIT: Duration = Duration::from_millis(250);
 #[derive(Debug, thiserror::Error)]
 pub enum FreezeError {
     /// There is nothing to freeze it with.
-    #[error("this host has no cgroup freezer for it: neither cgroup.freeze of cgroup v2 (Linux 5.2) nor the v1 freezer controller holds the container")]
+    #[error(
+        "this host has no cgroup freezer for it: neither cgroup.freeze of cgroup v2 (Linux 5.2) nor the v1 freezer controller holds the container"
+    )]
     NoFreezer,
     /// Nobody is in it.
     #[error("the container has no processes")]

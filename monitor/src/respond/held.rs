@@ -261,14 +261,16 @@ impl Held {
             let Some(marks) = self.containers.get_mut(&key).and_then(|state| state.quarantine.as_mut()) else {
                 continue;
             };
-            // What has gone stays marked until the end: a socket may live on in another process.
-            let new: Vec<CutKey> = now.keys.difference(&marks.keys).copied().collect();
-            marks.unified |= now.unified;
-            for mark in new {
-                if reflex.cut(mark, key) {
-                    marks.keys.insert(mark);
-                }
+            if now.keys.is_empty() {
+                continue; // its last process has ended, or /proc could not be read
             }
+            for mark in now.keys.difference(&marks.keys) {
+                let _ = reflex.cut(*mark, key);
+            }
+            // The number of a namespace that is gone is given out again: it must not cut off who gets it.
+            let old: BTreeSet<CutKey> = marks.keys.difference(&now.keys).copied().collect();
+            *marks = now;
+            self.uncut(reflex, &old);
         }
         self.arm(reflex);
         self.hunt_on(reflex, registry)

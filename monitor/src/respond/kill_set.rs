@@ -63,6 +63,11 @@ impl Hunt {
         &self.killed
     }
 
+    /// These were killed by the kernel half: that is not to be told twice.
+    pub fn by_kernel(&mut self, processes: &[u32]) {
+        self.killed.retain(|pid| !processes.contains(pid));
+    }
+
     /// Kills one process, once.
     ///
     /// # Errors

@@ -142,7 +142,9 @@ fn contain(means: &mut Means<'_>, container: &Container, by_kernel: Outcome, act
         // That a container is being stopped is told when it is.
         (Ok(_), Outcome::Observed) if deed == Deed::Stop => outcome.into(),
         (Ok(_), Outcome::Observed) => Acted { outcome, reports: vec![report], hunt: None },
-        (Err(why), Outcome::Observed) => Acted { outcome: Outcome::Refused { why: why.clone() }, reports: vec![report], hunt: None },
+        (Err(why), Outcome::Observed) => {
+            Acted { outcome: Outcome::Refused { why: why.clone() }, reports: vec![report], hunt: None }
+        }
         (_, by_kernel) => Acted { outcome: by_kernel, reports: vec![report], hunt: None },
     }
 }
@@ -182,6 +184,9 @@ fn finish(
         }
     }
     hunt.look(&*means.reflex, means.registry);
+    if let Outcome::Killed { processes, .. } = &by_kernel {
+        hunt.by_kernel(processes);
+    }
     Acted { outcome: settled(by_kernel, hunt.killed().to_vec(), why), reports: Vec::new(), hunt: Some(hunt) }
 }
 

@@ -36,15 +36,16 @@ pub fn a_set_cannot_outrun_the_killer() -> Result<()> {
         container.run(&format!("perl -e '{CHAIN}' {} {GENERATIONS}", peer.port))?;
         let alert = daemon.await_alert("miner", container.id())?;
         let generation = || fs::read_to_string(container.path("/tmp/generation")).unwrap_or_default();
+        let finished = || container.path("/tmp/finished").exists();
         let reached = loop {
             let before = generation();
-            std::thread::sleep(Duration::from_millis(300));
-            if generation() == before {
-                break before;
+            std::thread::sleep(Duration::from_secs(2));
+            if finished() || generation() == before {
+                break generation();
             }
             ensure!(begun.elapsed() < Duration::from_secs(60), "the chain does not end");
         };
-        let finished = container.path("/tmp/finished").exists();
+        let finished = finished();
         println!("{mode}: {reached} of {GENERATIONS} generations, finished: {finished}, outcome {}", outcome(&alert));
         ensure!(finished == (mode == "monitor"), "{mode}: generation {reached}; {}", alert["bulkhead"]);
         if mode == "protect" {

@@ -55,7 +55,8 @@ impl Layout {
 
     /// Lets the daemon see only those.
     fn prelude(self) -> String {
-        let hide = |kind: &str| format!("for m in $(awk '$3 == \"{kind}\" {{print $2}}' /proc/mounts); do umount $m; done");
+        let hide =
+            |kind: &str| format!("for m in $(awk '$3 == \"{kind}\" {{print $2}}' /proc/mounts); do umount $m; done");
         match self {
             Self::V1 => hide("cgroup2"),
             Self::Hybrid => String::new(),

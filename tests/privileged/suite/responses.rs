@@ -22,12 +22,33 @@ impl Drop for Ends {
     }
 }
 
-/// Does the counter go on?
-fn counts(container: &Container) -> bool {
-    let read = || fs::read_to_string(container.path("/tmp/n")).unwrap_or_default();
-    let before = read();
-    std::thread::sleep(Duration::from_millis(300));
-    read() != before
+fn number(container: &Container) -> String {
+    fs::read_to_string(container.path("/tmp/n")).unwrap_or_default()
+}
+
+/// Does the counter stand still?
+fn stands(container: &Container) -> bool {
+    let before = number(container);
+    std::thread::sleep(Duration::from_millis(500));
+    number(container) == before
+}
+
+/// Does it go on?
+fn goes_on(container: &Container) -> bool {
+    let (before, deadline) = (number(container), Instant::now() + Duration::from_secs(5));
+    while number(container) == before {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
+}
+
+/// What the kernel says of its first process.
+fn state(container: &Container) -> String {
+    let read = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", container.init())).unwrap_or_default();
+    format!("{} {}", read("stat"), read("cgroup"))
 }
 
 fn gets(daemon: &Daemon, order: &str, container: &str, code: i32, words: &str) -> Result<()> {
@@ -44,19 +65,16 @@ pub fn freeze_stops_and_thaw_resumes() -> Result<()> {
         let daemon = Daemon::start(&group, &Settings { prelude: prelude.into(), ..Settings::mode("monitor") })?;
         let container = Container::start(&group)?;
         let _counter = Ends(container.spawn(COUNTER)?);
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while !counts(&container) {
-            ensure!(Instant::now() < deadline, "the counter does not count");
-        }
+        ensure!(goes_on(&container), "the counter does not count");
         let begun = Instant::now();
         gets(&daemon, "freeze", container.id(), 0, by)?;
         let took = begun.elapsed();
-        ensure!(!counts(&container), "{by}: it still counts");
+        ensure!(stands(&container), "{by}: it still counts");
         let status = daemon.status()?;
         ensure!(status["frozen"].as_array().is_some_and(|list| list.len() == 1), "status: {}", status["frozen"]);
         gets(&daemon, "freeze", container.id(), 1, "frozen already")?;
         gets(&daemon, "thaw", container.id(), 0, by)?;
-        ensure!(counts(&container), "{by}: it does not go on");
+        ensure!(goes_on(&container), "{by}: it does not go on: {}", state(&container));
         gets(&daemon, "thaw", container.id(), 1, "not frozen")?;
         let row = daemon.await_response("freeze")?;
         println!("{by}: frozen {took:?} after the start of the command; {} ns in the daemon", row["event"]["duration"]);
@@ -147,7 +165,9 @@ fn stopped_by_the_engine() -> Result<()> {
     let id = container.id();
     serve(
         &socket,
-        &format!(r#"[{{"Id":"{id}","Names":["/web"],"Image":"tomcat","ImageID":"sha256:x","State":"running","Labels":{{}}}}]"#),
+        &format!(
+            r#"[{{"Id":"{id}","Names":["/web"],"Image":"tomcat","ImageID":"sha256:x","State":"running","Labels":{{}}}}]"#
+        ),
     )?;
     let engine = format!("docker = true\ndocker_socket = \"{}\"", socket.display());
     let actions = "reverse_shell = \"stop\"".to_owned();

@@ -102,7 +102,8 @@ fn a_container_is_completed_renamed_and_its_culprit_killed() {
     let own = ProcessKey { tgid: std::os::unix::process::parent_id(), start_ns: 0 };
     let event =
         Event { process: own, verdict: Verdict::Observed, reason: Reason::None, rung: Rung::None, ..inside[1].clone() };
-    let outcome = crate::respond::testing::act(&rules, &registry, &event, &Detection::new(FindingKind::Miner, own, "test"), &[]);
+    let outcome =
+        crate::respond::testing::act(&rules, &registry, &event, &Detection::new(FindingKind::Miner, own, "test"), &[]);
     assert!(matches!(outcome, Outcome::Refused { .. }), "{outcome:?}");
 }
 
