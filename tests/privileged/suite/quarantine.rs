@@ -30,6 +30,11 @@ while (my $s = $l->accept) { next if fork; while (1) { syswrite($s, "x" x 64) or
 /// Connects: 0 if that worked, 3 if not.
 const CALLER: &str = r#"use IO::Socket::INET; my ($a, $p) = @ARGV;
 exit(IO::Socket::INET->new(PeerAddr => $a, PeerPort => $p, Proto => "tcp", Timeout => 2) ? 0 : 3)"#;
+/// Sends an ICMP echo request by a raw socket: 0 if an answer comes within a second, 3 if not.
+const PINGER: &str = r#"use Socket; my ($a) = @ARGV; $SIG{ALRM} = sub { exit 3 }; alarm 1;
+socket(my $s, PF_INET, SOCK_RAW, 1) or exit 5;
+send($s, pack("CCnnn", 8, 0, 0xf7fe - 1, 1, 0), 0, sockaddr_in(0, inet_aton($a))) or exit 3;
+while (recv $s, my $r, 999, 0) { exit 0 if unpack("x20C", $r) == 0 } exit 3"#;
 
 /// How a host's cgroups are laid out.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -179,6 +184,13 @@ impl Subject {
         Ok(status.success())
     }
 
+    /// Does a raw socket of the container's get an answer?
+    fn can_ping(&self) -> Result<bool> {
+        let status = self.perl(PINGER, &[self.addresses().0.to_owned()])?.0.wait()?;
+        ensure!(status.code() != Some(5), "no raw socket");
+        Ok(status.success())
+    }
+
     /// And one of the harness's to it?
     fn can_be_called(&self, port: u16) -> Result<bool> {
         let address: SocketAddr = format!("{}:{port}", self.addresses().1).parse()?;
@@ -257,6 +269,10 @@ fn cut(layout: Layout, subject: &Subject, group: &Group, by: &str) -> Result<()>
     streams.arrivals.iter().try_for_each(Arrivals::await_flow)?;
     ensure!(subject.can_call(streams.port)? && subject.can_be_called(streams.served)?, "the stage is broken");
 
+    // A raw socket made later is found by the next look where sockets are cut one by one.
+    let raw = by != "sockets";
+    ensure!(subject.can_ping()?, "the stage is broken: no answer to a ping");
+
     let (begun, answer) = order(&daemon, "quarantine", subject.id())?;
     let answered = begun.elapsed();
     ensure!(answer.contains(by), "cut by other means than {by}: {answer}");
@@ -266,6 +282,7 @@ fn cut(layout: Layout, subject: &Subject, group: &Group, by: &str) -> Result<()>
         println!("{}: cut {after:?} after the order, answered after {answered:?}; {}", arrivals.what, answer.trim());
         ensure!(after < LIMIT, "{}: bytes arrived {after:?} after the order", arrivals.what);
     }
+    ensure!(!raw || !subject.can_ping()?, "a raw socket got out and an answer in");
     ensure!(!subject.can_call(streams.port)?, "a new connection got out");
     ensure!(!subject.can_be_called(streams.served)?, "a new connection got in");
     let status = daemon.status()?;
