@@ -10,6 +10,7 @@ pub mod field;
 pub mod file;
 pub mod hash;
 pub mod header;
+pub mod lineage;
 pub mod net;
 pub mod policy;
 pub mod state;

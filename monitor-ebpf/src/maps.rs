@@ -4,7 +4,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use monitor_common::field;
 use monitor_common::policy::Policy;
-use monitor_common::state::{Config, InodeKey, LossKey, Pipe, Socket, Taint, Task};
+use monitor_common::state::{Config, CutKey, InodeKey, LossKey, Pipe, Socket, Taint, Task};
 
 /// Offsets of [`field::FIELDS`], written by the daemon before load and frozen.
 #[unsafe(no_mangle)]
@@ -45,6 +45,14 @@ pub static INODES: LruHashMap<InodeKey, Taint, 32768> = LruHashMap::new();
 /// Outbound inet sockets by cookie.
 #[btf_map]
 pub static SOCKETS: LruHashMap<u64, Socket, 32768> = LruHashMap::new();
+
+/// What tells that a packet belongs to a quarantined container: its container.
+#[btf_map]
+pub static QUARANTINE: HashMap<CutKey, u64, 16384> = HashMap::new();
+
+/// Sets of processes that are being killed: lineage id of the outermost, and its container.
+#[btf_map]
+pub static DOOMED: HashMap<u32, u64, 1024> = HashMap::new();
 
 /// What may change while the programs run.
 #[btf_map]
@@ -95,6 +103,6 @@ pub fn controller() -> Option<usize> {
 pub fn config() -> Config {
     match CONFIG.get(0) {
         Some(config) => *config,
-        None => Config { default_enforce: 0, watch_host: 0, self_tgid: 0, reserved: 0 },
+        None => Config { default_enforce: 0, watch_host: 0, self_tgid: 0, responses: 0 },
     }
 }

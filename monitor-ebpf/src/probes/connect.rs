@@ -7,7 +7,7 @@ use crate::kernel::task::Task;
 use crate::kernel::{Object, copy_words};
 use crate::maps::SOCKETS;
 use crate::record::{self, Judgement, Subject};
-use crate::reflex::{guard, provenance};
+use crate::reflex::{guard, provenance, quarantine};
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::macros::{btf_tracepoint, cgroup_sock_addr};
@@ -93,6 +93,9 @@ fn try_outbound(ctx: &SockAddrContext, family: u16, op: u32) -> Option<i32> {
             provenance::create(tgid, task, container, parent)?
         }
     };
+    if quarantine::holds(entry.container) {
+        return Some(DENY);
+    }
     let time_ns = record::now();
     let mut peer = Peer { addr: [0; 16], port: 0, family: 0, protocol: 0, reserved: 0 };
     // SAFETY: the kernel hands a valid context.

@@ -7,7 +7,7 @@ use crate::kernel::file::{File, string};
 use crate::kernel::task::{Mm, Task};
 use crate::record::{self, Judgement, Subject};
 use crate::reflex::program::{self, Class};
-use crate::reflex::{guard, provenance, stdio};
+use crate::reflex::{doom, guard, provenance, stdio};
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use aya_ebpf::macros::{btf_map, btf_tracepoint};
@@ -23,7 +23,7 @@ use monitor_common::file::{FILE_MEMFD, FILE_OVERLAY, FILE_TMPFS, FILE_UNLINKED, 
 use monitor_common::header::{Kind, Reason};
 use monitor_common::state::{
     self, CLASS_INTERPRETER, CLASS_PACKAGE_MANAGER, CLASS_SESSION_SERVER, CLASS_SHELL, Fingerprint, HOST, InodeKey,
-    Origin, TASK_DRIFT, TASK_ENTERED, TASK_ENTERING, TASK_EXE_TAINTED, TASK_FEEDS_SHELL, TASK_INTERPRETER,
+    Origin, TASK_DOOMED, TASK_DRIFT, TASK_ENTERED, TASK_ENTERING, TASK_EXE_TAINTED, TASK_FEEDS_SHELL, TASK_INTERPRETER,
     TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_PACKAGE_SCRIPT, TASK_READS_STDIN, TASK_SESSION_SERVER, TASK_SHELL,
     TASK_STDIN_INET, TASK_STDOUT_INET, TASK_TAINTED,
 };
@@ -77,6 +77,10 @@ fn try_exec(ctx: &BtfTracePointContext) -> Option<()> {
             provenance::create(tgid, task, container, parent)?
         }
     };
+    if entry.flags & TASK_DOOMED != 0 && doom::is_on() {
+        doom::kill_current();
+        return None;
+    }
     let time_ns = record::now();
     // SAFETY: this CPU's slot; the tracepoint does not nest on a CPU.
     let scratch = unsafe { &mut *SCRATCH.get_ptr_mut(0)? };

@@ -5,6 +5,7 @@ use crate::kernel::cgroup::Cgroup;
 use crate::kernel::copy_words;
 use crate::kernel::task::Task;
 use crate::maps::{CONTAINERS, INODES, PIPES, TASKS, ZERO_PIPE, ZERO_TASK, config};
+use crate::reflex::doom;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use monitor_common::header::Reason;
 use monitor_common::net::Peer;
@@ -50,6 +51,7 @@ pub fn create<'a>(tgid: u32, task: Task, container: u64, parent_tgid: u32) -> Op
     made.start_ns = task.start_ns()?;
     made.container = container;
     made.parent_tgid = parent_tgid;
+    doom::found_line(made, tgid);
     Some(made)
 }
 

@@ -26,7 +26,7 @@ pub fn main(args: &CheckArgs) -> CliResult {
         controller: &watched.controller,
         cgroup_root: &root,
         // Host processes are not watched, nothing is enforced: the programs see and do nothing.
-        config: Config { default_enforce: 0, watch_host: 0, self_tgid: std::process::id(), reserved: 0 },
+        config: Config { default_enforce: 0, watch_host: 0, self_tgid: std::process::id(), responses: 0 },
         avoid: &[],
     })
     .map_err(run::load_error)?;

@@ -7,6 +7,7 @@ mod docs;
 mod events;
 mod exit;
 mod log;
+mod order;
 mod run;
 mod status;
 mod validate;
@@ -15,6 +16,7 @@ pub use exit::{CliError, CliResult, Exit};
 
 use crate::config::{Config, Loaded};
 use crate::control::DEFAULT_SOCKET;
+use crate::response::Deed;
 use clap::{Args, Parser, Subcommand};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -48,6 +50,14 @@ pub enum Command {
     Events(EventsArgs),
     /// Show the state of the running monitor
     Status(StatusArgs),
+    /// Cut a container off from all networks: established connections too, inbound and outbound
+    Quarantine(OrderArgs),
+    /// Give a quarantined container its network back
+    Release(OrderArgs),
+    /// Stop every process of a container where it is
+    Freeze(OrderArgs),
+    /// Let a frozen container go on
+    Thaw(OrderArgs),
     /// Look for containers made from a bad image or already under attack; exits 1 if there are any
     Audit(AuditArgs),
     /// See it work: three harmless attacks in a throw-away container, caught and stopped
@@ -123,6 +133,17 @@ pub struct StatusArgs {
     /// One JSON object instead of lines
     #[arg(long)]
     pub json: bool,
+    /// Which daemon.
+    #[command(flatten)]
+    pub socket: SocketArg,
+}
+
+/// `bulkhead quarantine`, `release`, `freeze`, `thaw`.
+#[derive(Clone, Debug, Args)]
+pub struct OrderArgs {
+    /// Name of a running container, its id, or the beginning of its id
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
     /// Which daemon.
     #[command(flatten)]
     pub socket: SocketArg,
@@ -222,6 +243,10 @@ fn dispatch(command: &Command) -> CliResult {
         Command::Validate(args) => validate::main(args),
         Command::Events(args) => events::main(args),
         Command::Status(args) => status::main(args),
+        Command::Quarantine(args) => order::main(Deed::Quarantine, args),
+        Command::Release(args) => order::main(Deed::Release, args),
+        Command::Freeze(args) => order::main(Deed::Freeze, args),
+        Command::Thaw(args) => order::main(Deed::Thaw, args),
         Command::Docs(args) => docs::main(args),
         Command::Run(args) => run::main(args),
         Command::Check(args) => check::main(args),

@@ -4,16 +4,18 @@ use super::{CliError, CliResult, Exit, RunArgs, require_root};
 use crate::config::Loaded;
 use crate::container::docker::{self, Notice as EngineNotice};
 use crate::container::{Registry, hierarchy};
-use crate::control::{Hub, Server};
+use crate::control::{Hub, Orders, Server};
 use crate::kernel::loader::{Kernel, Ladder, LoadError, Options, Rings};
 use crate::kernel::ring::{Counts as DrainCounts, Drain};
 use crate::kernel::{mounts, object};
 use crate::output::{Notice, Output};
-use crate::pipeline::{Compiled, Counts, Input, Pipeline, fill_maps};
+use crate::pipeline::{Compiled, Counts, Input, Pipeline, ResponseSettings, fill_maps, stop_report};
+use crate::respond::Stop;
+use crate::respond::held::View;
 use nix::sys::signal::{SigSet, Signal};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -23,6 +25,10 @@ const QUEUE: usize = 16_384;
 const TICK: Duration = Duration::from_secs(1);
 /// How long output may take to be written at the end.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// What a container that is stopped for a finding gets between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(1);
+/// Containers that may be stopping at a time.
+const STOPS: usize = 8;
 /// Where a cgroup v2 root is mounted for us alone when the host has none.
 const PRIVATE_CGROUP2: &str = "/run/bulkhead/cgroup2";
 
@@ -56,6 +62,7 @@ struct Prepared {
     kernel: Kernel,
     rings: Rings,
     registry: Registry,
+    cgroup_root: PathBuf,
     _cgroup2: Option<hierarchy::PrivateMount>,
 }
 
@@ -74,7 +81,7 @@ fn prepare(compiled: &Compiled) -> Result<Prepared, CliError> {
         avoid: &compiled.avoid,
     })
     .map_err(load_error)?;
-    Ok(Prepared { kernel, rings, registry: Registry::new(watched), _cgroup2: private })
+    Ok(Prepared { kernel, rings, registry: Registry::new(watched), cgroup_root: root, _cgroup2: private })
 }
 
 /// The exit status that goes with a failed load.
@@ -130,8 +137,13 @@ fn start(
         registry: prepared.registry.clone(),
         engine: engine.as_ref().map(|engine| engine.stats().clone()),
     };
-    let control = control(loaded, hub, stages)?;
-    let mut pipeline = Pipeline::new(maps, prepared.registry, compiled, output, counts);
+    let control = control(loaded, hub, stages, &sender)?;
+    let responses = ResponseSettings {
+        unified: Some(prepared.cgroup_root),
+        packets: ["packet_egress", "packet_ingress"].iter().all(|program| ladder.is_active(program)),
+        stop: stopper(loaded, &sender),
+    };
+    let mut pipeline = Pipeline::new(maps, prepared.registry, compiled, output, counts, responses);
     pipeline.take_over();
     listen_for_signals(signals, sender, config)?;
     trim();
@@ -197,6 +209,8 @@ impl Stages {
             "events_lost": read(&counts.lost) + read(&drain.dropped),
             "findings": read(&counts.findings),
             "prevented": read(&counts.prevented),
+            "quarantined": held(counts, |view| view.quarantined),
+            "frozen": held(counts, |view| view.frozen),
             "processes": read(&counts.processes),
             "containers": {
                 "live": containers.live,
@@ -210,7 +224,12 @@ impl Stages {
     }
 }
 
-fn control(loaded: &Loaded, hub: Arc<Hub>, stages: Stages) -> Result<Option<Server>, CliError> {
+fn control(
+    loaded: &Loaded,
+    hub: Arc<Hub>,
+    stages: Stages,
+    sender: &SyncSender<Input>,
+) -> Result<Option<Server>, CliError> {
     let path = &loaded.config.control.socket;
     if path.as_os_str().is_empty() {
         return Ok(None);
@@ -220,7 +239,52 @@ fn control(loaded: &Loaded, hub: Arc<Hub>, stages: Stages) -> Result<Option<Serv
             .map_err(|error| CliError::failure(format!("make folder {}: {error}", folder.display())))?;
     }
     let (mode, started) = (loaded.config.mode.name(), Instant::now());
-    Ok(Some(Server::start(path, hub, Arc::new(move || stages.status(mode, started)))?))
+    let status = move || stages.status(mode, started);
+    let sender = sender.clone();
+    // An order that finds the queue full is dropped, and with it its way to an answer: the client is told.
+    let orders: Orders = Arc::new(move |order| drop(sender.try_send(Input::Order(Box::new(order)))));
+    Ok(Some(Server::start(path, hub, Arc::new(status), orders)?))
+}
+
+/// Containers to which something is done: name and the beginning of the id.
+fn held(counts: &Counts, wanted: impl Fn(&View) -> bool) -> Vec<String> {
+    let views = counts.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let short = |view: &View| {
+        let id = view.id.get(..12).unwrap_or(&view.id);
+        if view.name.is_empty() { id.to_owned() } else { format!("{} ({id})", view.name) }
+    };
+    views.iter().filter(|view| wanted(view)).map(short).collect()
+}
+
+/// Asks the engine to stop a container, in a thread of its own: it takes as long as the container.
+fn stopper(loaded: &Loaded, sender: &SyncSender<Input>) -> Option<Stop> {
+    let engine = &loaded.config.engine;
+    if !engine.docker {
+        return None;
+    }
+    let settings = docker::Settings::new(&engine.docker_socket);
+    let sender = sender.clone();
+    let running = Arc::new(AtomicUsize::new(0));
+    Some(Box::new(move |container| {
+        if running.fetch_add(1, Ordering::Relaxed) >= STOPS {
+            running.fetch_sub(1, Ordering::Relaxed);
+            return Err(format!("the engine is stopping {STOPS} containers already"));
+        }
+        let (settings, sender, at_work) = (settings.clone(), sender.clone(), running.clone());
+        let (key, id) = (container.key, container.id.clone());
+        let spawned = spawn("stop", move || {
+            let begun = Instant::now();
+            let result = docker::stop_once(&settings, &id, GRACE).map_err(|error| error.to_string());
+            let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+            at_work.fetch_sub(1, Ordering::Relaxed);
+            // The pipeline has ended: nobody is left to tell.
+            let _ = sender.send(Input::Stopped(key, Box::new(stop_report(result, took_us))));
+        });
+        spawned.map_err(|error| {
+            running.fetch_sub(1, Ordering::Relaxed);
+            error.to_string()
+        })
+    }))
 }
 
 fn engine(

@@ -45,7 +45,7 @@ fn errors_name_file_line_and_key() {
     let cases = [
         (
             "\n[actions]\nminer = \"kil\"\n",
-            "config/x.toml:3: actions.miner: unknown action `kil`, expected one of alert, deny, kill",
+            "config/x.toml:3: actions.miner: unknown action `kil`, expected one of alert, deny, kill, freeze, quarantine, stop",
         ),
         ("mode = \"prevent\"", "config/x.toml:1: mode: unknown mode `prevent`, expected one of off, monitor, protect"),
         ("\n\nmod = \"monitor\"", "config/x.toml:3: mod: unknown key `mod`, expected one of mode, "),

@@ -9,10 +9,37 @@ fn status() -> Status {
     Arc::new(|| serde_json::json!({ "mode": "monitor" }))
 }
 
+/// Knows one container.
+fn orders() -> Orders {
+    Arc::new(|order: Order| {
+        let answer = match order.container.as_str() {
+            "web" => Answer::Done { done: format!("{} of web by {}", order.deed.name(), order.uid) },
+            "busy" => return,
+            _ => Answer::Unknown { unknown: "which?".into() },
+        };
+        order.answer.try_send(answer).unwrap();
+    })
+}
+
+#[test]
+fn orders_are_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, _hub, _server) = server(&folder);
+    let give = |container: &str| {
+        let request = Request::Order { order: Deed::Quarantine, container: container.into() };
+        let line = ask(&path, request).unwrap().lines().next().unwrap().unwrap();
+        serde_json::from_str::<Answer>(&line).unwrap()
+    };
+    let me = rustix::process::geteuid().as_raw();
+    assert_eq!(give("web"), Answer::Done { done: format!("quarantine of web by {me}") });
+    assert_eq!(give("x"), Answer::Unknown { unknown: "which?".into() });
+    assert!(matches!(give("busy"), Answer::Refused { error } if error.contains("too busy")));
+}
+
 fn server(folder: &tempfile::TempDir) -> (PathBuf, Arc<Hub>, Server) {
     let path = folder.path().join("run/control.sock");
     let hub = Hub::new();
-    let server = Server::start(&path, hub.clone(), status()).unwrap();
+    let server = Server::start(&path, hub.clone(), status(), orders()).unwrap();
     (path, hub, server)
 }
 
@@ -96,7 +123,7 @@ fn only_the_owner_is_served() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c.sock");
     let me = rustix::process::geteuid().as_raw();
-    let _server = Server::start_for(&path, Hub::new(), status(), me + 1).unwrap();
+    let _server = Server::start_for(&path, Hub::new(), status(), orders(), me + 1).unwrap();
     let line = ask(&path, Request::Status).unwrap().lines().next().unwrap().unwrap();
     assert_eq!(refusal(&line).unwrap(), format!("uid {me} may not use this socket"));
 }
@@ -118,13 +145,13 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c.sock");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    let first = Server::start(&path, Hub::new(), status()).unwrap();
-    let second = Server::start(&path, Hub::new(), status()).err().unwrap();
+    let first = Server::start(&path, Hub::new(), status(), orders()).unwrap();
+    let second = Server::start(&path, Hub::new(), status(), orders()).err().unwrap();
     assert!(matches!(second, ControlError::InUse(_)));
     assert!(ask(&path, Request::Status).is_ok(), "the first goes on");
     drop(first);
     std::fs::write(&path, "x").unwrap();
-    let third = Server::start(&path, Hub::new(), status()).err().unwrap();
+    let third = Server::start(&path, Hub::new(), status(), orders()).err().unwrap();
     assert!(matches!(third, ControlError::NotASocket(_)));
 }
 

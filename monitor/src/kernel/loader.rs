@@ -11,7 +11,7 @@ use aya::programs::{
 use aya::{Ebpf, EbpfLoader};
 use monitor_common::field::{Field, MISSING};
 use monitor_common::policy::Policy;
-use monitor_common::state::{Config, Fingerprint, InodeKey, LossKey};
+use monitor_common::state::{Config, CutKey, Fingerprint, InodeKey, LossKey};
 use serde::Serialize;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -145,6 +145,11 @@ impl Ladder {
         text
     }
 
+    /// Is this program attached?
+    pub fn is_active(&self, program: &str) -> bool {
+        self.steps.iter().any(|step| step.program == program && step.state == State::Active)
+    }
+
     /// Facts nothing tells of. (What cannot be refused is told of by others.)
     pub fn blind(&self) -> Vec<Fact> {
         let mut blind: Vec<Fact> = self
@@ -186,16 +191,20 @@ pub struct Kernel {
 /// Maps the daemon writes and reads.
 pub struct Maps {
     containers: HashMap<MapData, u64, Raw<Policy>>,
-    config: Array<MapData, Raw<Config>>,
+    pub(super) config: Array<MapData, Raw<Config>>,
     classes: HashMap<MapData, u32, u32>,
     fingerprints: HashMap<MapData, Raw<Fingerprint>, u32>,
     sensitive: HashMap<MapData, u64, u32>,
     runtime_sockets: HashMap<MapData, Raw<InodeKey>, u32>,
     socket_names: HashMap<MapData, u32, u32>,
     descriptor_names: HashMap<MapData, u32, u32>,
-    tasks: HashMap<MapData, u32, Raw<monitor_common::state::Task>>,
+    pub(super) tasks: HashMap<MapData, u32, Raw<monitor_common::state::Task>>,
     sockets: HashMap<MapData, u64, Raw<monitor_common::state::Socket>>,
     loss: HashMap<MapData, Raw<LossKey>, u64>,
+    pub(super) quarantine: HashMap<MapData, Raw<CutKey>, u64>,
+    pub(super) doomed: HashMap<MapData, u32, u64>,
+    /// `RESPONSE_*` in force: not the configuration's to change.
+    pub(super) responses: u32,
 }
 
 /// The two rings.
@@ -422,12 +431,16 @@ impl Maps {
             tasks: table(ebpf, "TASKS")?,
             sockets: table(ebpf, "SOCKETS")?,
             loss: table(ebpf, "LOSS")?,
+            quarantine: table(ebpf, "QUARANTINE")?,
+            doomed: table(ebpf, "DOOMED")?,
+            responses: 0,
         })
     }
 
-    /// Sets the run-time configuration.
+    /// Sets the run-time configuration; responses in force stay.
     pub fn set_config(&mut self, config: &Config) {
-        note("CONFIG", self.config.set(0, Raw(*config), 0));
+        let config = Config { responses: self.responses, ..*config };
+        note("CONFIG", self.config.set(0, Raw(config), 0));
     }
 
     /// Sets a container's policy (also of a nested cgroup: `policy.root` names the outermost).
@@ -502,7 +515,7 @@ impl Maps {
 }
 
 /// A map write can fail only when the map is full: worth a line, not the end.
-fn note(map: &'static str, result: Result<(), MapError>) {
+pub(super) fn note(map: &'static str, result: Result<(), MapError>) {
     if let Err(error) = result {
         tracing::warn!(map, %error, "write to a kernel map failed");
     }

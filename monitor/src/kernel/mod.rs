@@ -8,4 +8,5 @@ pub mod hooks;
 pub mod loader;
 pub mod mounts;
 pub mod object;
+pub mod responses;
 pub mod ring;

@@ -8,6 +8,7 @@ pub mod escape;
 pub mod human;
 pub mod notice;
 pub mod record;
+pub mod response;
 pub mod schema;
 pub mod sink;
 pub mod writer;

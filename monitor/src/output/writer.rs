@@ -4,10 +4,12 @@
 use super::human::Human;
 use super::notice::{NoticeKind, NoticeRow};
 use super::record::{Alert, Row};
+use super::response::ResponseRow;
 use super::sink::{RotatedFile, Sink, Stdout};
 use super::{Clock, Notice};
 use crate::config::{self, Format};
 use crate::finding::Finding;
+use crate::response::Response;
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -54,6 +56,7 @@ pub struct Counters {
 enum Job {
     Finding(Box<Finding>),
     Notice(Box<Notice>),
+    Response(Box<Response>),
     Reopen,
     Stop,
 }
@@ -129,6 +132,11 @@ impl Output {
         self.hand_over(Job::Notice(Box::new(notice)));
     }
 
+    /// Hands over what was done about a container; never waits.
+    pub fn response(&self, response: Response) {
+        self.hand_over(Job::Response(Box::new(response)));
+    }
+
     /// Opens the file anew before the next row.
     pub fn reopen(&self) {
         self.hand_over(Job::Reopen);
@@ -179,6 +187,10 @@ impl Writer {
                     self.row(&Row::Alert(Box::new(alert)));
                 }
                 Job::Notice(notice) => self.notice(&notice),
+                Job::Response(response) => {
+                    let row = ResponseRow::new(&response, &self.host, &Clock::now());
+                    self.row(&Row::Response(Box::new(row)));
+                }
                 Job::Reopen => self.sink.reopen(),
                 Job::Stop => break,
             }

@@ -64,7 +64,8 @@ impl Compiled {
             default_enforce: self.rules.default_enforce(),
             watch_host: u32::from(self.watch_host),
             self_tgid: std::process::id(),
-            reserved: 0,
+            // In force or not is the maps' to know: it outlives a reload.
+            responses: 0,
         }
     }
 }

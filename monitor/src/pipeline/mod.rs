@@ -5,13 +5,16 @@ mod compile;
 mod facts;
 mod finding;
 mod older;
+mod orders;
 
 pub use compile::{Compiled, boot_ns, classify, fill_maps};
+pub use orders::{Settings as ResponseSettings, stop_report};
 
 use crate::container::Registry;
 use crate::container::docker::Notice as EngineNotice;
 use crate::container::host_mounts::HostMounts;
 use crate::container::registry::Change;
+use crate::control::Order;
 use crate::detect::{Context, Detectors};
 use crate::event::{Body, Cgroup, ContainerKey, Event, HOST, Verdict};
 use crate::finding::{Detection, Finding, Outcome};
@@ -19,13 +22,14 @@ use crate::kernel::loader::Maps;
 use crate::output::notice::NoticeKind;
 use crate::output::{Notice, Output};
 use crate::provenance::ProcessTable;
-use crate::respond;
+use crate::respond::{self, Held, Means};
+use crate::response::{Origin, Report};
 use crate::{container, kernel::classes};
 use facts::Facts;
 use older::Older;
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// Findings kept for an amendment while a container's metadata is incomplete.
 const UNAMENDED: usize = 1024;
@@ -37,6 +41,10 @@ pub enum Input {
     Event(Event),
     /// The engine client has something.
     Engine(EngineNotice),
+    /// An order on the control socket.
+    Order(Box<Order>),
+    /// The engine has stopped a container, or not.
+    Stopped(ContainerKey, Box<Report>),
     /// SIGHUP: a new configuration that has been checked already.
     Reload(Box<Compiled>),
     /// SIGTERM or SIGINT.
@@ -62,6 +70,8 @@ pub struct Counts {
     pub lost: AtomicU64,
     /// Processes remembered now.
     pub processes: AtomicU64,
+    /// Containers that are quarantined or frozen.
+    pub held: Mutex<Vec<respond::held::View>>,
 }
 
 /// See the module.
@@ -79,11 +89,20 @@ pub struct Pipeline {
     unamended: VecDeque<Finding>,
     losses: HashMap<(ContainerKey, u32), u64>,
     serial: u64,
+    held: Held,
+    stop: Option<respond::Stop>,
 }
 
 impl Pipeline {
     /// Puts the stages together.
-    pub fn new(maps: Maps, registry: Registry, compiled: Compiled, output: Output, counts: Arc<Counts>) -> Self {
+    pub fn new(
+        maps: Maps,
+        registry: Registry,
+        compiled: Compiled,
+        output: Output,
+        counts: Arc<Counts>,
+        responses: ResponseSettings,
+    ) -> Self {
         let mounts = HostMounts::read().unwrap_or_else(|error| {
             tracing::warn!(%error, "the host's mounts cannot be read: writes to them are not told from others");
             HostMounts::from_mountinfo("")
@@ -96,6 +115,8 @@ impl Pipeline {
             unamended: VecDeque::new(),
             losses: HashMap::new(),
             serial: 0,
+            held: Held::new(responses.unified, responses.packets),
+            stop: responses.stop,
             maps,
             registry,
             compiled,
@@ -134,6 +155,8 @@ impl Pipeline {
                 self.on_event(event);
             }
             Input::Engine(notice) => self.on_engine(&notice),
+            Input::Order(order) => self.on_order(&order),
+            Input::Stopped(key, report) => self.on_stopped(key, *report),
             Input::Reload(compiled) => self.reload(*compiled),
             Input::Stop => return false,
         }
@@ -163,14 +186,28 @@ impl Pipeline {
     /// Acts on a detection and reports it.
     fn found(&mut self, event: &Event, detection: Detection) {
         let descendants = self.processes.descendants(detection.culprit);
-        let outcome = respond::act(&self.compiled.rules, &self.registry, event, &detection, &descendants);
-        if detection.repeat {
-            return;
+        let mut means = Means {
+            rules: &self.compiled.rules,
+            registry: &self.registry,
+            reflex: &mut self.maps,
+            held: &mut self.held,
+            stop: self.stop.as_ref(),
+        };
+        let acted = respond::act(&mut means, event, &detection, &descendants);
+        let (kind, stopping) = (detection.kind, acted.outcome == Outcome::Stopping);
+        let id = (!detection.repeat).then(|| self.report(event, detection, acted.outcome));
+        let origin = Origin::Finding { id, kind };
+        let pursued = acted.hunt.and_then(|hunt| self.held.pursue(&mut self.maps, &self.registry, hunt));
+        for report in acted.reports.into_iter().chain(pursued) {
+            self.responded(event.container, origin.clone(), report);
         }
-        self.report(event, detection, outcome);
+        if stopping && !self.held.is_stopping(event.container) {
+            self.held.stopping(event.container, origin);
+        }
     }
 
-    fn report(&mut self, event: &Event, detection: Detection, outcome: Outcome) {
+    /// Reports a detection under an id of its own, which is answered.
+    fn report(&mut self, event: &Event, detection: Detection, outcome: Outcome) -> String {
         self.serial += 1;
         let view = self.registry.view(event.container);
         let finding = finding::complete(event, detection, outcome, view, &self.processes, self.serial);
@@ -184,7 +221,9 @@ impl Pipeline {
             }
             self.unamended.push_back(finding.clone());
         }
+        let id = finding.id.clone();
         self.output.finding(finding);
+        id
     }
 
     fn on_cgroup(&mut self, cgroup: &Cgroup) {
@@ -201,11 +240,12 @@ impl Pipeline {
             self.maps.forget(change.cgroup);
             if change.is_container() {
                 self.facts.forget(change.container);
+                self.forget_responses(change.container);
             }
             return;
         }
         let Some(container) = self.registry.get(change.container) else { return };
-        self.maps.set_policy(change.cgroup, &self.compiled.rules.compile(&container));
+        self.maps.set_policy(change.cgroup, &self.held.policy(&self.compiled.rules, &container));
         self.fingerprint(&container);
         if change.is_container() && container.metadata.complete {
             self.judge_image(change.container);
@@ -241,7 +281,7 @@ impl Pipeline {
         if let Some(label) = respond::policy::invalid_label(&container) {
             tracing::warn!(container = %container.id, label, "label bulkhead.mode names no mode and is ignored");
         }
-        let policy = self.compiled.rules.compile(&container);
+        let policy = self.held.policy(&self.compiled.rules, &container);
         for cgroup in self.registry.cgroups_of(key) {
             self.maps.set_policy(cgroup, &policy);
         }
@@ -275,7 +315,7 @@ impl Pipeline {
         fill_maps(&mut self.maps, &self.compiled);
         self.maps.set_config(&self.compiled.kernel_config());
         for container in self.registry.live() {
-            let policy = self.compiled.rules.compile(&container);
+            let policy = self.held.policy(&self.compiled.rules, &container);
             for cgroup in self.registry.cgroups_of(container.key) {
                 self.maps.set_policy(cgroup, &policy);
             }
@@ -283,8 +323,12 @@ impl Pipeline {
         self.output.notice(Notice::new(NoticeKind::State, "reloaded", "configuration reloaded"));
     }
 
-    /// Once a second: what the kernel half could not hand over.
+    /// Once a second: responses are kept up with what containers do, and what the kernel half could not hand
+    /// over is told.
     pub fn tick(&mut self) {
+        for (container, report) in self.held.tick(&mut self.maps, &self.registry) {
+            self.responded(container, Origin::Daemon, report);
+        }
         let mut total = 0;
         for (key, lost) in self.maps.losses() {
             total += lost;

@@ -98,7 +98,7 @@ impl Rules {
     pub fn enforce_bits(&self) -> u32 {
         ENFORCEABLE
             .iter()
-            .filter(|(kind, _)| self.action(*kind) != Action::Alert)
+            .filter(|(kind, _)| self.action(*kind).is_reflex())
             .fold(0, |bits, (_, reason)| bits | 1 << *reason as u32)
     }
 

@@ -48,14 +48,16 @@ fn layouts() -> Vec<Layout> {
         state::Origin { tgid, hops, start_ns, peer, time_ns }
         state::Taint { origin, container }
         state::Task {
-            start_ns, container, flags, parent_tgid, stdin, stdout, fifo_out, writes, write_next, script, origin, last_open
+            start_ns, container, flags, parent_tgid, stdin, stdout, fifo_out, writes, write_next, script, origin, last_open,
+            lineage, depth
         }
         state::Pipe { reader, writer, shell, tainted, barrier, down, origin }
         state::Socket { tgid, sent, received, start_ns, container, peer, uid, reserved }
         state::Fingerprint { size, code, data }
         state::CgroupChange { header, parent, gone, hierarchy, path }
         state::LossKey { container, kind, reserved }
-        state::Config { default_enforce, watch_host, self_tgid, reserved }
+        state::CutKey { id, kind, reserved }
+        state::Config { default_enforce, watch_host, self_tgid, responses }
     }
 }
 

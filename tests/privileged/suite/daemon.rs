@@ -26,12 +26,14 @@ pub struct Settings {
     pub engine: String,
     /// Shell commands run before the daemon, in its own mount namespace.
     pub prelude: String,
+    /// Content of the `[actions]` table.
+    pub actions: String,
 }
 
 impl Settings {
     /// The common case.
     pub fn mode(mode: &'static str) -> Self {
-        Self { mode, host: false, engine: "docker = false".into(), prelude: String::new() }
+        Self { mode, host: false, engine: "docker = false".into(), prelude: String::new(), actions: String::new() }
     }
 }
 
@@ -182,6 +184,26 @@ impl Daemon {
             .with_context(|| format!("status: {}", String::from_utf8_lossy(&output.stderr)))
     }
 
+    /// Runs `bulkhead ORDER CONTAINER`: its exit status, and what it says on both outputs.
+    pub fn order(&self, order: &str, container: &str) -> Result<(Option<i32>, String)> {
+        let output = Command::new(program()?).args([order, container, "--socket"]).arg(self.socket()).output()?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((output.status.code(), String::from_utf8_lossy(&said).into_owned()))
+    }
+
+    /// Responses on record.
+    pub fn responses(&self, action: &str) -> Vec<Value> {
+        let wanted = |row: &Value| row["event"]["dataset"] == "bulkhead.response" && row["event"]["action"] == action;
+        self.rows().into_iter().filter(wanted).collect()
+    }
+
+    /// Waits for a response.
+    pub fn await_response(&self, action: &str) -> Result<Value> {
+        self.await_row(&format!("{action} response"), ALERT_WAIT, |row| {
+            row["event"]["dataset"] == "bulkhead.response" && row["event"]["action"] == action
+        })
+    }
+
     /// Resident memory.
     pub fn rss_bytes(&self) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
@@ -252,8 +274,8 @@ fn config(group: &str, scratch: &Path, settings: &Settings) -> String {
     let scratch = scratch.display();
     format!(
         "mode = \"{}\"\n[scope]\ncgroups = [\"{group}\"]\n[host]\nwatch = {}\n[engine]\n{}\n[output]\nformat = \"json\"\n\
-         file = \"{scratch}/out/alerts.jsonl\"\n[control]\nsocket = \"{scratch}/control.sock\"\n[log]\nlevel = \"debug\"\n",
-        settings.mode, settings.host, settings.engine
+         file = \"{scratch}/out/alerts.jsonl\"\n[control]\nsocket = \"{scratch}/control.sock\"\n[log]\nlevel = \"debug\"\n[actions]\n{}\n",
+        settings.mode, settings.host, settings.engine, settings.actions
     )
 }
 

@@ -11,11 +11,14 @@ mod daemon;
 mod engine;
 mod faults;
 mod identity;
+mod kill_set;
 mod lab;
 mod live;
 mod pace;
 mod packages;
+mod quarantine;
 mod refusals;
+mod responses;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::path::Path;
@@ -73,11 +76,19 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ),
     ("live_containers_before_and_short_are_named", Needs::Engine, live::live_containers_before_and_short_are_named),
     ("live_audit_finds_bad_image_and_shell", Needs::Engine, live::live_audit_finds_bad_image_and_shell),
+    ("quarantine_cuts_on_v1", Needs::Daemon, quarantine::quarantine_cuts_on_v1),
+    ("quarantine_cuts_on_hybrid", Needs::Daemon, quarantine::quarantine_cuts_on_hybrid),
+    ("quarantine_cuts_on_v2", Needs::Daemon, quarantine::quarantine_cuts_on_v2),
+    ("freeze_stops_and_thaw_resumes", Needs::Daemon, responses::freeze_stops_and_thaw_resumes),
+    ("orders_are_checked_and_on_record", Needs::Daemon, responses::orders_are_checked_and_on_record),
+    ("findings_freeze_quarantine_and_stop", Needs::Daemon, responses::findings_freeze_quarantine_and_stop),
+    ("a_set_cannot_outrun_the_killer", Needs::Daemon, kill_set::a_set_cannot_outrun_the_killer),
     ("policy_off_label", Needs::Daemon, engine::policy_off_label),
 ];
 
 /// Programs the stages are made with.
 const TOOLS: &[&str] = &["bash", "curl", "dpkg", "dpkg-deb", "ip", "nsenter", "setpriv", "unshare"];
+const TOOLS: &[&str] = &["bash", "curl", "ip", "nsenter", "perl", "setpriv", "unshare"];
 
 fn main() -> std::process::ExitCode {
     let mut arguments = Arguments::from_args();
