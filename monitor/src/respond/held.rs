@@ -121,8 +121,17 @@ impl Held {
         reflex.responses(bits);
     }
 
-    fn marks(&self, registry: &Registry, container: &Container) -> Marks {
-        network::marks(registry, container, self.unified.as_deref().unwrap_or(std::path::Path::new("/nonexistent")))
+    fn marks(&self, registry: &Registry, container: &Container, ports: bool) -> Marks {
+        let unified = self.unified.as_deref().unwrap_or(std::path::Path::new("/nonexistent"));
+        network::marks(registry, container, unified, ports)
+    }
+
+    /// Tells the kernel half of a container's marks; false if not all found room.
+    fn mark(&mut self, reflex: &mut dyn Reflex, key: ContainerKey, marks: Marks) -> bool {
+        let room = marks.keys.iter().all(|mark| reflex.cut(*mark, key));
+        self.containers.entry(key).or_default().quarantine = Some(marks);
+        self.arm(reflex);
+        room
     }
 
     /// Cuts a container off from every network.
@@ -141,12 +150,15 @@ impl Held {
             // not connect any more.
             self.containers.entry(container.key).or_default().quarantine = Some(Marks::default());
             self.set_policies(reflex, registry, rules, container);
-            let marks = self.marks(registry, container);
-            let room = marks.keys.iter().all(|key| reflex.cut(*key, container.key));
-            let mut by = marks.names();
-            let told = marks.bits() != 0;
-            self.containers.entry(container.key).or_default().quarantine = Some(marks);
-            self.arm(reflex);
+            let marks = self.marks(registry, container, false);
+            let (bits, mut by) = (marks.bits(), marks.names());
+            let told = bits != 0;
+            let mut room = self.mark(reflex, container.key, marks);
+            if bits & RESPONSE_SOCKET != 0 {
+                // What is open is cut by now; what is accepted from now on is told by its port.
+                let marks = self.marks(registry, container, true);
+                room &= self.mark(reflex, container.key, marks);
+            }
             by.push("connects denied".into());
             let remark = match (self.packets, told, room) {
                 (false, ..) => "established connections go on: this kernel refused the packet programs",
@@ -257,7 +269,7 @@ impl Held {
             self.containers.iter().filter(|(_, state)| state.quarantine.is_some()).map(|(key, _)| *key).collect();
         for key in keys {
             let Some(container) = registry.get(key) else { continue };
-            let now = self.marks(registry, &container);
+            let now = self.marks(registry, &container, true);
             let Some(marks) = self.containers.get_mut(&key).and_then(|state| state.quarantine.as_mut()) else {
                 continue;
             };

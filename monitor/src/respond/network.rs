@@ -7,7 +7,7 @@ use crate::container::{Registry, hierarchy};
 use monitor_common::state::{
     CUT_CGROUP, CUT_NETNS, CUT_PORT, CUT_SOCKET, CutKey, RESPONSE_CGROUP, RESPONSE_NETNS, RESPONSE_SOCKET,
 };
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -49,8 +49,10 @@ impl Marks {
     }
 }
 
-/// Reads the marks of a container as it is now. `unified` is a mount of the cgroup v2 root.
-pub fn marks(registry: &Registry, container: &Container, unified: &Path) -> Marks {
+/// Reads the marks of a container as it is now. `unified` is a mount of the cgroup v2 root. `ports`: with the
+/// ports that it listens on, where sockets are told one by one; that takes the kernel a walk over all its
+/// sockets, tens of milliseconds and more on a loaded machine.
+pub fn marks(registry: &Registry, container: &Container, unified: &Path, ports: bool) -> Marks {
     let Some(folder) = registry.directory(container.key) else { return Marks::default() };
     let members = processes_below(&folder, DEPTH);
     let mut marks = Marks { keys: BTreeSet::new(), unified: registry.hierarchy().id == 0 };
@@ -71,8 +73,10 @@ pub fn marks(registry: &Registry, container: &Container, unified: &Path) -> Mark
         }
     }
     if marks.bits() & RESPONSE_CGROUP == 0 {
+        let mut tables: HashMap<u64, String> = HashMap::new();
         for (pid, netns) in by_socket {
-            marks.keys.extend(sockets(pid, netns).into_iter().take(MARKS.saturating_sub(marks.keys.len())));
+            let table = tables.entry(netns).or_insert_with(|| if ports { tcp_table(pid) } else { String::new() });
+            marks.keys.extend(sockets(pid, netns, table).into_iter().take(MARKS.saturating_sub(marks.keys.len())));
         }
     }
     marks
@@ -132,7 +136,7 @@ fn ids_below(folder: &Path, depth: usize, keys: &mut Vec<CutKey>) {
 }
 
 /// A process's sockets, and the ports it listens on: what is accepted there has no file until accept(2).
-fn sockets(pid: u32, netns: u64) -> Vec<CutKey> {
+fn sockets(pid: u32, netns: u64, table: &str) -> Vec<CutKey> {
     let inodes: HashSet<u64> = std::fs::read_dir(format!("/proc/{pid}/fd"))
         .into_iter()
         .flatten()
@@ -140,14 +144,16 @@ fn sockets(pid: u32, netns: u64) -> Vec<CutKey> {
         .filter_map(|entry| std::fs::read_link(entry.path()).ok())
         .filter_map(|target| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok())
         .collect();
-    let tables = ["tcp", "tcp6"].map(|name| std::fs::read_to_string(format!("/proc/{pid}/net/{name}")));
-    let ports = tables.into_iter().flatten().flat_map(|text| listening(&text, &inodes));
-    let ports: Vec<u16> = ports.collect();
-    ports
+    listening(table, &inodes)
         .into_iter()
         .map(|port| CutKey { id: netns << 16 | u64::from(port), kind: CUT_PORT, reserved: 0 })
         .chain(inodes.iter().map(|inode| CutKey { id: *inode, kind: CUT_SOCKET, reserved: 0 }))
         .collect()
+}
+
+/// The TCP sockets of a process's network namespace.
+fn tcp_table(pid: u32) -> String {
+    ["tcp", "tcp6"].map(|name| std::fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default()).concat()
 }
 
 /// Local ports of the listening sockets among `inodes`, from `/proc/PID/net/tcp` (proc(5)).
@@ -203,7 +209,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         let port = u64::from(listener.local_addr()?.port());
         let netns = namespace(std::process::id()).unwrap_or_default();
-        let keys = sockets(std::process::id(), netns);
+        let keys = sockets(std::process::id(), netns, &tcp_table(std::process::id()));
         assert!(netns != 0 && keys.contains(&CutKey { id: netns << 16 | port, kind: CUT_PORT, reserved: 0 }));
         assert!(keys.iter().any(|key| key.kind == CUT_SOCKET));
         Ok(())

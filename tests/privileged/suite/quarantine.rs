@@ -33,7 +33,7 @@ exit(IO::Socket::INET->new(PeerAddr => $a, PeerPort => $p, Proto => "tcp", Timeo
 /// Sends an ICMP echo request by a raw socket: 0 if an answer comes within a second, 3 if not.
 const PINGER: &str = r#"use Socket; my ($a) = @ARGV; $SIG{ALRM} = sub { exit 3 }; alarm 1;
 socket(my $s, PF_INET, SOCK_RAW, 1) or exit 5;
-send($s, pack("CCnnn", 8, 0, 0xf7fe - 1, 1, 0), 0, sockaddr_in(0, inet_aton($a))) or exit 3;
+send($s, pack("CCnnn", 8, 0, 0xf7fe, 1, 0), 0, sockaddr_in(0, inet_aton($a))) or exit 3;
 while (recv $s, my $r, 999, 0) { exit 0 if unpack("x20C", $r) == 0 } exit 3"#;
 
 /// How a host's cgroups are laid out.
