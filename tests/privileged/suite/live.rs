@@ -6,11 +6,13 @@ use monitor::cli::audit::{self, Audit, EXIT_FOUND};
 use monitor::container::denylist::Denylist;
 use monitor::container::docker::{self, Engine, Notice, Settings};
 use monitor::container::{Registry, hierarchy};
-use monitor::event::{Body, Event, ProcessKey, Reason, Rung, Verdict};
+use monitor::event::{Body, ContainerKey, Event, ProcessKey, Reason, Rung, Verdict};
 use monitor::finding::{Action, Detection, EnforcedBy, FindingKind, Outcome};
 use monitor::respond::policy::{Mode, Rules};
+use monitor::respond::{Held, Means, Reflex};
 use monitor_common::exec::EXEC_RELAY;
-use monitor_common::state::{CLASS_FLAG_C, CLASS_MULTICALL, CLASS_SHELL};
+use monitor_common::policy::Policy;
+use monitor_common::state::{CLASS_FLAG_C, CLASS_MULTICALL, CLASS_SHELL, CutKey, Task};
 use std::collections::HashMap;
 use std::process::Command;
 use std::sync::atomic::Ordering;
@@ -115,7 +117,7 @@ pub fn live_container_is_completed_and_its_culprit_killed() -> Result<()> {
         ..Rules::default()
     };
     let detection = Detection::new(FindingKind::Miner, target.process, "test");
-    let outcome = monitor::respond::act(&rules, &registry, target, &detection, &[init.process]);
+    let outcome = respond(&rules, &registry, target, &detection, &[init.process]);
     let pid = target.process.tgid;
     ensure!(outcome == Outcome::Killed { by: EnforcedBy::Pidfd, processes: vec![pid] }, "{outcome:?}");
     until(&registry, "the end", || std::fs::metadata(format!("/proc/{pid}/exe")).is_err().then_some(()))?;
@@ -125,7 +127,7 @@ pub fn live_container_is_completed_and_its_culprit_killed() -> Result<()> {
     let event =
         Event { process: own, verdict: Verdict::Observed, reason: Reason::None, rung: Rung::None, ..target.clone() };
     let detection = Detection::new(FindingKind::Miner, own, "test");
-    let outcome = monitor::respond::act(&rules, &registry, &event, &detection, &[]);
+    let outcome = respond(&rules, &registry, &event, &detection, &[]);
     ensure!(matches!(outcome, Outcome::Refused { .. }), "{outcome:?}");
     Ok(())
 }
@@ -220,4 +222,43 @@ pub fn private_cgroup_mount_comes_and_goes() -> Result<()> {
     drop(mount);
     ensure!(!point.exists(), "the mount point is still there");
     Ok(())
+}
+
+/// What the daemon does by itself, without a kernel half.
+fn respond(
+    rules: &Rules,
+    registry: &Registry,
+    event: &Event,
+    detection: &Detection,
+    descendants: &[ProcessKey],
+) -> Outcome {
+    let (mut reflex, mut held) = (NoReflex, Held::default());
+    let mut means = Means { rules, registry, reflex: &mut reflex, held: &mut held, stop: None };
+    let acted = monitor::respond::act(&mut means, event, detection, descendants);
+    if let Some(hunt) = acted.hunt {
+        held.pursue(&mut reflex, registry, hunt);
+    }
+    acted.outcome
+}
+
+struct NoReflex;
+
+impl Reflex for NoReflex {
+    fn policy(&mut self, _cgroup: u64, _policy: &Policy) {}
+    fn responses(&mut self, _bits: u32) {}
+    fn in_force(&self) -> u32 {
+        0
+    }
+    fn cut(&mut self, _key: CutKey, _container: ContainerKey) -> bool {
+        false
+    }
+    fn uncut(&mut self, _key: CutKey) {}
+    fn doom(&mut self, _lineage: u32, _container: ContainerKey) {}
+    fn pardon(&mut self, _lineage: u32) {}
+    fn task(&self, _tgid: u32) -> Option<Task> {
+        None
+    }
+    fn members(&self, _container: ContainerKey, _lines: &[u32]) -> Vec<(u32, Task)> {
+        Vec::new()
+    }
 }

@@ -87,8 +87,7 @@ const TESTS: &[(&str, Needs, Body)] = &[
 ];
 
 /// Programs the stages are made with.
-const TOOLS: &[&str] = &["bash", "curl", "dpkg", "dpkg-deb", "ip", "nsenter", "setpriv", "unshare"];
-const TOOLS: &[&str] = &["bash", "curl", "ip", "nsenter", "perl", "setpriv", "unshare"];
+const TOOLS: &[&str] = &["bash", "curl", "dpkg", "dpkg-deb", "ip", "nsenter", "perl", "setpriv", "unshare"];
 
 fn main() -> std::process::ExitCode {
     let mut arguments = Arguments::from_args();
