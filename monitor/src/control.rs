@@ -5,7 +5,7 @@ mod hub;
 mod server;
 
 pub use hub::Hub;
-pub use server::{Server, Status};
+pub use server::{Answers, Server};
 
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Write as _};
@@ -27,6 +27,8 @@ pub enum Request {
     },
     /// One object about the daemon.
     Status,
+    /// Stop reading, write what is there, end, and leave everything attached: a new daemon is here.
+    Handover,
     /// The alerts of this run that are still remembered.
     Findings,
 }

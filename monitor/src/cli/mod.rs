@@ -6,9 +6,11 @@ mod demo;
 mod docs;
 mod events;
 mod exit;
+mod handover;
 mod log;
 mod run;
 mod status;
+mod unload;
 mod validate;
 
 pub use exit::{CliError, CliResult, Exit};
@@ -47,6 +49,8 @@ pub enum Command {
     Events(EventsArgs),
     /// Show the state of the running monitor
     Status(StatusArgs),
+    /// Detach and remove what a daemon that has ended left in the kernel
+    Unload(UnloadArgs),
     /// Look for containers made from a bad image or already under attack; exits 1 if there are any
     Audit(AuditArgs),
     /// See it work: three harmless attacks in a throw-away container, caught and stopped
@@ -68,6 +72,14 @@ pub struct ConfigArg {
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
     /// Where the configuration is.
+    #[command(flatten)]
+    pub config: ConfigArg,
+}
+
+/// `bulkhead unload`.
+#[derive(Clone, Debug, Args)]
+pub struct UnloadArgs {
+    /// Configuration that names the folder of the pins.
     #[command(flatten)]
     pub config: ConfigArg,
 }
@@ -223,6 +235,7 @@ fn dispatch(command: &Command) -> CliResult {
         Command::Status(args) => status::main(args),
         Command::Docs(args) => docs::main(args),
         Command::Run(args) => run::main(args),
+        Command::Unload(args) => unload::main(args),
         Command::Check(args) => check::main(args),
         Command::Audit(args) => audit_main(args),
         Command::Demo(args) => demo::main(args),

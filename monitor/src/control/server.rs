@@ -24,8 +24,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a quiet follower is looked at for having hung up.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Gives the object that `status` answers with.
-pub type Status = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+/// What the daemon does when it is asked.
+#[derive(Clone)]
+pub struct Answers {
+    /// Gives the object that `status` answers with.
+    pub status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
+    /// Begins the handover to another daemon; `false` if it cannot now.
+    pub handover: Arc<dyn Fn() -> bool + Send + Sync>,
+}
 
 /// The listening socket. Dropping it ends the service and removes the file.
 pub struct Server {
@@ -37,7 +43,7 @@ pub struct Server {
 
 struct Service {
     hub: Arc<Hub>,
-    status: Status,
+    answers: Answers,
     owner: u32,
     stop: Arc<AtomicBool>,
     clients: AtomicUsize,
@@ -49,11 +55,11 @@ impl Server {
     ///
     /// # Errors
     /// The path is taken or cannot be used.
-    pub fn start(path: &Path, hub: Arc<Hub>, status: Status) -> Result<Self, ControlError> {
-        Self::start_for(path, hub, status, rustix::process::geteuid().as_raw())
+    pub fn start(path: &Path, hub: Arc<Hub>, answers: Answers) -> Result<Self, ControlError> {
+        Self::start_for(path, hub, answers, rustix::process::geteuid().as_raw())
     }
 
-    pub(super) fn start_for(path: &Path, hub: Arc<Hub>, status: Status, owner: u32) -> Result<Self, ControlError> {
+    pub(super) fn start_for(path: &Path, hub: Arc<Hub>, answers: Answers, owner: u32) -> Result<Self, ControlError> {
         let fail = |source: io::Error| ControlError::Io { path: path.into(), source };
         clear_stale(path)?;
         let listener = UnixListener::bind(path).map_err(fail)?;
@@ -62,7 +68,7 @@ impl Server {
         let meta = std::fs::symlink_metadata(path).map_err(fail)?;
         let stop = Arc::new(AtomicBool::new(false));
         let clients = AtomicUsize::new(0);
-        let service = Arc::new(Service { hub, status, owner, stop: stop.clone(), clients });
+        let service = Arc::new(Service { hub, answers, owner, stop: stop.clone(), clients });
         let thread = std::thread::Builder::new()
             .name("control".into())
             .spawn(move || accept(&listener, &service))
@@ -168,7 +174,11 @@ fn serve(stream: &mut UnixStream, service: &Service) -> io::Result<()> {
     BufReader::new(stream.try_clone()?.take(REQUEST_MAX)).read_line(&mut line)?;
     match serde_json::from_str(&line) {
         Err(error) => refuse(stream, &format!("not a request: {error}")),
-        Ok(Request::Status) => send(stream, &(service.status)().to_string()),
+        Ok(Request::Status) => send(stream, &(service.answers.status)().to_string()),
+        Ok(Request::Handover) if (service.answers.handover)() => {
+            send(stream, &serde_json::json!({ "handing_over": true, "pid": std::process::id() }).to_string())
+        }
+        Ok(Request::Handover) => refuse(stream, "it is too busy to hand over now"),
         Ok(Request::Findings) => service.hub.recent(REMEMBERED).iter().try_for_each(|row| send(stream, row)),
         Ok(Request::Events { backlog }) => {
             let (past, subscription) = service.hub.follow(backlog);

@@ -5,8 +5,8 @@ use crate::output::{Observer as _, samples};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-fn status() -> Status {
-    Arc::new(|| serde_json::json!({ "mode": "monitor" }))
+fn status() -> Answers {
+    Answers { status: Arc::new(|| serde_json::json!({ "mode": "monitor" })), handover: Arc::new(|| false) }
 }
 
 fn server(folder: &tempfile::TempDir) -> (PathBuf, Arc<Hub>, Server) {
@@ -138,4 +138,19 @@ fn nonsense_gets_an_answer() {
         let line = BufReader::new(stream).lines().next().unwrap().unwrap();
         assert!(refusal(&line).unwrap().starts_with("not a request: "), "{line}");
     }
+}
+
+#[test]
+fn a_handover_is_begun_or_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counter = asked.clone();
+    // The second one finds it too busy.
+    let handover = Arc::new(move || counter.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0);
+    let path = folder.path().join("control.sock");
+    let _server = Server::start(&path, Hub::new(), Answers { handover, ..status() }).unwrap();
+    let answer = || ask(&path, Request::Handover).unwrap().lines().next().unwrap().unwrap();
+    assert!(refusal(&answer()).is_none());
+    assert!(refusal(&answer()).is_some_and(|why| why.contains("busy")));
+    assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 2);
 }

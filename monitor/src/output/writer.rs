@@ -49,6 +49,8 @@ pub struct Counters {
     pub failed: AtomicU64,
     /// Lost because the queue was full.
     pub dropped: AtomicU64,
+    /// Findings and notices that were taken off the queue and dealt with, written or not.
+    pub settled: AtomicU64,
 }
 
 enum Job {
@@ -62,6 +64,8 @@ enum Job {
 pub struct Output {
     queue: SyncSender<Job>,
     counters: Arc<Counters>,
+    /// Findings and notices that went into the queue.
+    submitted: AtomicU64,
     done: Receiver<()>,
 }
 
@@ -116,22 +120,27 @@ impl Output {
                 let _ = finished.send(());
             })
             .map_err(OutputError::Thread)?;
-        Ok(Self { queue, counters, done })
+        Ok(Self { queue, counters, submitted: AtomicU64::new(0), done })
     }
 
     /// Hands over a finding; never waits.
     pub fn finding(&self, finding: Finding) {
-        self.hand_over(Job::Finding(Box::new(finding)));
+        self.submit(Job::Finding(Box::new(finding)));
     }
 
     /// Hands over a notice; never waits.
     pub fn notice(&self, notice: Notice) {
-        self.hand_over(Job::Notice(Box::new(notice)));
+        self.submit(Job::Notice(Box::new(notice)));
     }
 
     /// Opens the file anew before the next row.
     pub fn reopen(&self) {
         self.hand_over(Job::Reopen);
+    }
+
+    /// Findings and notices that went into the queue so far; compared with [`Counters::settled`].
+    pub fn submitted(&self) -> u64 {
+        self.submitted.load(Relaxed)
     }
 
     /// What became of the rows so far.
@@ -152,10 +161,18 @@ impl Output {
         self.done.recv_timeout(end.saturating_duration_since(std::time::Instant::now())).is_ok()
     }
 
-    fn hand_over(&self, job: Job) {
-        if self.queue.try_send(job).is_err() {
+    fn submit(&self, job: Job) {
+        if self.hand_over(job) {
+            self.submitted.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn hand_over(&self, job: Job) -> bool {
+        let sent = self.queue.try_send(job).is_ok();
+        if !sent {
             self.counters.dropped.fetch_add(1, Relaxed);
         }
+        sent
     }
 }
 
@@ -177,8 +194,12 @@ impl Writer {
                 Job::Finding(finding) => {
                     let alert = Alert::new(&finding, &self.host, &Clock::now());
                     self.row(&Row::Alert(Box::new(alert)));
+                    self.counters.settled.fetch_add(1, Relaxed);
                 }
-                Job::Notice(notice) => self.notice(&notice),
+                Job::Notice(notice) => {
+                    self.notice(&notice);
+                    self.counters.settled.fetch_add(1, Relaxed);
+                }
                 Job::Reopen => self.sink.reopen(),
                 Job::Stop => break,
             }
