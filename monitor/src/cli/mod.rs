@@ -74,6 +74,9 @@ pub struct RunArgs {
     /// Where the configuration is.
     #[command(flatten)]
     pub config: ConfigArg,
+    /// Pin nothing, whatever the configuration says: everything ends with this process
+    #[arg(long)]
+    pub no_pins: bool,
 }
 
 /// `bulkhead unload`.

@@ -34,7 +34,10 @@ const PRIVATE_CGROUP2: &str = "/run/bulkhead/cgroup2";
 
 /// Runs until SIGTERM or SIGINT.
 pub fn main(args: &RunArgs) -> CliResult {
-    let loaded = args.config.load()?;
+    let mut loaded = args.config.load()?;
+    if args.no_pins {
+        loaded.config.pins.root = PathBuf::new();
+    }
     let compiled = Compiled::new(&loaded).map_err(|error| CliError::new(Exit::Usage, error.to_string()))?;
     require_root("run")?;
     super::log::start(loaded.config.log.level);

@@ -55,7 +55,7 @@ fn layouts() -> Vec<Layout> {
         state::Fingerprint { size, code, data }
         state::CgroupChange { header, parent, gone, hierarchy, path }
         state::LossKey { container, kind, reserved }
-        state::Config { default_enforce, watch_host, self_tgid, reserved }
+        state::Config { default_enforce, watch_host, self_tgid, release, heartbeat_ns, limit_ns }
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::container::{Container, Group};
 use crate::daemon::{Daemon, Settings, outcome, program, run_once};
 use crate::lab::Peer;
+use crate::restart::Bpffs;
 use anyhow::{Context, Result, bail, ensure};
 use monitor::kernel::loader::{Kernel, LoadError, Options};
 use rustix::process::Signal;
@@ -73,6 +74,7 @@ pub fn kernel_half_missing() -> Result<()> {
         controller: "",
         cgroup_root: Path::new("/sys/fs/cgroup"),
         config: monitor_common::state::Config::default(),
+        pins: None,
     };
     match Kernel::load(&options) {
         Err(error @ LoadError::NoObject) => ensure!(error.to_string().contains("cargo xtask build"), "{error}"),
@@ -130,7 +132,7 @@ pub fn sighup_reload_keeps_old_on_error() -> Result<()> {
 }
 
 /// Ids of programs that a process holds, by the descriptions of its descriptors.
-fn programs_of(pid: u32) -> Result<HashSet<u32>> {
+pub fn programs_of(pid: u32) -> Result<HashSet<u32>> {
     let mut found = HashSet::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))?.flatten() {
         let text = fs::read_to_string(entry.path()).unwrap_or_default();
@@ -143,10 +145,26 @@ fn programs_of(pid: u32) -> Result<HashSet<u32>> {
     Ok(found)
 }
 
+/// Waits until none of these programs is loaded any more.
+pub fn await_unloaded(ours: &HashSet<u32>) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let loaded: HashSet<u32> = aya::programs::loaded_programs().flatten().map(|program| program.id()).collect();
+        let left: Vec<_> = ours.intersection(&loaded).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "programs {left:?} are still loaded");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// Nothing of ours stays in the kernel, nor the socket; the last row is written.
 pub fn sigterm_exits_0_and_detaches() -> Result<()> {
     let group = Group::make()?;
-    let mut daemon = Daemon::start(&group, &Settings::mode("protect"))?;
+    let stage = Bpffs::mount()?;
+    let pins = Some(stage.pins("release"));
+    let mut daemon = Daemon::start(&group, &Settings { pins, ..Settings::mode("protect") })?;
     let ours = programs_of(daemon.pid())?;
     ensure!(ours.len() >= 5, "the running daemon holds {} programs", ours.len());
     let status = daemon.stop()?;
@@ -155,16 +173,8 @@ pub fn sigterm_exits_0_and_detaches() -> Result<()> {
     let rows = daemon.rows_after_end();
     ensure!(rows.iter().any(|row| row["event"]["action"] == "stopped"), "no last row");
     ensure!(!daemon.socket().exists(), "the control socket is left behind");
-    let deadline = Instant::now() + Duration::from_secs(5);
-    loop {
-        let loaded: HashSet<u32> = aya::programs::loaded_programs().flatten().map(|program| program.id()).collect();
-        let left: Vec<_> = ours.intersection(&loaded).collect();
-        if left.is_empty() {
-            break;
-        }
-        ensure!(Instant::now() < deadline, "programs {left:?} are still loaded");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    await_unloaded(&ours)?;
+    ensure!(stage.is_empty()?, "something is still pinned");
     let container = Container::start(&group)?;
     ensure!(attack_works(&container)?, "something still enforces");
     Ok(())
