@@ -42,6 +42,14 @@ pub(super) fn pins(loaded: &Loaded) -> Result<Option<Pins>, CliError> {
     unlocked.lock(PATIENCE).map(Some).map_err(|_| refused(&format!("it has not ended within {PATIENCE:?}")))
 }
 
+/// Removes what this daemon has pinned and nobody is going to run.
+pub(super) fn remove(root: &Path) {
+    let Ok(Some(unlocked)) = Unlocked::existing(root) else { return };
+    if let Err(error) = unlocked.lock(Duration::ZERO).and_then(Pins::remove_all) {
+        tracing::error!(%error, "what is pinned could not be removed; `bulkhead unload` may");
+    }
+}
+
 fn hand_over(socket: &Path) -> Result<(), ControlError> {
     let mut answer = String::new();
     ask(socket, Request::Handover)?

@@ -47,7 +47,13 @@ pub fn main(args: &RunArgs) -> CliResult {
     let prepared = prepare(&compiled, pins)?;
     let dropped = crate::privileges::drop_after_attach().map_err(|error| CliError::failure(error.to_string()))?;
     tracing::info!(kept = ?dropped.kept, "capabilities dropped");
-    let running = start(&loaded, compiled, prepared, args.config.path(), signals)?;
+    let fresh = prepared.kernel.origin() == Origin::Fresh;
+    let running = start(&loaded, compiled, prepared, args.config.path(), signals).inspect_err(|_| {
+        // A start that fails leaves nothing behind that was not there before.
+        if fresh {
+            super::handover::remove(&loaded.config.pins.root);
+        }
+    })?;
     running.serve();
     Ok(Exit::Ok)
 }
@@ -169,9 +175,7 @@ fn words(origin: Origin) -> String {
         Origin::Fresh => String::new(),
         Origin::Adopted => "; taken over from the former daemon, attached all the time".into(),
         Origin::Replaced { kept } => format!("; other programs than the former daemon's, {kept} of its maps kept"),
-        Origin::Incompatible => {
-            "; the former daemon's maps have another layout: what they knew (taint) is lost".into()
-        }
+        Origin::Incompatible => "; the former daemon's maps have another layout: what they knew (taint) is lost".into(),
     }
 }
 

@@ -15,7 +15,8 @@ pub use actions::Actions;
 pub use data::Lists;
 pub use error::ConfigError;
 pub use sections::{
-    Control, DaemonExit, Data, Drift, Engine, Format, Host, ImageRule, Images, Level, Log, Miner, Mode, Output, Pins, Scope, Sensitive,
+    Control, DaemonExit, Data, Drift, Engine, Format, Host, ImageRule, Images, Level, Log, Miner, Mode, Output, Pins,
+    Scope, Sensitive,
 };
 
 use serde::{Deserialize, Serialize};

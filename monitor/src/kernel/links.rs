@@ -58,7 +58,10 @@ impl Keeper {
 
     /// A link of this hook stays with its program, and ends with the process.
     pub fn stays(&mut self, hook: &Hook) {
-        tracing::warn!(program = hook.program, "this kernel cannot pin its link (before 5.15): it ends with the daemon");
+        tracing::warn!(
+            program = hook.program,
+            "this kernel cannot pin its link (before 5.15): it ends with the daemon"
+        );
         self.partial = true;
     }
 

@@ -188,10 +188,8 @@ fn pinned(options: &Options<'_>, resolved: Resolved, pins: &Pins) -> Result<(Ker
     let former = there.iter().rev().find(|name| name.starts_with(&pins::abi_prefix())).map(|name| pins.folder(name));
     let unfinished = pins.unfinished()?;
     let built = build(options, resolved, former.as_ref(), Some(&unfinished));
-    let (mut kernel, rings, kept) = built.inspect_err(|_| {
-        // What is there already stays as it is.
-        let _ = pins.unfinished().map(|folder| std::fs::remove_dir_all(folder.path()));
-    })?;
+    // After a failure, what is there already stays as it is.
+    let (mut kernel, rings, kept) = built.inspect_err(|_| drop(pins.discard()))?;
     pins.finish(&version)?;
     for old in &there {
         pins.remove(old)?;
@@ -358,12 +356,7 @@ fn attach(ebpf: &mut Ebpf, cgroup: &File, hook: &Hook, keeper: &mut Keeper) -> R
     }
 }
 
-fn attach_syscalls(
-    program: &mut TracePoint,
-    hook: &Hook,
-    names: &[&str],
-    keeper: &mut Keeper,
-) -> Result<(), String> {
+fn attach_syscalls(program: &mut TracePoint, hook: &Hook, names: &[&str], keeper: &mut Keeper) -> Result<(), String> {
     let (mut attached, mut why) = (0, String::new());
     for (index, name) in names.iter().enumerate() {
         // An architecture may lack the older system calls.

@@ -62,9 +62,7 @@ impl Source<'_> {
             Self::Loaded(ebpf) => {
                 ebpf.take_map(name).ok_or_else(|| failed(MapError::InvalidName { name: name.into() }))
             }
-            Self::Pinned(folder) => {
-                MapData::from_pin(folder.join(name)).and_then(Map::from_map_data).map_err(failed)
-            }
+            Self::Pinned(folder) => MapData::from_pin(folder.join(name)).and_then(Map::from_map_data).map_err(failed),
         }
     }
 

@@ -170,6 +170,14 @@ impl Pins {
         Ok(folder)
     }
 
+    /// The version that was being made did not come about.
+    ///
+    /// # Errors
+    /// Something of it cannot be removed.
+    pub fn discard(&self) -> Result<Removed, PinError> {
+        self.remove(UNFINISHED)
+    }
+
     /// The unfinished version is whole: gives it its name, which must be free.
     ///
     /// # Errors
@@ -223,11 +231,6 @@ impl Pins {
 pub struct Folder(PathBuf);
 
 impl Folder {
-    /// Itself.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
     /// Its maps.
     pub fn maps(&self) -> PathBuf {
         self.0.join("maps")

@@ -3,8 +3,8 @@
 use super::decode::decode;
 use super::maps::Rings;
 use crate::event::Event;
-use monitor_common::header::Header;
 use aya::maps::{MapData, RingBuf};
+use monitor_common::header::Header;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,12 +1,12 @@
 //! Every event as a row of its own, in a file apart from alerts. A thread and a bounded queue stand
 //! between the pipeline and the disk; rows that do not fit or cannot be written are counted.
 
+use super::Clock;
 use super::record::ECS_VERSION;
 use super::sink::{RotatedFile, Sink as _};
 use super::writer::{OutputError, host_name};
-use super::Clock;
-use crate::event::{Body, ConnectOp, Event, HOST, ProcessKey};
 use crate::container::registry::Container;
+use crate::event::{Body, ConnectOp, Event, HOST, ProcessKey};
 use crate::startup::STARTUP_ID;
 use serde_json::{Value, json};
 use std::path::Path;

@@ -55,13 +55,19 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("docker_absent_says_once", Needs::Daemon, faults::docker_absent_says_once),
     ("killed_daemon_leaves_enforcement", Needs::Daemon, restart::killed_daemon_leaves_enforcement),
     ("taint_survives_a_killed_daemon", Needs::Daemon, restart::taint_survives_a_killed_daemon),
-    ("stopped_daemon_leaves_enforcement_with_keep", Needs::Daemon, restart::stopped_daemon_leaves_enforcement_with_keep),
+    (
+        "stopped_daemon_leaves_enforcement_with_keep",
+        Needs::Daemon,
+        restart::stopped_daemon_leaves_enforcement_with_keep,
+    ),
     ("killed_daemon_releases_after_the_limit", Needs::Daemon, restart::killed_daemon_releases_after_the_limit),
     ("unload_removes_everything", Needs::Daemon, restart::unload_removes_everything),
     ("second_daemon_takes_over_or_says_why_not", Needs::Daemon, restart::second_daemon_takes_over_or_says_why_not),
     ("other_programs_keep_the_maps", Needs::Daemon, restart::other_programs_keep_the_maps),
     ("findings_are_not_told_again", Needs::Daemon, restart::findings_are_not_told_again),
     ("storm_over_a_killed_daemon_is_accounted_for", Needs::Daemon, storm::storm_over_a_killed_daemon_is_accounted_for),
+    ("overflow_without_a_daemon_is_counted", Needs::Daemon, storm::overflow_without_a_daemon_is_counted),
+    ("rows_of_a_killed_daemon_are_counted", Needs::Daemon, storm::rows_of_a_killed_daemon_are_counted),
     ("policy_off_label", Needs::Daemon, engine::policy_off_label),
 ];
 

@@ -47,7 +47,12 @@ impl Daemon {
         let alerts = File::create(scratch.join("alerts.jsonl")).context("create the alerts' file")?;
         let mut command = Command::new(program);
         // What stayed attached would be measured as the machine without the monitor.
-        command.args(["run", "--no-pins"]).env("NOTIFY_SOCKET", &socket).stdin(Stdio::null()).stdout(alerts).stderr(log_file);
+        command
+            .args(["run", "--no-pins"])
+            .env("NOTIFY_SOCKET", &socket)
+            .stdin(Stdio::null())
+            .stdout(alerts)
+            .stderr(log_file);
         if config.exists() {
             command.arg("--config").arg(config);
         }
