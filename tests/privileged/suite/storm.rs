@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// 40 a second beside the attacks.
 const EXECS: usize = 1200;
 /// Program starts whose records are more than the rings hold.
-const FLOOD: usize = 4000;
+const FLOOD: usize = 2500;
 /// Program starts whose rows are more than a pipe holds.
 const HUNG: usize = 400;
 /// From the first to the kill, and from there to the restart.
