@@ -81,7 +81,7 @@ fn main() -> std::process::ExitCode {
     let root = rustix::process::geteuid().is_root();
     if root
         && !arguments.list
-        && let Err(error) = container::sweep()
+        && let Err(error) = container::sweep().and_then(|()| restart::sweep())
     {
         eprintln!("what an earlier run left behind could not be removed: {error:#}");
     }

@@ -20,6 +20,25 @@ use std::time::Duration;
 /// Beyond `heartbeat_limit_s` of the tests' configuration.
 const RELEASED: Duration = Duration::from_millis(4500);
 
+/// Folders of ours start so; the maker's pid follows.
+const PREFIX: &str = "bulkhead-pins-";
+
+/// Unmounts what an earlier run of these tests left behind because it was killed, and with it detaches
+/// what is pinned there.
+pub fn sweep() -> Result<()> {
+    for line in fs::read_to_string("/proc/self/mountinfo")?.lines().filter(|line| line.contains(" - bpf ")) {
+        let Some(point) = line.split(' ').nth(4).map(Path::new) else { continue };
+        let folder = point.parent().unwrap_or(point);
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let maker = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        if maker.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH)?;
+            fs::remove_dir_all(folder)?;
+        }
+    }
+    Ok(())
+}
+
 /// A BPF file system of the test's own. With its mount everything goes that is still pinned in it.
 pub struct Bpffs {
     folder: tempfile::TempDir,
@@ -28,7 +47,8 @@ pub struct Bpffs {
 impl Bpffs {
     /// Mounts it.
     pub fn mount() -> Result<Self> {
-        let stage = Self { folder: tempfile::tempdir()? };
+        let name = format!("{PREFIX}{}-", std::process::id());
+        let stage = Self { folder: tempfile::Builder::new().prefix(&name).tempdir()? };
         fs::create_dir(stage.root())?;
         let flags = rustix::mount::MountFlags::empty();
         rustix::mount::mount("bpf", stage.root(), "bpf", flags, None).context("mount a BPF file system")?;
