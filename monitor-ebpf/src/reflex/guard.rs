@@ -17,9 +17,7 @@ pub fn enforced(container: u64, tgid: u32, reason: Reason) -> bool {
     }
     // SAFETY: the value is read at once; a concurrent policy change makes it the old or the new one.
     match unsafe { CONTAINERS.get(&container) } {
-        Some(policy) => {
-            policy.flags & POLICY_OFF == 0 && policy.enforce & (1 << reason as u32) != 0 && !exempt(tgid)
-        }
+        Some(policy) => policy.flags & POLICY_OFF == 0 && policy.enforce & (1 << reason as u32) != 0 && !exempt(tgid),
         None => false,
     }
 }

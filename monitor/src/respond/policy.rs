@@ -232,6 +232,11 @@ mod tests {
         assert_eq!(rules(Mode::Off).compile(&c).flags, POLICY_OFF | POLICY_CONFIRMED);
         assert_eq!(rules(Mode::Protect).default_enforce(), BITS);
         assert_eq!(rules(Mode::Monitor).default_enforce(), 0);
+        let glob = Glob::new("debug/*").unwrap().compile_matcher();
+        let exempting = Rules { image_modes: vec![(glob.clone(), Mode::Monitor)], ..rules(Mode::Protect) };
+        assert_eq!(exempting.default_enforce(), 0, "not before its image is known to be another");
+        let strict = Rules { image_modes: vec![(glob, Mode::Protect)], ..rules(Mode::Protect) };
+        assert_eq!(strict.default_enforce(), BITS);
     }
 
     #[test]
