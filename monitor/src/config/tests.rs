@@ -70,7 +70,7 @@ fn errors_name_file_line_and_key() {
         ("[miner]\nports = [70000]\n", "config/x.toml:2: miner.ports[0]: invalid value"),
         (
             "on_daemon_exit = \"stay\"",
-            "config/x.toml:1: on_daemon_exit: unknown on_daemon_exit `stay`, expected one of keep, release",
+            "config/x.toml:1: on_daemon_exit: unknown value `stay`, expected `keep` or `release`",
         ),
         ("[pins]\nroot = \"bpf\"\n", "config/x.toml:2: pins.root: the path is not absolute"),
         ("[pins]\nheartbeat_limit_s = 2\n", "config/x.toml:2: pins.heartbeat_limit_s: it must be at least 3"),
