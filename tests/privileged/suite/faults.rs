@@ -100,6 +100,17 @@ pub fn attack_works(container: &Container) -> Result<bool> {
     Ok(container.path("/tmp/effect").exists())
 }
 
+/// As [`attack_works`], for tests that expect it to: on a machine under load a shell may be so slow that
+/// the attacker has hung up.
+pub fn attack_works_at_last(container: &Container) -> Result<bool> {
+    for _ in 0..3 {
+        if attack_works(container)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn await_log(daemon: &Daemon, words: &str) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(5);
     while !daemon.log().contains(words) {
@@ -176,7 +187,7 @@ pub fn sigterm_exits_0_and_detaches() -> Result<()> {
     await_unloaded(&ours)?;
     ensure!(stage.is_empty()?, "something is still pinned");
     let container = Container::start(&group)?;
-    ensure!(attack_works(&container)?, "something still enforces");
+    ensure!(attack_works_at_last(&container)?, "something still enforces");
     Ok(())
 }
 
