@@ -250,12 +250,21 @@ pub struct Config {
     pub default_enforce: u32,
     /// 1: watch the host's own processes too.
     pub watch_host: u32,
-    /// The daemon's own tgid: never acted upon.
+    /// The daemon's own tgid: never acted upon while its heartbeat is fresh (after its death the
+    /// number may become anybody's).
     pub self_tgid: u32,
     /// `RESPONSE_*`: which responses are in force anywhere. What is not costs nothing.
     pub responses: u32,
+    /// 1: a daemon whose heartbeat is older than `limit_ns` takes enforcement with it; 0: it stays.
+    pub release: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// When the daemon was last known to be alive, ns since boot.
+    pub heartbeat_ns: u64,
+    /// Age of the heartbeat from which on the daemon counts as gone, ns.
+    pub limit_ns: u64,
 }
-const _: () = assert!(size_of::<Config>() == 16);
+const _: () = assert!(size_of::<Config>() == 40);
 
 /// [`Config::responses`]: some network namespace is cut off.
 pub const RESPONSE_NETNS: u32 = 1 << 0;

@@ -70,6 +70,10 @@ pub static ZERO_PIPE: Array<Pipe, 1> = Array::new();
 #[btf_map]
 pub static SEQUENCE: PerCpuArray<u64, 1> = PerCpuArray::new();
 
+/// Records of this CPU that found their ring full: exact, where `LOSS` tells whose they were.
+#[btf_map]
+pub static LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
+
 /// Records that found their ring full.
 #[btf_map]
 pub static LOSS: LruHashMap<LossKey, u64, 4096> = LruHashMap::new();
@@ -100,9 +104,6 @@ pub fn controller() -> Option<usize> {
 
 /// What may change while the programs run.
 #[inline(always)]
-pub fn config() -> Config {
-    match CONFIG.get(0) {
-        Some(config) => *config,
-        None => Config { default_enforce: 0, watch_host: 0, self_tgid: 0, responses: 0 },
-    }
+pub fn config() -> Option<&'static Config> {
+    CONFIG.get(0)
 }

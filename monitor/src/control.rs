@@ -5,7 +5,7 @@ mod hub;
 mod server;
 
 pub use hub::Hub;
-pub use server::{Orders, Server, Status};
+pub use server::{Answers, Server};
 
 use crate::response::Deed;
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,8 @@ pub enum Request {
     },
     /// One object about the daemon.
     Status,
+    /// Stop reading, write what is there, end, and leave everything attached: a new daemon is here.
+    Handover,
     /// The alerts of this run that are still remembered.
     Findings,
     /// Do something to a container.

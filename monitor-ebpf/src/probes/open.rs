@@ -77,8 +77,10 @@ fn opening(file: *const u8, means: guard::Means) -> Option<bool> {
     let tgid = task.tgid()?;
     let entry = interesting(tgid)?;
     let file = File(Object::new(file)?);
-    // Overlayfs opens the file of the layer below on its own: the same open, seen a second time.
-    if file.is_backing(file.inode()?) {
+    let inode = file.inode()?;
+    // Overlayfs opens the file of the layer below on its own: the same open, seen a second time. (Pipes live
+    // on a mount of the kernel's own, too.)
+    if inode.kind()? == Type::Regular && file.is_backing(inode) {
         return None;
     }
     Some(opened(task, tgid, entry, file, means))

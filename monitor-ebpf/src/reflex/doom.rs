@@ -29,7 +29,7 @@ pub fn continue_line(child: &mut Task, tgid: u32) {
 /// Is a set being killed anywhere?
 #[inline(always)]
 pub fn is_on() -> bool {
-    config().responses & RESPONSE_DOOM != 0
+    config().is_some_and(|config| config.responses & RESPONSE_DOOM != 0)
 }
 
 /// Marks a process that is born into a doomed set, and kills the parent, which runs now.

@@ -30,7 +30,7 @@ pub fn container_of(task: Task) -> Option<u64> {
     match unsafe { CONTAINERS.get(&id) } {
         Some(policy) if policy.flags & POLICY_OFF != 0 => None,
         Some(policy) => Some(policy.root),
-        None if config().watch_host != 0 => Some(HOST),
+        None if config().is_some_and(|config| config.watch_host != 0) => Some(HOST),
         None => None,
     }
 }

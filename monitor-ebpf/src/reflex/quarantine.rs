@@ -33,7 +33,7 @@ fn listed(kind: u32, id: u64) -> bool {
 /// Must the packet be dropped? Without any quarantine this is one array lookup.
 #[inline(always)]
 pub fn cuts(skb: *mut __sk_buff) -> bool {
-    let responses = config().responses;
+    let responses = config().map_or(0, |config| config.responses);
     if responses & (RESPONSE_NETNS | RESPONSE_CGROUP | RESPONSE_SOCKET) == 0 {
         return false;
     }

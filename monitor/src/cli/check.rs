@@ -4,7 +4,8 @@
 use super::{CheckArgs, CliError, CliResult, Exit, Printed, print, run};
 use crate::container::hierarchy;
 use crate::kernel::hooks::Power;
-use crate::kernel::loader::{Kernel, Ladder, Options, State};
+use crate::kernel::ladder::{Ladder, State};
+use crate::kernel::loader::{Kernel, Options};
 use crate::kernel::{btf, mounts, object};
 use monitor_common::state::Config;
 use std::fmt::Write as _;
@@ -26,8 +27,9 @@ pub fn main(args: &CheckArgs) -> CliResult {
         controller: &watched.controller,
         cgroup_root: &root,
         // Host processes are not watched, nothing is enforced: the programs see and do nothing.
-        config: Config { default_enforce: 0, watch_host: 0, self_tgid: std::process::id(), responses: 0 },
+        config: Config { self_tgid: std::process::id(), ..Config::default() },
         avoid: &[],
+        pins: None,
     })
     .map_err(run::load_error)?;
     let text = if args.json { json(kernel.ladder(), &watched)? } else { table(kernel.ladder(), &watched) };

@@ -6,10 +6,12 @@ mod demo;
 mod docs;
 mod events;
 mod exit;
+mod handover;
 mod log;
 mod order;
 mod run;
 mod status;
+mod unload;
 mod validate;
 
 pub use exit::{CliError, CliResult, Exit};
@@ -58,6 +60,8 @@ pub enum Command {
     Freeze(OrderArgs),
     /// Let a frozen container go on
     Thaw(OrderArgs),
+    /// Detach and remove what a daemon that has ended left in the kernel
+    Unload(UnloadArgs),
     /// Look for containers made from a bad image or already under attack; exits 1 if there are any
     Audit(AuditArgs),
     /// See it work: three harmless attacks in a throw-away container, caught and stopped
@@ -79,6 +83,17 @@ pub struct ConfigArg {
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
     /// Where the configuration is.
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// Pin nothing, whatever the configuration says: everything ends with this process
+    #[arg(long)]
+    pub no_pins: bool,
+}
+
+/// `bulkhead unload`.
+#[derive(Clone, Debug, Args)]
+pub struct UnloadArgs {
+    /// Configuration that names the folder of the pins.
     #[command(flatten)]
     pub config: ConfigArg,
 }
@@ -249,6 +264,7 @@ fn dispatch(command: &Command) -> CliResult {
         Command::Thaw(args) => order::main(Deed::Thaw, args),
         Command::Docs(args) => docs::main(args),
         Command::Run(args) => run::main(args),
+        Command::Unload(args) => unload::main(args),
         Command::Check(args) => check::main(args),
         Command::Audit(args) => audit_main(args),
         Command::Demo(args) => demo::main(args),

@@ -43,6 +43,16 @@ words! {
 }
 
 words! {
+    /// What becomes of enforcement when the daemon is not there.
+    DaemonExit {
+        /// It goes on.
+        Keep = "keep",
+        /// It ends.
+        Release = "release",
+    }
+}
+
+words! {
     /// How alerts are written.
     Format {
         /// For people.
@@ -146,6 +156,23 @@ section! {
         max_bytes: u64 = 64 * 1024 * 1024;
         /// Rotated files kept (`.1` is the newest); 0 starts the file afresh.
         keep: u32 = 4;
+        /// File that gets every event as well, one JSON object a line: program starts and ends, connections
+        /// and opens, findings or not. Rotated as `file` is. Much is written on a busy host.
+        events: Option<PathBuf> = None, example "\"/var/log/bulkhead/events.jsonl\"";
+    }
+}
+
+section! {
+    /// Programs, maps and rings are pinned in a BPF file system, so that a new daemon takes over where the
+    /// last one ended (docs/restart.md).
+    Pins {
+        /// Folder for the pins, of this daemon alone. If there is no BPF file system, one is mounted: at
+        /// `/sys/fs/bpf` for a folder below it, else at the folder itself. An empty path pins nothing:
+        /// everything ends with the daemon, whatever `on_daemon_exit` says.
+        root: PathBuf = "/sys/fs/bpf/bulkhead".into();
+        /// Seconds without a heartbeat after which the programs take the daemon for dead. At least 3: it
+        /// beats once a second.
+        heartbeat_limit_s: u32 = 10;
     }
 }
 

@@ -68,6 +68,16 @@ fn errors_name_file_line_and_key() {
         ),
         ("[miner]\npools = [\"com\"]\n", "config/x.toml:2: miner.pools[0]: `com` is not a domain: "),
         ("[miner]\nports = [70000]\n", "config/x.toml:2: miner.ports[0]: invalid value"),
+        (
+            "on_daemon_exit = \"stay\"",
+            "config/x.toml:1: on_daemon_exit: unknown value `stay`, expected `keep` or `release`",
+        ),
+        ("[pins]\nroot = \"bpf\"\n", "config/x.toml:2: pins.root: the path is not absolute"),
+        ("[pins]\nheartbeat_limit_s = 2\n", "config/x.toml:2: pins.heartbeat_limit_s: it must be at least 3"),
+        (
+            "[output]\nfile = \"/a\"\nevents = \"/a\"\n",
+            "config/x.toml:3: output.events: it is the same file as output.file",
+        ),
         ("[miner]\nports = [0]\n", "config/x.toml:2: miner.ports: 0 is not a port"),
         ("[miner]\nalert_score = 0\n", "config/x.toml:2: miner.alert_score: 0 is not between"),
         ("[miner]\nalert_score = 95\n", "config/x.toml:1: miner.kill_score: 90 is below miner.alert_score (95)"),

@@ -1,6 +1,6 @@
 //! The kernel half's part in responses: what is quarantined, and which sets of processes are being killed.
 
-use super::loader::{Maps, Raw, note};
+use super::maps::{Maps, Raw, note};
 use monitor_common::state::{CutKey, Task};
 
 /// Looks at a task at most: the map is walked while it changes, and a walk that meets a deleted key
@@ -10,19 +10,26 @@ const WALK: usize = 200_000;
 impl Maps {
     /// Tells the programs which responses are in force (`RESPONSE_*`).
     pub fn set_responses(&mut self, bits: u32) {
-        if self.responses == bits {
-            return;
-        }
-        self.responses = bits;
-        match self.config.get(&0, 0) {
-            Ok(Raw(config)) => self.set_config(&config),
-            Err(error) => tracing::warn!(%error, "read the run-time configuration"),
+        if self.current.responses != bits {
+            self.current.responses = bits;
+            self.set_config(&self.current.clone());
         }
     }
 
     /// `RESPONSE_*` in force.
     pub fn responses(&self) -> u32 {
-        self.responses
+        self.current.responses
+    }
+
+    /// Everything by which something is cut off.
+    pub fn cuts(&self) -> Vec<CutKey> {
+        self.quarantine.keys().filter_map(Result::ok).map(|Raw(key)| key).collect()
+    }
+
+    /// Ends every killing.
+    pub fn pardon_all(&mut self) {
+        let doomed: Vec<u32> = self.doomed.keys().filter_map(Result::ok).collect();
+        doomed.into_iter().for_each(|lineage| self.pardon(lineage));
     }
 
     /// Cuts a container off by one of its marks; false if the map is full.

@@ -5,6 +5,7 @@
 pub mod category;
 mod clock;
 pub mod escape;
+pub mod events;
 pub mod human;
 pub mod notice;
 pub mod record;
@@ -14,6 +15,7 @@ pub mod sink;
 pub mod writer;
 
 pub use clock::Clock;
+pub use events::Events;
 pub use notice::Notice;
 pub use record::{Alert, Row};
 pub use writer::{Counters, Observer, Output, OutputError};

@@ -51,6 +51,8 @@ pub struct Counters {
     pub failed: AtomicU64,
     /// Lost because the queue was full.
     pub dropped: AtomicU64,
+    /// Findings and notices that were taken off the queue and dealt with, written or not.
+    pub settled: AtomicU64,
 }
 
 enum Job {
@@ -65,6 +67,8 @@ enum Job {
 pub struct Output {
     queue: SyncSender<Job>,
     counters: Arc<Counters>,
+    /// Findings and notices that went into the queue.
+    submitted: AtomicU64,
     done: Receiver<()>,
 }
 
@@ -119,17 +123,17 @@ impl Output {
                 let _ = finished.send(());
             })
             .map_err(OutputError::Thread)?;
-        Ok(Self { queue, counters, done })
+        Ok(Self { queue, counters, submitted: AtomicU64::new(0), done })
     }
 
     /// Hands over a finding; never waits.
     pub fn finding(&self, finding: Finding) {
-        self.hand_over(Job::Finding(Box::new(finding)));
+        self.submit(Job::Finding(Box::new(finding)));
     }
 
     /// Hands over a notice; never waits.
     pub fn notice(&self, notice: Notice) {
-        self.hand_over(Job::Notice(Box::new(notice)));
+        self.submit(Job::Notice(Box::new(notice)));
     }
 
     /// Hands over what was done about a container; never waits.
@@ -140,6 +144,11 @@ impl Output {
     /// Opens the file anew before the next row.
     pub fn reopen(&self) {
         self.hand_over(Job::Reopen);
+    }
+
+    /// Findings and notices that went into the queue so far; compared with [`Counters::settled`].
+    pub fn submitted(&self) -> u64 {
+        self.submitted.load(Relaxed)
     }
 
     /// What became of the rows so far.
@@ -160,10 +169,18 @@ impl Output {
         self.done.recv_timeout(end.saturating_duration_since(std::time::Instant::now())).is_ok()
     }
 
-    fn hand_over(&self, job: Job) {
-        if self.queue.try_send(job).is_err() {
+    fn submit(&self, job: Job) {
+        if self.hand_over(job) {
+            self.submitted.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn hand_over(&self, job: Job) -> bool {
+        let sent = self.queue.try_send(job).is_ok();
+        if !sent {
             self.counters.dropped.fetch_add(1, Relaxed);
         }
+        sent
     }
 }
 
@@ -185,8 +202,12 @@ impl Writer {
                 Job::Finding(finding) => {
                     let alert = Alert::new(&finding, &self.host, &Clock::now());
                     self.row(&Row::Alert(Box::new(alert)));
+                    self.counters.settled.fetch_add(1, Relaxed);
                 }
-                Job::Notice(notice) => self.notice(&notice),
+                Job::Notice(notice) => {
+                    self.notice(&notice);
+                    self.counters.settled.fetch_add(1, Relaxed);
+                }
                 Job::Response(response) => {
                     let row = ResponseRow::new(&response, &self.host, &Clock::now());
                     self.row(&Row::Response(Box::new(row)));

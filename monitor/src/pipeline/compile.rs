@@ -1,15 +1,17 @@
 //! From configuration to what the stages work with: an immutable snapshot that is built and checked
 //! as a whole, so that a reload either takes effect or changes nothing.
 
-use crate::config::{DoorKind, Drift, Lists, Loaded, Mode as ConfigMode};
+use crate::config::{DaemonExit, DoorKind, Drift, Lists, Loaded, Mode as ConfigMode};
 use crate::container::denylist::{Denylist, DenylistError};
 use crate::container::sockets;
 use crate::detect::Settings;
 use crate::event::Fingerprint;
-use crate::kernel::loader::Maps;
+use crate::kernel::maps::Maps;
+use crate::kernel::pins::fnv64;
 use crate::respond::policy::{Mode, Rules};
 use monitor_common::hash;
 use monitor_common::state::{Config as KernelConfig, InodeKey};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// Names a runtime's socket goes by, wherever it is mounted.
@@ -36,6 +38,14 @@ pub struct Compiled {
     pub engine_socket: PathBuf,
     /// Kinds of hooks not to use.
     pub avoid: Vec<&'static str>,
+    /// Tells configurations apart from which containers' policies would be made otherwise.
+    pub rules_id: u64,
+    /// There is an engine that will tell of containers.
+    pub engine: bool,
+    /// Enforcement ends with the daemon.
+    pub release: bool,
+    /// Age of the heartbeat from which on the daemon counts as dead, ns.
+    pub heartbeat_limit_ns: u64,
 }
 
 impl Compiled {
@@ -55,6 +65,10 @@ impl Compiled {
             watch_host: config.host.watch,
             engine_socket: config.engine.docker_socket.clone(),
             avoid: config.kernel.avoid.iter().flat_map(|kind| doors(*kind)).copied().collect(),
+            rules_id: rules_id(loaded),
+            engine: config.engine.docker,
+            release: config.on_daemon_exit == DaemonExit::Release,
+            heartbeat_limit_ns: u64::from(config.pins.heartbeat_limit_s) * 1_000_000_000,
         })
     }
 
@@ -66,6 +80,10 @@ impl Compiled {
             self_tgid: std::process::id(),
             // In force or not is the maps' to know: it outlives a reload.
             responses: 0,
+            reserved: 0,
+            release: u32::from(self.release),
+            heartbeat_ns: boot_ns(),
+            limit_ns: self.heartbeat_limit_ns,
         }
     }
 }
@@ -76,6 +94,13 @@ fn doors(kind: DoorKind) -> &'static [&'static str] {
         DoorKind::Lsm => &["lsm"],
         DoorKind::Fentry => &["fentry", "fexit"],
     }
+}
+
+/// A hash of what [`rules`] reads, in the order of the declarations.
+fn rules_id(loaded: &Loaded) -> u64 {
+    let config = &loaded.config;
+    let text = serde_json::to_string(&(config.mode, &config.image, &config.actions, &config.scope)).unwrap_or_default();
+    fnv64(text.bytes())
 }
 
 fn mode(mode: ConfigMode) -> Mode {
@@ -122,7 +147,8 @@ pub fn classify(lists: &Lists, name: &str, _print: Fingerprint) -> u32 {
     lists.programs.classes().find(|(known, _)| hash::program(known.as_bytes()) == wanted).map_or(0, |(_, bits)| bits)
 }
 
-/// Writes names, paths and sockets into the kernel half's maps.
+/// Writes names, paths and sockets into the kernel half's maps, and takes out those of an earlier
+/// configuration.
 pub fn fill_maps(maps: &mut Maps, compiled: &Compiled) {
     for (name, bits) in compiled.lists.programs.classes() {
         maps.set_class(hash::program(name.as_bytes()), bits);
@@ -132,9 +158,13 @@ pub fn fill_maps(maps: &mut Maps, compiled: &Compiled) {
             maps.set_fingerprint(&print, bits);
         }
     }
+    let (mut classes, mut sensitive) = (HashSet::new(), HashSet::new());
+    classes.extend(compiled.lists.programs.classes().map(|(name, _)| hash::program(name.as_bytes())));
     for (pattern, reason) in compiled.lists.sensitive.patterns() {
         maps.set_sensitive(pattern.key(), reason as u32);
+        sensitive.insert(pattern.key());
     }
+    maps.keep_names(&classes, &sensitive);
     for name in SOCKET_NAMES {
         maps.set_socket_name(hash::name(name.as_bytes()));
     }

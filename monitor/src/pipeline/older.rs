@@ -3,7 +3,7 @@
 
 use crate::container::Registry;
 use crate::event::{Body, Event, ProcessKey, Stdio};
-use crate::kernel::loader::Maps;
+use crate::kernel::maps::Maps;
 use crate::provenance::{Process, Program, Resolve};
 use crate::respond::kill::same_start;
 use crate::startup::STARTUP_ID;

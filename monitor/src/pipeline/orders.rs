@@ -6,6 +6,8 @@ use crate::event::ContainerKey;
 use crate::finding::ContainerView;
 use crate::respond::order::{self, OrderError};
 use crate::response::{Deed, Done, Origin, Report, Response};
+use monitor_common::policy::POLICY_QUARANTINE;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::PoisonError;
 
@@ -79,6 +81,28 @@ impl Pipeline {
     }
 
     /// Puts a response on record, and answers it in a sentence.
+    /// Containers that a daemon before this one has cut off.
+    pub(super) fn quarantined_before(&self) -> BTreeSet<ContainerKey> {
+        let policies = self.maps.containers().into_iter().map(|(_, policy)| policy);
+        policies.filter(|policy| policy.flags & POLICY_QUARANTINE != 0).map(|policy| policy.root).collect()
+    }
+
+    /// They stay cut off; what nobody answers for any more is taken back.
+    pub(super) fn inherit(&mut self, quarantined: BTreeSet<ContainerKey>) {
+        for key in quarantined {
+            let Some(container) = self.registry.get(key) else { continue };
+            let report = self.held.quarantine(&mut self.maps, &self.registry, &self.compiled.rules, &container);
+            self.responded(key, Origin::Daemon, report);
+        }
+        for mark in self.maps.cuts() {
+            if !self.held.bears(&mark) {
+                self.maps.uncut(mark);
+            }
+        }
+        self.maps.pardon_all();
+        self.held.arm(&mut self.maps);
+    }
+
     pub(super) fn responded(&mut self, key: ContainerKey, origin: Origin, report: Report) -> String {
         self.publish();
         let view = self.registry.view(key);

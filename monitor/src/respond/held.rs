@@ -67,6 +67,12 @@ impl Held {
         policy
     }
 
+    /// Does anything quarantined bear this mark?
+    pub fn bears(&self, mark: &CutKey) -> bool {
+        let mut marks = self.containers.values().filter_map(|state| state.quarantine.as_ref());
+        marks.any(|marks| marks.keys.contains(mark))
+    }
+
     /// Is it cut off?
     pub fn is_quarantined(&self, key: ContainerKey) -> bool {
         self.containers.get(&key).is_some_and(|state| state.quarantine.is_some())
@@ -114,7 +120,7 @@ impl Held {
     }
 
     /// Tells the kernel half which kinds of marks there are.
-    fn arm(&self, reflex: &mut dyn Reflex) {
+    pub fn arm(&self, reflex: &mut dyn Reflex) {
         let network = RESPONSE_NETNS | RESPONSE_CGROUP | RESPONSE_SOCKET;
         let bits = self.containers.values().filter_map(|state| state.quarantine.as_ref());
         let bits = bits.fold(reflex.in_force() & !network, |bits, marks| bits | marks.bits());

@@ -1,7 +1,7 @@
 //! What responses ask of the kernel half; a trait, so that they are tested without one.
 
 use crate::event::ContainerKey;
-use crate::kernel::loader::Maps;
+use crate::kernel::maps::Maps;
 use monitor_common::policy::Policy;
 use monitor_common::state::{CutKey, Task};
 

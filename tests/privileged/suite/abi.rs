@@ -57,7 +57,7 @@ fn layouts() -> Vec<Layout> {
         state::CgroupChange { header, parent, gone, hierarchy, path }
         state::LossKey { container, kind, reserved }
         state::CutKey { id, kind, reserved }
-        state::Config { default_enforce, watch_host, self_tgid, responses }
+        state::Config { default_enforce, watch_host, self_tgid, responses, release, reserved, heartbeat_ns, limit_ns }
     }
 }
 

@@ -19,6 +19,8 @@ mod packages;
 mod quarantine;
 mod refusals;
 mod responses;
+mod restart;
+mod storm;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::path::Path;
@@ -83,6 +85,21 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("orders_are_checked_and_on_record", Needs::Daemon, responses::orders_are_checked_and_on_record),
     ("findings_freeze_quarantine_and_stop", Needs::Daemon, responses::findings_freeze_quarantine_and_stop),
     ("a_set_cannot_outrun_the_killer", Needs::Daemon, kill_set::a_set_cannot_outrun_the_killer),
+    ("killed_daemon_leaves_enforcement", Needs::Daemon, restart::killed_daemon_leaves_enforcement),
+    ("taint_survives_a_killed_daemon", Needs::Daemon, restart::taint_survives_a_killed_daemon),
+    (
+        "stopped_daemon_leaves_enforcement_with_keep",
+        Needs::Daemon,
+        restart::stopped_daemon_leaves_enforcement_with_keep,
+    ),
+    ("killed_daemon_releases_after_the_limit", Needs::Daemon, restart::killed_daemon_releases_after_the_limit),
+    ("unload_removes_everything", Needs::Daemon, restart::unload_removes_everything),
+    ("second_daemon_takes_over_or_says_why_not", Needs::Daemon, restart::second_daemon_takes_over_or_says_why_not),
+    ("other_programs_keep_the_maps", Needs::Daemon, restart::other_programs_keep_the_maps),
+    ("findings_are_not_told_again", Needs::Daemon, restart::findings_are_not_told_again),
+    ("storm_over_a_killed_daemon_is_accounted_for", Needs::Daemon, storm::storm_over_a_killed_daemon_is_accounted_for),
+    ("overflow_without_a_daemon_is_counted", Needs::Daemon, storm::overflow_without_a_daemon_is_counted),
+    ("rows_of_a_killed_daemon_are_counted", Needs::Daemon, storm::rows_of_a_killed_daemon_are_counted),
     ("policy_off_label", Needs::Daemon, engine::policy_off_label),
 ];
 
@@ -96,7 +113,7 @@ fn main() -> std::process::ExitCode {
     let root = rustix::process::geteuid().is_root();
     if root
         && !arguments.list
-        && let Err(error) = container::sweep()
+        && let Err(error) = container::sweep().and_then(|()| restart::sweep())
     {
         eprintln!("what an earlier run left behind could not be removed: {error:#}");
     }

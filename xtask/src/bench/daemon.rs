@@ -46,7 +46,13 @@ impl Daemon {
         let log_file = File::create(&log).context("create the daemon's log")?;
         let alerts = File::create(scratch.join("alerts.jsonl")).context("create the alerts' file")?;
         let mut command = Command::new(program);
-        command.arg("run").env("NOTIFY_SOCKET", &socket).stdin(Stdio::null()).stdout(alerts).stderr(log_file);
+        // What stayed attached would be measured as the machine without the monitor.
+        command
+            .args(["run", "--no-pins"])
+            .env("NOTIFY_SOCKET", &socket)
+            .stdin(Stdio::null())
+            .stdout(alerts)
+            .stderr(log_file);
         if config.exists() {
             command.arg("--config").arg(config);
         }

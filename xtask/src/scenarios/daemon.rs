@@ -62,6 +62,8 @@ fn config(engine: &Engine, mode: Mode, files: &Files) -> Result<String> {
     set("output", "file", text(files.alerts()).into());
     set("engine", "docker_socket", text(engine.socket()).into());
     set("control", "socket", text(engine.run_dir().join("control.sock")).into());
+    // Runs are side by side, and nothing is to outlive one.
+    set("pins", "root", "".into());
     set("scope", "cgroups", vec![engine.cgroup()].into());
     root.insert("mode".to_owned(), mode.name().into());
     toml::to_string(&root).context("writing the config")
