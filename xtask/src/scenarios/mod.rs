@@ -19,6 +19,7 @@ use crate::build;
 use crate::lab::Engine;
 use crate::lab::images::Images;
 use crate::lab::process::Interrupt;
+use crate::lab::runtime::Kind;
 use crate::lab::services::Services;
 use alerts::Feed;
 use anyhow::{Result, bail};
@@ -41,6 +42,9 @@ pub struct Args {
     /// Kernel to run on.
     #[arg(long, default_value = "host", value_name = "host")]
     pub kernel: String,
+    /// What makes the containers.
+    #[arg(long, value_enum, default_value_t)]
+    pub engine: Kind,
     /// Play everything so many times.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub repeat: u32,
@@ -60,6 +64,9 @@ pub struct Args {
     /// mostly wait.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub jobs: Option<u32>,
+    /// Multiplies every limit and settling time: for an emulated machine.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub slowness: u32,
     /// The monitor to test, instead of the one built here.
     #[arg(long, value_name = "PATH")]
     pub monitor: Option<PathBuf>,
@@ -84,7 +91,7 @@ pub fn run(args: &Args) -> Result<Summary> {
         Some(path) => path.clone(),
         None => build::all(build::Profile::Release)?,
     };
-    let engine = Arc::new(Engine::start(&interrupt)?);
+    let engine = Arc::new(Engine::start(args.engine, args.slowness, &interrupt)?);
     let services = Arc::new(Services::start(&engine)?);
     let mut images = Images::new(&args.images);
     let files = Files::new(engine.cache())?;

@@ -3,7 +3,7 @@
 
 mod build;
 mod definition;
-mod rootfs;
+pub mod rootfs;
 
 pub use build::subject;
 pub use definition::Definition;
@@ -60,11 +60,11 @@ impl Images {
         };
         let files = build::gather(engine, &definition, &folder)?;
         let tag = tag(name, &definition, base_image.as_deref(), &files);
-        if engine.call(["image", "inspect", "--format", "{{.Id}}", &tag]).is_err() {
+        if !engine.runtime().images().has(&tag) {
             eprintln!("lab: building image {name} {}", definition.description);
             build::build(engine, &definition, base_image.as_deref(), &files, &tag)
                 .with_context(|| format!("building image {name}"))?;
-            forget_older(engine, name, &tag);
+            engine.runtime().images().forget_older(&tag);
         }
         Ok(tag)
     }
@@ -98,16 +98,6 @@ fn tag(name: &str, definition: &Definition, base: Option<&str>, files: &[build::
     let digest = hash.finalize();
     let hex: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     format!("{PREFIX}/{name}:{hex}")
-}
-
-/// Untags what earlier definitions of the image left in the cache; the engine drops the layers.
-fn forget_older(engine: &Engine, name: &str, keep: &str) {
-    let repository = format!("{PREFIX}/{name}");
-    let listed = engine.call(["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", &repository]);
-    for old in listed.unwrap_or_default().lines().filter(|tag| *tag != keep) {
-        // Still in use by an image built from it: it stays.
-        let _in_use = engine.call(["image", "rm", old]);
-    }
 }
 
 #[cfg(test)]

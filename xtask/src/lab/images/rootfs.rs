@@ -1,8 +1,8 @@
 //! Root file systems: Debian by debootstrap from the machine's own release, mirror and trust, and
 //! busybox; and steps run inside one.
 
-use super::super::engine::Engine;
 use super::super::process;
+use super::super::workshop::Workshop;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -30,30 +30,30 @@ const APT_FILES: [&str; 9] = [
 const APT_SETTINGS: &str = "etc/apt/apt.conf.d/99lab";
 
 /// Fills the empty folder `root` with a minimal Debian, from the cache where there is one.
-pub fn debian(engine: &Engine, root: &Path) -> Result<()> {
-    let (suite, mirror) = mirror(engine)?;
+pub fn debian(workshop: &Workshop, root: &Path) -> Result<()> {
+    let (suite, mirror) = mirror(workshop)?;
     let key = Sha256::digest(format!("{suite} {mirror} {}", std::env::consts::ARCH));
     let key: String = key.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    let cached = engine.cache().join(format!("base-{suite}-{key}.tar"));
+    let cached = workshop.cache().join(format!("base-{suite}-{key}.tar"));
     if !cached.exists() {
-        make_base(engine, &suite, &mirror, &cached)?;
+        make_base(workshop, &suite, &mirror, &cached)?;
     }
-    host(engine, Command::new("tar").arg("-C").arg(root).arg("-xpf").arg(cached))
+    host(workshop, Command::new("tar").arg("-C").arg(root).arg("-xpf").arg(cached))
 }
 
-fn make_base(engine: &Engine, suite: &str, mirror: &str, cached: &Path) -> Result<()> {
+fn make_base(workshop: &Workshop, suite: &str, mirror: &str, cached: &Path) -> Result<()> {
     eprintln!("lab: making the Debian base ({suite}), once");
-    let root = engine.scratch("debootstrap")?;
-    host(engine, Command::new("debootstrap").args(["--variant=minbase", suite]).arg(&root).arg(mirror))?;
+    let root = workshop.scratch("debootstrap")?;
+    host(workshop, Command::new("debootstrap").args(["--variant=minbase", suite]).arg(&root).arg(mirror))?;
     let part = cached.with_extension("part");
-    host(engine, Command::new("tar").arg("-C").arg(&root).arg("-cpf").arg(&part).arg("."))?;
+    host(workshop, Command::new("tar").arg("-C").arg(&root).arg("-cpf").arg(&part).arg("."))?;
     // Renamed when complete: an interrupted build leaves no half base behind.
     fs::rename(&part, cached).context("keeping the base")?;
     fs::remove_dir_all(root).context("removing the unpacked base")
 }
 
 /// This machine's release and the first mirror that carries it.
-fn mirror(engine: &Engine) -> Result<(String, String)> {
+fn mirror(workshop: &Workshop) -> Result<(String, String)> {
     let release = fs::read_to_string("/etc/os-release").context("reading /etc/os-release")?;
     let suite = release
         .lines()
@@ -64,7 +64,7 @@ fn mirror(engine: &Engine) -> Result<(String, String)> {
     let targets = process::must(
         Command::new("apt-get").args(["indextargets", "--format", "$(RELEASE) $(SITE)", "Created-By: Packages"]),
         Duration::from_secs(30),
-        engine.interrupt(),
+        workshop.interrupt(),
     )?;
     let mirror = mirror_of(&targets, &suite).with_context(|| format!("apt's sources have no mirror for {suite}"))?;
     Ok((suite, mirror))
@@ -79,14 +79,14 @@ fn mirror_of(targets: &str, suite: &str) -> Option<String> {
 }
 
 /// Installs `packages` into the Debian at `root`.
-pub fn install(engine: &Engine, root: &Path, packages: &[String]) -> Result<()> {
+pub fn install(workshop: &Workshop, root: &Path, packages: &[String]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
     if let Some(odd) = packages.iter().find(|name| name.starts_with('-') || name.contains(char::is_whitespace)) {
         bail!("`{odd}` is no package name");
     }
-    lend_apt(engine, root)?;
+    lend_apt(workshop, root)?;
     // Services must not start inside the build.
     let policy = root.join("usr/sbin/policy-rc.d");
     write_executable(&policy, "#!/bin/sh\nexit 101\n")?;
@@ -95,19 +95,19 @@ pub fn install(engine: &Engine, root: &Path, packages: &[String]) -> Result<()> 
          apt-get -q -y --no-install-recommends install {}\napt-get clean\nrm -rf /var/lib/apt/lists/*\n",
         packages.join(" ")
     );
-    let result = inside(engine, root, &step);
+    let result = inside(workshop, root, &step);
     fs::remove_file(policy).context("removing policy-rc.d")?;
     fs::remove_file(root.join(APT_SETTINGS)).context("removing the borrowed apt settings")?;
     result
 }
 
-fn lend_apt(engine: &Engine, root: &Path) -> Result<()> {
+fn lend_apt(workshop: &Workshop, root: &Path) -> Result<()> {
     // debootstrap's own would name the same mirror a second time.
     let _absent = fs::remove_file(root.join("etc/apt/sources.list"));
     for file in APT_FILES.iter().filter(|file| Path::new("/").join(file).exists()) {
         let parent = root.join(file).parent().map(PathBuf::from).unwrap_or_default();
         fs::create_dir_all(&parent)?;
-        host(engine, Command::new("cp").arg("-a").arg(Path::new("/").join(file)).arg(parent))?;
+        host(workshop, Command::new("cp").arg("-a").arg(Path::new("/").join(file)).arg(parent))?;
     }
     for file in ["etc/resolv.conf", "etc/hosts"] {
         // The content, not the link that either may be.
@@ -116,7 +116,7 @@ fn lend_apt(engine: &Engine, root: &Path) -> Result<()> {
         }
     }
     // Proxies and certificates are settings of the group Acquire; hooks of the machine's own stay out.
-    let settings = process::must(Command::new("apt-config").arg("dump"), Duration::from_secs(30), engine.interrupt())?;
+    let settings = process::must(Command::new("apt-config").arg("dump"), Duration::from_secs(30), workshop.interrupt())?;
     let acquire: String =
         settings.lines().filter(|line| line.starts_with("Acquire::")).flat_map(|line| [line, "\n"]).collect();
     fs::write(root.join(APT_SETTINGS), acquire).context("lending apt's settings")
@@ -124,7 +124,7 @@ fn lend_apt(engine: &Engine, root: &Path) -> Result<()> {
 
 /// Fills the empty folder `root` with busybox (static, from the machine's package) and the files that
 /// a C library and a runtime look for.
-pub fn busybox(engine: &Engine, root: &Path) -> Result<()> {
+pub fn busybox(workshop: &Workshop, root: &Path) -> Result<()> {
     for folder in ["bin", "dev", "etc", "home", "proc", "root", "sys", "tmp", "usr/bin", "var"] {
         fs::create_dir_all(root.join(folder))?;
     }
@@ -132,11 +132,11 @@ pub fn busybox(engine: &Engine, root: &Path) -> Result<()> {
         .context("copying /usr/bin/busybox (Debian package busybox-static)")?;
     fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
     fs::write(root.join("etc/group"), "root:x:0:\n")?;
-    host(engine, Command::new("chmod").arg("1777").arg(root.join("tmp")))?;
+    host(workshop, Command::new("chmod").arg("1777").arg(root.join("tmp")))?;
     process::must(
         Command::new("chroot").arg(root).args(["/bin/busybox", "--install", "-s", "/bin"]),
         Duration::from_secs(30),
-        engine.interrupt(),
+        workshop.interrupt(),
     )
     .context("busybox must be statically linked (Debian package busybox-static)")
     .map(|_nothing| ())
@@ -144,11 +144,11 @@ pub fn busybox(engine: &Engine, root: &Path) -> Result<()> {
 
 /// Runs shell text as root inside `root`, in mount and process namespaces of its own: nothing stays
 /// mounted and nothing keeps running, whatever the step does.
-pub fn inside(engine: &Engine, root: &Path, script: &str) -> Result<()> {
+pub fn inside(workshop: &Workshop, root: &Path, script: &str) -> Result<()> {
     let step = root.join(".lab-step");
     fs::write(&step, format!("set -e\n{script}\n"))?;
     let result = host(
-        engine,
+        workshop,
         Command::new("unshare")
             .args(["--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"])
             .args(["sh", "-c", "mount -t proc proc \"$0/proc\" && exec chroot \"$0\" /bin/sh /.lab-step"])
@@ -160,8 +160,8 @@ pub fn inside(engine: &Engine, root: &Path, script: &str) -> Result<()> {
 }
 
 /// Runs a command of the build on the host.
-pub fn host(engine: &Engine, command: &mut Command) -> Result<()> {
-    process::must(command, BUILD_LIMIT, engine.interrupt()).map(|_output| ())
+pub fn host(workshop: &Workshop, command: &mut Command) -> Result<()> {
+    process::must(command, BUILD_LIMIT, workshop.interrupt()).map(|_output| ())
 }
 
 fn write_executable(path: &Path, text: &str) -> Result<()> {
