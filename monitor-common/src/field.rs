@@ -73,6 +73,8 @@ fields! {
     MmStartData = ["mm_struct.start_data"] required,
     /// Its end.
     MmEndData = ["mm_struct.end_data"] required,
+    /// Credentials that others judge the task by; the acting ones differ while the kernel acts for itself.
+    TaskRealCred = ["task_struct.real_cred"] optional,
     /// Real uid.
     CredUid = ["cred.uid"] required,
     /// Current table.
@@ -83,6 +85,8 @@ fields! {
     FdtableMax = ["fdtable.max_fds"] required,
     /// Root directory.
     FsRoot = ["fs_struct.root"] required,
+    /// Working directory.
+    FsPwd = ["fs_struct.pwd"] optional,
     /// Inode of an open file.
     FileInode = ["file.f_inode"] required,
     /// Mode bits of an open file.
@@ -97,6 +101,10 @@ fields! {
     PathDentry = ["path.dentry"] required,
     /// Mount of a path.
     PathMnt = ["path.mnt"] required,
+    /// A mount as a namespace sees it: the part that a path points to.
+    MountMnt = ["mount.mnt"] optional,
+    /// The namespace it is in.
+    MountNamespace = ["mount.mnt_ns"] optional,
     /// Superblock of a mount.
     VfsmountSb = ["vfsmount.mnt_sb"] required,
     /// Parent entry.
@@ -151,6 +159,12 @@ fields! {
     UnixPath = ["unix_sock.path"] optional,
     /// The sockaddr of a bound name.
     UnixAddressName = ["unix_address.name"] optional,
+    /// Id of a map.
+    BpfMapId = ["bpf_map.id"] optional,
+    /// What a program is besides its instructions.
+    BpfProgAux = ["bpf_prog.aux"] optional,
+    /// Id of a program.
+    BpfProgId = ["bpf_prog_aux.id"] optional,
     /// Executable being started.
     BprmFile = ["linux_binprm.file"] required,
     /// Name it was invoked by.
@@ -175,8 +189,16 @@ fields! {
     KernfsId = ["kernfs_node.id"] required,
     /// Name of the cgroup's directory.
     KernfsName = ["kernfs_node.name"] required,
-    /// First system call argument of a task (x86-64).
+    /// First system call argument of a task.
     RegsFirstArg = ["pt_regs.di", "user_pt_regs.regs"] optional,
+    /// Second (x86-64).
+    RegsSecondArg = ["pt_regs.si"] optional,
+    /// Third.
+    RegsThirdArg = ["pt_regs.dx"] optional,
+    /// Fourth.
+    RegsFourthArg = ["pt_regs.r10"] optional,
+    /// Fifth.
+    RegsFifthArg = ["pt_regs.r8"] optional,
     /// Index of the pids controller in css_set.subsys.
     SubsysPids = ["enum cgroup_subsys_id.pids_cgrp_id"] optional,
     /// Index of the memory controller.

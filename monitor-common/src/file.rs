@@ -35,6 +35,13 @@ pub const FILE_SENSITIVE: u32 = 1 << 11;
 /// The list of components is cut: there are more towards the root.
 pub const FILE_PATH_CUT: u32 = 1 << 12;
 
+/// It was about to be executed.
+pub const FILE_EXEC: u32 = 1 << 13;
+/// Mapped as code.
+pub const FILE_MAPPED: u32 = 1 << 14;
+/// Got this name by create, link, symlink or rename.
+pub const FILE_NAMED: u32 = 1 << 15;
+
 /// A file object: identity and where it lives. Paths are dentry names from the file towards the
 /// root of its *file system*: a bind mount's target is not part of it, symlinks are resolved.
 #[repr(C)]

@@ -1,5 +1,7 @@
 //! Writing records: header, choice of ring, loss accounting.
 
+use crate::kernel::copy_words;
+use crate::kernel::file::{self, Dentry, Inode};
 use crate::kernel::task::Task;
 use crate::maps::{EVENTS, LOSS, SEQUENCE, VERDICTS};
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
@@ -8,8 +10,9 @@ use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use monitor_common::ABI_VERSION;
+use monitor_common::file::Open;
 use monitor_common::header::{Header, Kind, Reason, Rung, Verdict};
-use monitor_common::state::LossKey;
+use monitor_common::state::{self, LossKey, Origin};
 
 /// Submit flag of records that nobody waits for (fork, exit): waking the reader costs more than all
 /// the rest of the handler. They are read with the next record that wakes it, or at its next look.
@@ -146,6 +149,34 @@ fn next() -> u64 {
         }
         None => 0,
     }
+}
+
+/// Tells of a file: opened, or about to be executed, mapped or named. `inode` is `None` for a name that
+/// has no file yet.
+#[expect(clippy::too_many_arguments, reason = "everything an open record is made of")]
+#[inline(always)]
+pub fn open(
+    task: Task,
+    entry: &state::Task,
+    inode: Option<Inode>,
+    dentry: Dentry,
+    bits: u32,
+    sensitive: Reason,
+    origin: &Origin,
+    judgement: &Judgement,
+) {
+    let subject = Subject::of(task, entry.container);
+    let Some(mut reserved) = begin::<Open>(Kind::Open, &subject, judgement, now()) else { return };
+    let out = reserved.as_mut_ptr();
+    // SAFETY: the reservation is an Open.
+    unsafe {
+        file::describe(inode, dentry, &mut (*out).file, task.root_sb());
+        (*out).file.flags |= bits;
+        copy_words(origin, &mut (*out).origin);
+        (*out).sensitive = sensitive as u32;
+        (*out).task_flags = entry.flags;
+    }
+    reserved.submit(0);
 }
 
 /// Counts a record that found its ring full.

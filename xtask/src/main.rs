@@ -9,6 +9,7 @@ mod run;
 mod scenarios;
 mod setup;
 mod test;
+mod vm;
 mod workspace;
 
 use anyhow::Result;
@@ -51,6 +52,8 @@ enum Task {
     BenchWorker(bench::worker::WorkerOptions),
     /// Play scenarios in containers under a fresh monitor and judge what it found and stopped.
     Scenarios(scenarios::Args),
+    /// Run the privileged tests on other kernels, under QEMU.
+    Vm(vm::Options),
 }
 
 fn main() -> ExitCode {
@@ -77,6 +80,9 @@ fn dispatch(task: Task) -> Result<ExitCode> {
         Task::Check => check::check()?,
         Task::Bench(options) => bench::run(&options)?,
         Task::BenchWorker(options) => bench::worker::work(&options)?,
+        Task::Vm(options) => {
+            return Ok(if vm::run(&options)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Task::Scenarios(arguments) => {
             return Ok(if scenarios::run(&arguments)?.is_green() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }

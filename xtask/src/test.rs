@@ -1,7 +1,7 @@
 //! `cargo xtask test`: unit tests anywhere; as root also the privileged tests and the scenarios, on the
 //! object and daemon built here. Ends with `N passed, N failed, N skipped`.
 
-mod artefacts;
+pub mod artefacts;
 mod required;
 mod scenarios;
 mod tally;

@@ -5,6 +5,7 @@ use super::{Object, read};
 use crate::maps::offset;
 use aya_ebpf::helpers::bpf_probe_read_kernel_buf;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
+use core::mem::MaybeUninit;
 use monitor_common::field::Field;
 use monitor_common::file::{
     COMPONENT_LEN, COMPONENTS, FILE_FOREIGN_SB, FILE_MEMFD, FILE_OVERLAY, FILE_PATH_CUT, FILE_TMPFS, FILE_UNLINKED,
@@ -24,6 +25,9 @@ pub const FMODE_WRITE: u32 = 2;
 pub const FMODE_CREATED: u32 = 0x10_0000;
 /// include/uapi/asm-generic/fcntl.h
 pub const O_TRUNC: u32 = 0o1000;
+
+/// `ERR_PTR(-EINVAL)` (fs/mount.h)
+const MNT_NS_INTERNAL: i64 = -22;
 
 /// include/uapi/linux/magic.h
 const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
@@ -70,15 +74,53 @@ impl File {
     /// Fills a [`FileRef`]. `root_sb` is the superblock of the task's root directory.
     #[inline(always)]
     pub fn describe(self, out: &mut FileRef, root_sb: Option<Object>) -> Option<()> {
-        let inode = self.inode()?;
-        inode.describe(out, root_sb);
-        let dentry = self.dentry()?;
-        dentry.components(out);
-        if out.flags & FILE_TMPFS != 0 && out.flags & FILE_UNLINKED != 0 && is_memfd(&out.names[0]) {
-            out.flags |= FILE_MEMFD;
-        }
-        Some(())
+        describe(Some(self.inode()?), self.dentry()?, out, root_sb)
     }
+
+    /// Was it made by memfd_create(2)?
+    #[inline(always)]
+    pub fn is_memfd(self, inode: Inode) -> bool {
+        let mut name = MaybeUninit::<[u8; COMPONENT_LEN]>::uninit();
+        // SAFETY: as in `sensitive::name`.
+        let name = unsafe { &mut *name.as_mut_ptr() };
+        inode.links() == Some(0)
+            && inode.layer_flags() & FILE_TMPFS != 0
+            && self.dentry().and_then(|dentry| dentry.name(name)).is_some()
+            && is_memfd(name)
+    }
+
+    /// Was it opened by the kernel for itself, on a mount in nobody's namespace? Overlayfs opens the
+    /// files of its layers so. A memfd is on such a mount too, but has no name.
+    #[inline(always)]
+    pub fn is_backing(self, inode: Inode) -> bool {
+        let namespace = || {
+            let mount = self.0.embedded(Field::FilePath)?.follow(Field::PathMnt)?;
+            let start = mount.raw().wrapping_sub(offset(Field::MountMnt)?);
+            read::<i64>(start.wrapping_add(offset(Field::MountNamespace)?).cast())
+        };
+        namespace() == Some(MNT_NS_INTERNAL) && inode.links() != Some(0)
+    }
+}
+
+/// Fills a [`FileRef`] for a directory entry and the inode it has or will get; a name without a file is
+/// described by its directory's file system. `root_sb` is as for [`File::describe`].
+#[inline(always)]
+pub fn describe(inode: Option<Inode>, dentry: Dentry, out: &mut FileRef, root_sb: Option<Object>) -> Option<()> {
+    match inode {
+        Some(inode) => inode.describe(out, root_sb),
+        None => {
+            let described = dentry.parent()?.inode()?.describe(out, root_sb);
+            out.mode = 0;
+            out.size = 0;
+            out.ino = 0;
+            described
+        }
+    };
+    dentry.components(out);
+    if out.flags & FILE_TMPFS != 0 && out.flags & FILE_UNLINKED != 0 && is_memfd(&out.names[0]) {
+        out.flags |= FILE_MEMFD;
+    }
+    Some(())
 }
 
 /// memfd_create(2) names its file `memfd:NAME`. Byte by byte: a slice comparison would be a call of
@@ -89,8 +131,8 @@ fn is_memfd(name: &[u8; COMPONENT_LEN]) -> bool {
 }
 
 /// An inode.
-#[derive(Clone, Copy)]
-pub struct Inode(Object);
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Inode(pub Object);
 
 /// What kind of file an inode is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -134,14 +176,21 @@ impl Inode {
         self.0.get(Field::InodeRdev)
     }
 
+    /// Hard links.
+    #[inline(always)]
+    pub fn links(self) -> Option<u32> {
+        self.0.get(Field::InodeLinks)
+    }
+
     /// Bytes.
     #[inline(always)]
     pub fn size(self) -> Option<u64> {
         self.0.get(Field::InodeSize)
     }
 
+    /// Fills in all but the names.
     #[inline(always)]
-    fn describe(self, out: &mut FileRef, root_sb: Option<Object>) -> Option<()> {
+    pub fn describe(self, out: &mut FileRef, root_sb: Option<Object>) -> Option<()> {
         out.flags = 0;
         out.reserved = 0;
         out.mode = self.mode()?;
@@ -157,7 +206,7 @@ impl Inode {
         {
             out.flags |= FILE_FOREIGN_SB;
         }
-        if self.0.get::<u32>(Field::InodeLinks)? == 0 {
+        if self.links()? == 0 {
             out.flags |= FILE_UNLINKED;
         }
         Some(())
@@ -205,6 +254,12 @@ impl Dentry {
     #[inline(always)]
     pub fn parent(self) -> Option<Self> {
         self.0.follow(Field::DentryParent).map(Self)
+    }
+
+    /// Its file; `None` for a name without one.
+    #[inline(always)]
+    pub fn inode(self) -> Option<Inode> {
+        self.0.follow(Field::DentryInode).map(Inode)
     }
 
     /// Copies the name; returns its length without the NUL.

@@ -1,8 +1,9 @@
 //! `struct task_struct` and what hangs on it.
 
-use super::file::File;
+use super::file::{Dentry, File};
 use super::{Object, read};
-use aya_ebpf::helpers::bpf_get_current_task;
+use aya_ebpf::helpers::generated::bpf_task_pt_regs;
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_get_current_task_btf};
 use monitor_common::field::Field;
 
 /// A task.
@@ -47,6 +48,12 @@ impl Task {
         self.0.follow(Field::TaskCred)?.get(Field::CredUid)
     }
 
+    /// Does the kernel act with other credentials than the task's own?
+    #[inline(always)]
+    pub fn acts_for_another(self) -> bool {
+        self.0.follow(Field::TaskCred) != self.0.follow(Field::TaskRealCred)
+    }
+
     /// Wait status.
     #[inline(always)]
     pub fn exit_code(self) -> Option<u32> {
@@ -85,6 +92,12 @@ impl Task {
         self.0.follow(Field::TaskFs)?.embedded(Field::FsRoot)?.follow(Field::PathMnt)?.follow(Field::VfsmountSb)
     }
 
+    /// Its working directory.
+    #[inline(always)]
+    pub fn working_directory(self) -> Option<Dentry> {
+        self.0.follow(Field::TaskFs)?.embedded(Field::FsPwd)?.follow(Field::PathDentry).map(Dentry)
+    }
+
     /// An open file.
     #[inline(always)]
     pub fn file(self, fd: u32) -> Option<File> {
@@ -97,6 +110,14 @@ impl Task {
         let table = self.0.follow(Field::TaskFiles)?.follow(Field::FilesFdt)?;
         Some(Descriptors { files: table.follow(Field::FdtableFd)?, max: table.get(Field::FdtableMax)? })
     }
+}
+
+/// An argument of the running system call, from the registers saved at its entry.
+#[inline(always)]
+pub fn argument(field: Field) -> Option<u64> {
+    // SAFETY: no arguments, and the task's own registers.
+    let regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) };
+    Object::new(regs as *const u8)?.get(field)
 }
 
 /// A descriptor table.

@@ -8,47 +8,25 @@ use crate::kernel::file::{FMODE_CREATED, FMODE_WRITE, File, Inode, O_TRUNC, Type
 use crate::kernel::task::Task;
 use crate::kernel::{Object, copy_words};
 use crate::maps::INODES;
-use crate::record::{self, Judgement, Subject};
-use crate::reflex::{guard, provenance};
-use aya_ebpf::btf_maps::{HashMap, PerCpuArray};
-use aya_ebpf::macros::{btf_map, lsm, tracepoint};
-use aya_ebpf::programs::{LsmContext, TracePointContext};
+use crate::record::{self, Judgement};
+use crate::reflex::{guard, provenance, sensitive};
+use aya_ebpf::btf_maps::HashMap;
+use aya_ebpf::macros::{btf_map, fentry, lsm, tracepoint};
+use aya_ebpf::programs::{FEntryContext, LsmContext, TracePointContext};
+use bytemuck::Zeroable;
 use monitor_common::argv::Form;
 use monitor_common::file::{
-    COMPONENT_LEN, FILE_CREATED, FILE_FIFO, FILE_SCRIPT, FILE_SENSITIVE, FILE_TAINTED, FILE_TMPFS, FILE_UPPER,
-    FILE_WRITE, Open,
+    FILE_CREATED, FILE_FIFO, FILE_SCRIPT, FILE_SENSITIVE, FILE_TAINTED, FILE_TMPFS, FILE_UPPER, FILE_WRITE,
 };
 use monitor_common::hash;
-use monitor_common::header::{Kind, Reason, Rung};
+use monitor_common::header::{Reason, Rung};
 use monitor_common::state::{
-    self, HOST, InodeKey, Origin, TASK_DRIFT, TASK_INTERPRETER, TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_READS_STDIN,
-    TASK_SHELL, TASK_TAINTED, WRITES,
+    self, HOST, InodeKey, Origin, TASK_INTERPRETER, TASK_PACKAGE_MANAGER, TASK_READS_STDIN, TASK_SHELL, TASK_TAINTED,
+    WRITES,
 };
 
 /// As in `descriptor`.
 const RET: usize = 16;
-/// include/uapi/asm-generic/errno-base.h
-const EPERM: i32 = 1;
-
-/// Sensitive files by [`hash::path_key`]; the value is a [`Reason`].
-#[btf_map]
-static SENSITIVE: HashMap<u64, u32, 1024> = HashMap::new();
-
-/// Names of the file and its two nearest directories, which the stack has no room for.
-#[repr(C)]
-struct Names {
-    own: [u8; COMPONENT_LEN],
-    parent: [u8; COMPONENT_LEN],
-    grandparent: [u8; COMPONENT_LEN],
-}
-
-#[btf_map]
-static NAMES: PerCpuArray<Names, 1> = PerCpuArray::new();
-
-/// Origin of the file at hand.
-#[btf_map]
-static ORIGIN: PerCpuArray<Origin, 1> = PerCpuArray::new();
-
 /// Exit of open, openat, openat2, creat and open_by_handle_at: the result is the descriptor.
 #[tracepoint]
 pub fn file_opened(ctx: TracePointContext) -> u32 {
@@ -71,29 +49,39 @@ fn try_opened(ctx: &TracePointContext) -> Option<()> {
     Some(())
 }
 
-/// Before an open succeeds: the better door, where BPF LSM is active. Denies what the last door can
-/// only follow with a kill.
+/// Before an open succeeds: the better door, where BPF LSM is active. Denies what the others can only
+/// follow with a kill.
 ///
-/// match-proto: bpf_lsm_file_open(struct file *file)
+/// match-proto: file_open(struct file *file)
 #[lsm(hook = "file_open")]
 pub fn lsm_file_open(ctx: LsmContext) -> i32 {
-    match try_open(&ctx) {
-        Some(true) => -EPERM,
-        _ => 0,
+    // An earlier module's refusal stands.
+    if ctx.arg::<i32>(1) != 0 {
+        return 0;
     }
+    guard::errno(opening(ctx.arg(0), guard::Means::Deny(Rung::Lsm)))
+}
+
+/// The same place without the power to refuse.
+///
+/// match-proto: security_file_open(struct file *file)
+#[fentry(function = "security_file_open")]
+pub fn fentry_file_open(ctx: FEntryContext) -> i32 {
+    let _ = opening(ctx.arg(0), guard::Means::Kill);
+    0
 }
 
 #[inline(always)]
-fn try_open(ctx: &LsmContext) -> Option<bool> {
-    // An earlier module's refusal stands.
-    if ctx.arg::<i32>(1) != 0 {
-        return None;
-    }
-    let file = File(Object::new(ctx.arg::<*const u8>(0))?);
+fn opening(file: *const u8, means: guard::Means) -> Option<bool> {
     let task = Task::current()?;
     let tgid = task.tgid()?;
     let entry = interesting(tgid)?;
-    Some(opened(task, tgid, entry, file, guard::Means::Deny(Rung::Lsm)))
+    let file = File(Object::new(file)?);
+    // Overlayfs opens the file of the layer below on its own: the same open, seen a second time.
+    if file.is_backing(file.inode()?) {
+        return None;
+    }
+    Some(opened(task, tgid, entry, file, means))
 }
 
 /// The entry of a task whose opens matter.
@@ -135,8 +123,7 @@ fn regular(
     if mode & FMODE_WRITE != 0 {
         return written(task, tgid, entry, file, &key, mode, means);
     }
-    // SAFETY: this CPU's slot; the program does not nest on a CPU.
-    let origin = unsafe { &mut *ORIGIN.get_ptr_mut(0)? };
+    let origin = &mut Origin::zeroed();
     if provenance::taint_of(&key, origin).is_none() {
         if entry.script != 0 {
             forget_impostor(entry, file, inode);
@@ -189,14 +176,7 @@ fn same(a: &InodeKey, b: &InodeKey) -> bool {
 /// Is the file the interpreter's script operand?
 #[inline(always)]
 fn is_script(entry: &state::Task, file: File) -> bool {
-    if entry.script == 0 {
-        return false;
-    }
-    let Some(names) = NAMES.get_ptr_mut(0) else { return false };
-    // SAFETY: this CPU's slot; the program does not nest on a CPU.
-    let name = unsafe { &mut (*names).own };
-    let Some(dentry) = file.dentry() else { return false };
-    dentry.name(name).is_some() && hash::name(name) == entry.script
+    entry.script != 0 && file.dentry().and_then(sensitive::name) == Some(entry.script)
 }
 
 #[inline(always)]
@@ -224,59 +204,13 @@ fn written(
     let slot = (entry.write_next as usize) & (WRITES - 1);
     entry.writes[slot] = *key;
     entry.write_next = entry.write_next.wrapping_add(1);
-    let reason = sensitive(file);
+    let reason = file.dentry().map_or(Reason::None, sensitive::class);
     if reason as u8 == Reason::None as u8 {
         return None;
     }
     let bits = FILE_SENSITIVE | FILE_WRITE | if mode & FMODE_CREATED != 0 { FILE_CREATED } else { 0 };
-    // A program of the image that makes a new start-up file (`useradd -m` and its .bashrc) is left to
-    // the daemon, which knows its name; what appends to one, or a shell that makes one, is not.
-    let maker = reason as u8 == Reason::PersistenceOther as u8
-        && mode & FMODE_CREATED != 0
-        && entry.flags & (TASK_SHELL | TASK_INTERPRETER | TASK_NET_OUT | TASK_TAINTED | TASK_DRIFT) == 0;
-    let judgement = if entry.flags & TASK_PACKAGE_MANAGER != 0 {
-        Judgement::NOTHING
-    } else if maker {
-        Judgement::told(reason, 0)
-    } else {
-        guard::act(means, entry.container, tgid, reason, 0)
-    };
+    let judgement = sensitive::judge(entry, tgid, reason, mode & FMODE_CREATED != 0, means);
     tell(task, entry, file, bits, reason, &entry.origin, &judgement)
-}
-
-/// Class of a file by its name and its nearest directories.
-#[inline(always)]
-fn sensitive(file: File) -> Reason {
-    sensitive_entry(file).and_then(|code| Reason::try_from(code as u8).ok()).unwrap_or(Reason::None)
-}
-
-#[inline(always)]
-fn sensitive_entry(file: File) -> Option<u32> {
-    let names = NAMES.get_ptr_mut(0)?;
-    let dentry = file.dentry()?;
-    let parent = dentry.parent()?;
-    let grandparent = parent.parent()?;
-    // SAFETY: this CPU's slot; the program does not nest on a CPU.
-    let (own, up, top) = unsafe {
-        dentry.name(&mut (*names).own)?;
-        parent.name(&mut (*names).parent)?;
-        grandparent.name(&mut (*names).grandparent)?;
-        (hash::name(&(*names).own), hash::name(&(*names).parent), hash::name(&(*names).grandparent))
-    };
-    let keys = [
-        hash::path_key(own, up, 0),
-        hash::path_key(0, up, 0),
-        hash::path_key(0, up, top),
-        hash::path_key(own, up, top),
-        hash::path_key(own, 0, 0),
-    ];
-    for key in keys {
-        // SAFETY: copied at once.
-        if let Some(code) = unsafe { SENSITIVE.get(&key) } {
-            return Some(*code);
-        }
-    }
-    None
 }
 
 /// A FIFO, or a pipe through /dev/fd or /proc: both ends are judged like a pipe's.
@@ -291,8 +225,7 @@ fn fifo(
 ) -> Option<Judgement> {
     let mode = file.mode()?;
     let key = inode.key()?;
-    // SAFETY: this CPU's slot; the program does not nest on a CPU.
-    let origin = unsafe { &mut *ORIGIN.get_ptr_mut(0)? };
+    let origin = &mut Origin::zeroed();
     let (reason, peer, bits) = if mode & FMODE_WRITE != 0 {
         entry.fifo_out = key;
         provenance::writes(&key, tgid);
@@ -342,10 +275,7 @@ fn is_script_pipe(entry: &state::Task, file: File) -> bool {
 /// A pipe made by pipe(2) has an empty name.
 #[inline(always)]
 fn unnamed(file: File) -> bool {
-    let Some(names) = NAMES.get_ptr_mut(0) else { return false };
-    // SAFETY: this CPU's slot.
-    let name = unsafe { &mut (*names).own };
-    file.dentry().and_then(|dentry| dentry.name(name)) == Some(0)
+    file.dentry().and_then(sensitive::name) == Some(hash::OFFSET)
 }
 
 /// Is the hash that of a descriptor number 0–255?
@@ -369,20 +299,7 @@ fn tell(
     origin: &Origin,
     judgement: &Judgement,
 ) -> Option<Judgement> {
-    let subject = Subject::of(task, entry.container);
-    let Some(mut reserved) = record::begin::<Open>(Kind::Open, &subject, judgement, record::now()) else {
-        return Some(*judgement);
-    };
-    let out = reserved.as_mut_ptr();
-    // SAFETY: the reservation is an Open.
-    unsafe {
-        file.describe(&mut (*out).file, task.root_sb());
-        (*out).file.flags |= bits;
-        copy_words(origin, &mut (*out).origin);
-        (*out).sensitive = sensitive as u32;
-        (*out).task_flags = entry.flags;
-    }
-    reserved.submit(0);
+    record::open(task, entry, file.inode(), file.dentry()?, bits, sensitive, origin, judgement);
     Some(*judgement)
 }
 

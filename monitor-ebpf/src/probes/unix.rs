@@ -4,19 +4,18 @@
 use crate::kernel::Object;
 use crate::kernel::file::{Type, string};
 use crate::kernel::sock::{AF_UNIX, Sock};
-use crate::kernel::task::Task;
+use crate::kernel::task::{Task, argument};
 use crate::record::{self, Subject};
 use crate::reflex::{guard, provenance};
 use aya_ebpf::btf_maps::{HashMap, PerCpuArray};
-use aya_ebpf::helpers::{bpf_get_current_task_btf, generated::bpf_task_pt_regs};
-use aya_ebpf::macros::{btf_map, tracepoint};
-use aya_ebpf::programs::TracePointContext;
+use aya_ebpf::macros::{btf_map, fentry, lsm, tracepoint};
+use aya_ebpf::programs::{FEntryContext, LsmContext, TracePointContext};
 use core::hint::black_box;
 use monitor_common::field::Field;
 use monitor_common::hash;
-use monitor_common::header::{Kind, Reason};
+use monitor_common::header::{Kind, Reason, Rung};
 use monitor_common::net::UnixConnect;
-use monitor_common::state::{HOST, InodeKey};
+use monitor_common::state::{self, HOST, InodeKey};
 
 const RET: usize = 16;
 /// include/uapi/asm-generic/errno.h
@@ -61,7 +60,7 @@ fn try_connected(ctx: &TracePointContext) -> Option<()> {
     if entry.container == HOST {
         return None;
     }
-    let file = task.file(first_argument()?)?;
+    let file = task.file(argument(Field::RegsFirstArg)? as u32)?;
     if file.inode()?.kind()? != Type::Socket {
         return None;
     }
@@ -69,16 +68,54 @@ fn try_connected(ctx: &TracePointContext) -> Option<()> {
     if sock.family()? != AF_UNIX {
         return None;
     }
-    let server = sock.unix_peer()?;
+    judge(task, tgid, entry, sock.unix_peer()?, guard::Means::Kill)?;
+    Some(())
+}
+
+/// Before the connection is made.
+///
+/// match-proto: unix_stream_connect(struct sock *sock, struct sock *other, struct sock *newsk)
+#[lsm(hook = "unix_stream_connect")]
+pub fn lsm_unix_connect(ctx: LsmContext) -> i32 {
+    if ctx.arg::<i32>(3) != 0 {
+        return 0;
+    }
+    guard::errno(connecting(ctx.arg(1), guard::Means::Deny(Rung::Lsm)))
+}
+
+/// The same place without the power to refuse.
+///
+/// match-proto: security_unix_stream_connect(struct sock *sock, struct sock *other, struct sock *newsk)
+#[fentry(function = "security_unix_stream_connect")]
+pub fn fentry_unix_connect(ctx: FEntryContext) -> i32 {
+    let _ = connecting(ctx.arg(1), guard::Means::Kill);
+    0
+}
+
+#[inline(always)]
+fn connecting(server: *const u8, means: guard::Means) -> Option<bool> {
+    let task = Task::current()?;
+    let tgid = task.tgid()?;
+    let entry = provenance::entry(tgid)?;
+    if entry.container == HOST {
+        return None;
+    }
+    judge(task, tgid, entry, Sock(Object::new(server)?), means)
+}
+
+#[inline(always)]
+fn judge(task: Task, tgid: u32, entry: &state::Task, server: Sock, means: guard::Means) -> Option<bool> {
     let inode = server.unix_bound_inode()?;
     // SAFETY: only its presence counts.
     let known = unsafe { RUNTIME_SOCKETS.get(&inode) }.is_some();
     if !known && !named_like_one(server) {
         return None;
     }
-    let judgement = guard::kill(entry.container, tgid, Reason::DockerSocket, 0);
+    let judgement = guard::act(means, entry.container, tgid, Reason::DockerSocket, 0);
     let subject = Subject::of(task, entry.container);
-    let mut reserved = record::begin::<UnixConnect>(Kind::UnixConnect, &subject, &judgement, record::now())?;
+    let Some(mut reserved) = record::begin::<UnixConnect>(Kind::UnixConnect, &subject, &judgement, record::now()) else {
+        return Some(judgement.denied());
+    };
     let out = reserved.as_mut_ptr();
     // SAFETY: the reservation is a UnixConnect.
     unsafe {
@@ -92,15 +129,7 @@ fn try_connected(ctx: &TracePointContext) -> Option<()> {
         }
     }
     reserved.submit(0);
-    Some(())
-}
-
-/// The system call's first argument, from the registers saved at its entry.
-#[inline(always)]
-fn first_argument() -> Option<u32> {
-    // SAFETY: no arguments, and the task's own registers.
-    let regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) };
-    Object::new(regs as *const u8)?.get::<u64>(Field::RegsFirstArg).map(|fd| fd as u32)
+    Some(judgement.denied())
 }
 
 /// Does the last component of the bound path have a runtime socket's name?

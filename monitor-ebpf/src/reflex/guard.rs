@@ -8,6 +8,8 @@ use monitor_common::policy::POLICY_OFF;
 use monitor_common::state::HOST;
 
 const SIGKILL: u32 = 9;
+/// include/uapi/asm-generic/errno-base.h
+const EPERM: i32 = 1;
 
 /// Must this container's task be stopped for this reason?
 #[inline(always)]
@@ -38,6 +40,12 @@ pub fn act(means: Means, container: u64, tgid: u32, reason: Reason, peer_tgid: u
         Means::Kill => kill(container, tgid, reason, peer_tgid),
         Means::Deny(rung) => deny(container, tgid, reason, peer_tgid, rung),
     }
+}
+
+/// What an LSM hook answers: EPERM if the act is refused.
+#[inline(always)]
+pub fn errno(refused: Option<bool>) -> i32 {
+    if refused == Some(true) { -EPERM } else { 0 }
 }
 
 /// Kills the running task's process if the policy says so: it does not return to user space.

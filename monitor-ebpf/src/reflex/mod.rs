@@ -3,4 +3,5 @@
 pub mod guard;
 pub mod program;
 pub mod provenance;
+pub mod sensitive;
 pub mod stdio;

@@ -6,6 +6,7 @@ use aya_ebpf::btf_maps::{HashMap, LruHashMap, PerCpuArray};
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use aya_ebpf::macros::btf_map;
 use core::hint::black_box;
+use core::mem::MaybeUninit;
 use monitor_common::argv::{Form, SCAN_LEN, Scan, Text};
 use monitor_common::hash;
 use monitor_common::state::{CLASS_MULTICALL, Fingerprint};
@@ -156,6 +157,16 @@ pub fn hash_of(dentry: crate::kernel::file::Dentry) -> Option<u32> {
     let arguments = ARGUMENTS.get_ptr_mut(0)?;
     // SAFETY: this CPU's slot.
     let name = unsafe { &mut (*arguments).name };
+    dentry.name(name)?;
+    Some(hash::program(name))
+}
+
+/// As [`hash_of`], for hooks that may be preempted: a slot of this CPU could be written by another.
+#[inline(always)]
+pub fn hash_on_stack(dentry: crate::kernel::file::Dentry) -> Option<u32> {
+    let mut name = MaybeUninit::<[u8; hash::HASHED_LEN]>::uninit();
+    // SAFETY: the helper writes the name and the NUL that ends the hash.
+    let name = unsafe { &mut *name.as_mut_ptr() };
     dentry.name(name)?;
     Some(hash::program(name))
 }

@@ -99,7 +99,8 @@ fn file(raw: &FileRef) -> File {
     }
     for name in raw.names[..depth].iter().rev() {
         path.push('/');
-        path.push_str(&text(name));
+        // A component taken out of a whole path goes on after its end.
+        path.push_str(text(name).split('/').next().unwrap_or_default());
     }
     if path.is_empty() {
         path.push('/');

@@ -24,6 +24,14 @@ pub enum Fact {
     Descriptor,
     /// AF_UNIX connects to a runtime's socket.
     UnixConnect,
+    /// Files that get a sensitive name by rename or link.
+    Name,
+    /// Files mapped as code.
+    Mapping,
+    /// Descriptors received from another process.
+    Received,
+    /// Programs and files refused before they exist; without it they are stopped right after.
+    Refusal,
 }
 
 /// Kind of program, and what it is attached to.
@@ -33,6 +41,10 @@ pub enum Door {
     Lsm(&'static str),
     /// BTF tracepoint.
     BtfTracepoint(&'static str),
+    /// Entry of a kernel function.
+    Fentry(&'static str),
+    /// Exit of a kernel function.
+    Fexit(&'static str),
     /// Program on the cgroup v2 root.
     CgroupSockAddr,
     /// Program on the cgroup v2 root, `true` = ingress.
@@ -84,6 +96,14 @@ const fn hook(
 ) -> Hook {
     Hook { program, fact, door, rank, required, power, without }
 }
+
+const REFUSAL: &str = "refusing programs and sensitive files before they exist: they are stopped right after";
+const OPEN: &str = "downloaded scripts, planted keys and crontabs";
+const NAME: &str = "keys and crontabs that are moved or linked into place";
+const MAPPING: &str = "downloaded libraries, and programs started by way of the dynamic loader";
+const DESCRIPTOR: &str = "shells that move a connection onto their own standard input";
+const RECEIVED: &str = "connections handed over a socket, until a shell is started on them";
+const UNIX: &str = "container runtime sockets";
 
 /// All hooks.
 pub const HOOKS: &[Hook] = &[
@@ -156,15 +176,10 @@ pub const HOOKS: &[Hook] = &[
         "stratum requests, TLS names, DNS questions",
     ),
     hook("packet_ingress", Fact::Payload, Door::CgroupSkb(true), 0, false, Power::Observe, "stratum and DNS answers"),
-    hook(
-        "lsm_file_open",
-        Fact::Open,
-        Door::Lsm("file_open"),
-        0,
-        false,
-        Power::Deny,
-        "refusing an open before it happens",
-    ),
+    hook("lsm_program", Fact::Refusal, Door::Lsm("bprm_check_security"), 0, false, Power::Deny, REFUSAL),
+    hook("lsm_create", Fact::Refusal, Door::Lsm("inode_create"), 0, false, Power::Deny, REFUSAL),
+    hook("lsm_file_open", Fact::Open, Door::Lsm("file_open"), 0, false, Power::Deny, OPEN),
+    hook("fentry_file_open", Fact::Open, Door::Fentry("security_file_open"), 1, false, Power::Kill, OPEN),
     hook(
         "file_opened",
         Fact::Open,
@@ -175,29 +190,73 @@ pub const HOOKS: &[Hook] = &[
             "sys_exit_creat",
             "sys_exit_open_by_handle_at",
         ]),
-        1,
+        2,
         false,
         Power::Kill,
-        "downloaded scripts, planted keys and crontabs",
+        OPEN,
     ),
+    hook("lsm_link", Fact::Name, Door::Lsm("inode_link"), 0, false, Power::Deny, NAME),
+    hook("lsm_symlink", Fact::Name, Door::Lsm("inode_symlink"), 0, false, Power::Deny, NAME),
+    hook("lsm_rename", Fact::Name, Door::Lsm("inode_rename"), 0, false, Power::Deny, NAME),
+    hook("fentry_link", Fact::Name, Door::Fentry("security_inode_link"), 1, false, Power::Kill, NAME),
+    hook("fentry_symlink", Fact::Name, Door::Fentry("security_inode_symlink"), 1, false, Power::Kill, NAME),
+    hook("fentry_rename", Fact::Name, Door::Fentry("security_inode_rename"), 1, false, Power::Kill, NAME),
+    hook(
+        "name_given",
+        Fact::Name,
+        Door::Syscall(&["sys_exit_rename", "sys_exit_link", "sys_exit_symlink"]),
+        2,
+        false,
+        Power::Kill,
+        NAME,
+    ),
+    hook(
+        "name_given_at",
+        Fact::Name,
+        Door::Syscall(&["sys_exit_renameat2", "sys_exit_renameat", "sys_exit_linkat"]),
+        2,
+        false,
+        Power::Kill,
+        NAME,
+    ),
+    hook(
+        "symlink_given_at",
+        Fact::Name,
+        Door::Syscall(&["sys_exit_symlinkat"]),
+        2,
+        false,
+        Power::Kill,
+        NAME,
+    ),
+    hook("lsm_mapping", Fact::Mapping, Door::Lsm("mmap_file"), 0, false, Power::Deny, MAPPING),
+    hook("fentry_mapping", Fact::Mapping, Door::Fentry("security_mmap_file"), 1, false, Power::Kill, MAPPING),
+    hook("code_mapped", Fact::Mapping, Door::Syscall(&["sys_exit_mmap"]), 2, false, Power::Kill, MAPPING),
+    hook("fexit_dup", Fact::Descriptor, Door::Fexit("__x64_sys_dup"), 0, false, Power::Kill, DESCRIPTOR),
+    hook("fexit_dup2", Fact::Descriptor, Door::Fexit("__x64_sys_dup2"), 0, false, Power::Kill, DESCRIPTOR),
+    hook("fexit_dup3", Fact::Descriptor, Door::Fexit("__x64_sys_dup3"), 0, false, Power::Kill, DESCRIPTOR),
+    hook("fexit_fcntl", Fact::Descriptor, Door::Fexit("__x64_sys_fcntl"), 0, false, Power::Kill, DESCRIPTOR),
     hook(
         "descriptor_moved",
         Fact::Descriptor,
         Door::Syscall(&["sys_exit_dup2", "sys_exit_dup3", "sys_exit_dup", "sys_exit_fcntl"]),
-        0,
+        1,
         false,
         Power::Kill,
-        "shells that move a connection onto their own standard input",
+        DESCRIPTOR,
     ),
+    hook("lsm_received", Fact::Received, Door::Lsm("file_receive"), 0, false, Power::Observe, RECEIVED),
+    hook("fentry_received", Fact::Received, Door::Fentry("security_file_receive"), 1, false, Power::Observe, RECEIVED),
+    hook("lsm_unix_connect", Fact::UnixConnect, Door::Lsm("unix_stream_connect"), 0, false, Power::Deny, UNIX),
     hook(
-        "unix_connected",
+        "fentry_unix_connect",
         Fact::UnixConnect,
-        Door::Syscall(&["sys_exit_connect"]),
-        0,
+        Door::Fentry("security_unix_stream_connect"),
+        1,
         false,
         Power::Kill,
-        "container runtime sockets",
+        UNIX,
     ),
+    hook("unix_connected", Fact::UnixConnect, Door::Syscall(&["sys_exit_connect"]), 2, false, Power::Kill, UNIX),
 ];
 
 impl Door {
@@ -206,6 +265,8 @@ impl Door {
         match self {
             Self::Lsm(_) => "lsm",
             Self::BtfTracepoint(_) => "btf_tracepoint",
+            Self::Fentry(_) => "fentry",
+            Self::Fexit(_) => "fexit",
             Self::CgroupSockAddr => "cgroup_sock_addr",
             Self::CgroupSkb(_) => "cgroup_skb",
             Self::Syscall(_) => "syscall_tracepoint",
@@ -215,7 +276,7 @@ impl Door {
     /// What it is attached to.
     pub fn target(&self) -> String {
         match self {
-            Self::Lsm(name) | Self::BtfTracepoint(name) => (*name).to_owned(),
+            Self::Lsm(name) | Self::BtfTracepoint(name) | Self::Fentry(name) | Self::Fexit(name) => (*name).to_owned(),
             Self::CgroupSockAddr => "cgroup v2 root".into(),
             Self::CgroupSkb(ingress) => format!("cgroup v2 root, {}", if *ingress { "ingress" } else { "egress" }),
             Self::Syscall(names) => names.join(", "),

@@ -5,7 +5,7 @@ use super::hooks::{Door, Fact, HOOKS, Hook, Power};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use aya::programs::links::CgroupAttachMode;
 use aya::programs::{
-    BtfTracePoint, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, Lsm, Program, ProgramError, TracePoint,
+    BtfTracePoint, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, FEntry, FExit, Lsm, Program, ProgramError, TracePoint,
 };
 use aya::{Ebpf, EbpfLoader};
 use monitor_common::field::{Field, MISSING};
@@ -144,12 +144,13 @@ impl Ladder {
         text
     }
 
-    /// Facts nothing tells of.
+    /// Facts nothing tells of. (What cannot be refused is told of by others.)
     pub fn blind(&self) -> Vec<Fact> {
         let mut blind: Vec<Fact> = self
             .steps
             .iter()
             .map(|step| step.fact)
+            .filter(|fact| *fact != Fact::Refusal)
             .filter(|fact| !self.steps.iter().any(|step| step.fact == *fact && step.state == State::Active))
             .collect();
         blind.dedup();
@@ -318,6 +319,16 @@ fn attach(ebpf: &mut Ebpf, btf: &aya::Btf, cgroup: &File, hook: &Hook) -> Result
         }
         Door::BtfTracepoint(name) => {
             let program: &mut BtfTracePoint = cast(program)?;
+            program.load(name, btf).map_err(explain)?;
+            program.attach().map_err(explain)?;
+        }
+        Door::Fentry(name) => {
+            let program: &mut FEntry = cast(program)?;
+            program.load(name, btf).map_err(explain)?;
+            program.attach().map_err(explain)?;
+        }
+        Door::Fexit(name) => {
+            let program: &mut FExit = cast(program)?;
             program.load(name, btf).map_err(explain)?;
             program.attach().map_err(explain)?;
         }

@@ -89,7 +89,9 @@ pub fn abi_matches_object_btf() -> Result<()> {
 /// The `match-proto:` line of every hook says what this kernel hands over.
 pub fn hook_prototypes_match_kernel() -> Result<()> {
     let kernel = Btf::read(Path::new(VMLINUX))?;
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../monitor-ebpf/src/probes");
+    // In a guest the sources lie elsewhere than where this was compiled.
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let folder = Path::new(&manifest).join("../../monitor-ebpf/src/probes");
     let mut checked = 0;
     for entry in fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
         let path = entry?.path();

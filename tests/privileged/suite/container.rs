@@ -2,6 +2,7 @@
 //! host's root whose upper layer is memory. All mounts live in the container's own mount namespace, so
 //! they go with its last process; the cgroups are removed on drop.
 
+use crate::pace;
 use anyhow::{Context, Result, bail, ensure};
 use monitor::container::hierarchy;
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
@@ -139,7 +140,7 @@ impl Container {
         let container = Self { cgroup, unshare, init: init.unwrap_or(0), scratch };
         let said = fs::read_to_string(container.scratch.path().join("stderr")).unwrap_or_default();
         ensure!(line.trim() == "ready" && container.init != 0, "the container did not come up: {said}");
-        std::thread::sleep(SETTLE);
+        std::thread::sleep(pace::wait(SETTLE));
         Ok(container)
     }
 
@@ -167,7 +168,8 @@ impl Container {
 
     /// Runs `sh -c script` inside; the status tells also of a signal.
     pub fn run(&self, script: &str) -> Result<ExitStatus> {
-        wait(self.spawn(script)?, Duration::from_secs(20)).with_context(|| format!("run in the container: {script}"))
+        wait(self.spawn(script)?, pace::wait(Duration::from_secs(20)))
+            .with_context(|| format!("run in the container: {script}"))
     }
 
     /// Where a path of the container is to be found from outside.

@@ -1,6 +1,7 @@
 //! The daemon under test: a process of its own, with a config made for the test.
 
 use crate::container::{Group, end_with_us, wait};
+use crate::pace;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -89,7 +90,7 @@ impl Daemon {
 
     fn await_ready(&mut self, notifications: &UnixDatagram) -> Result<()> {
         notifications.set_read_timeout(Some(Duration::from_millis(100)))?;
-        let deadline = Instant::now() + READY_WAIT;
+        let deadline = Instant::now() + pace::wait(READY_WAIT);
         let mut message = [0; 4096];
         while Instant::now() < deadline {
             if let Ok(length) = notifications.recv(&mut message)
@@ -101,7 +102,7 @@ impl Daemon {
                 bail!("the daemon ended with {status}:\n{}", self.log());
             }
         }
-        bail!("the daemon was not ready within {READY_WAIT:?}:\n{}", self.log())
+        bail!("the daemon was not ready in time:\n{}", self.log())
     }
 
     /// Its process id.
@@ -135,9 +136,9 @@ impl Daemon {
         rows_in(&self.scratch.path().join("out/alerts.jsonl"))
     }
 
-    /// Waits for a row.
+    /// Waits for a row; `limit` is that of a host.
     pub fn await_row(&self, what: &str, limit: Duration, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + pace::wait(limit);
         loop {
             let rows = self.rows();
             if let Some(row) = rows.iter().find(|row| wanted(row)) {
@@ -163,11 +164,11 @@ impl Daemon {
 
     /// Waits until there are at least so many.
     pub fn await_alerts(&self, kind: &str, container: &str, count: usize) -> Result<()> {
-        let deadline = Instant::now() + ALERT_WAIT;
+        let deadline = Instant::now() + pace::wait(ALERT_WAIT);
         while self.alerts(kind, container).len() < count {
             if Instant::now() > deadline {
                 let seen: Vec<String> = self.rows().iter().map(brief).collect();
-                bail!("fewer than {count} {kind} alerts within {ALERT_WAIT:?}; rows: {seen:#?}\nlog:\n{}", self.log());
+                bail!("fewer than {count} {kind} alerts in time; rows: {seen:#?}\nlog:\n{}", self.log());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -209,14 +210,14 @@ impl Daemon {
     /// Asks it to end, and tells how it did.
     pub fn stop(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::TERM)?;
-        let deadline = Instant::now() + STOP_WAIT;
+        let deadline = Instant::now() + pace::wait(STOP_WAIT);
         while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        bail!("the daemon did not end within {STOP_WAIT:?} after SIGTERM:\n{}", self.log())
+        bail!("the daemon did not end in time after SIGTERM:\n{}", self.log())
     }
 }
 
@@ -266,6 +267,6 @@ pub fn run_once(command: &mut Command) -> Result<(ExitStatus, String)> {
         .stderr(File::create(&log)?)
         .spawn()
         .context("start the program")?;
-    let status = wait(child, Duration::from_secs(20))?;
+    let status = wait(child, pace::wait(Duration::from_secs(20)))?;
     Ok((status, fs::read_to_string(&log)?))
 }

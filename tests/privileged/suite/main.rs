@@ -12,6 +12,7 @@ mod engine;
 mod faults;
 mod identity;
 mod lab;
+mod pace;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::path::Path;

@@ -54,7 +54,8 @@ pub fn build() -> Result<Vec<TestBinary>> {
     parse(&capture(&mut command)?)
 }
 
-fn parse(messages: &str) -> Result<Vec<TestBinary>> {
+/// Test programs among cargo's messages.
+pub fn parse(messages: &str) -> Result<Vec<TestBinary>> {
     let mut binaries = Vec::new();
     for line in messages.lines().filter(|line| line.starts_with('{')) {
         let message: Message = serde_json::from_str(line).context("read cargo's message")?;

@@ -116,7 +116,8 @@ fn lend_apt(workshop: &Workshop, root: &Path) -> Result<()> {
         }
     }
     // Proxies and certificates are settings of the group Acquire; hooks of the machine's own stay out.
-    let settings = process::must(Command::new("apt-config").arg("dump"), Duration::from_secs(30), workshop.interrupt())?;
+    let settings =
+        process::must(Command::new("apt-config").arg("dump"), Duration::from_secs(30), workshop.interrupt())?;
     let acquire: String =
         settings.lines().filter(|line| line.starts_with("Acquire::")).flat_map(|line| [line, "\n"]).collect();
     fs::write(root.join(APT_SETTINGS), acquire).context("lending apt's settings")

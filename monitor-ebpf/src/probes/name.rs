@@ -1,0 +1,114 @@
+//! Names made for files: a key or crontab that is moved or linked into place was never opened under
+//! its final name, and one that is created there exists, empty, before it is opened.
+
+use crate::kernel::Object;
+use crate::kernel::file::{Dentry, Inode};
+use crate::kernel::task::Task;
+use crate::record;
+use crate::reflex::{guard, provenance, sensitive};
+use aya_ebpf::macros::{fentry, lsm};
+use aya_ebpf::programs::{FEntryContext, LsmContext};
+use bytemuck::Zeroable;
+use monitor_common::file::{FILE_CREATED, FILE_NAMED, FILE_SENSITIVE, FILE_WRITE};
+use monitor_common::header::{Reason, Rung};
+use monitor_common::state::{HOST, Origin, TASK_PACKAGE_MANAGER};
+
+const DENY: guard::Means = guard::Means::Deny(Rung::Lsm);
+
+/// Before open(2) creates a file. Told only if refused: an open that goes on tells of itself.
+///
+/// match-proto: inode_create(struct inode *dir, struct dentry *dentry, umode_t mode)
+#[lsm(hook = "inode_create")]
+pub fn lsm_create(ctx: LsmContext) -> i32 {
+    if ctx.arg::<i32>(3) != 0 {
+        return 0;
+    }
+    guard::errno(named(ctx.arg(1), core::ptr::null(), DENY, true))
+}
+
+/// Before link(2).
+///
+/// match-proto: inode_link(struct dentry *old_dentry, struct inode *dir, struct dentry *new_dentry)
+#[lsm(hook = "inode_link")]
+pub fn lsm_link(ctx: LsmContext) -> i32 {
+    if ctx.arg::<i32>(3) != 0 {
+        return 0;
+    }
+    guard::errno(named(ctx.arg(2), ctx.arg(0), DENY, false))
+}
+
+/// Before symlink(2).
+///
+/// match-proto: inode_symlink(struct inode *dir, struct dentry *dentry, const char *old_name)
+#[lsm(hook = "inode_symlink")]
+pub fn lsm_symlink(ctx: LsmContext) -> i32 {
+    if ctx.arg::<i32>(3) != 0 {
+        return 0;
+    }
+    guard::errno(named(ctx.arg(1), core::ptr::null(), DENY, false))
+}
+
+/// Before rename(2).
+///
+/// match-proto: inode_rename(struct inode *old_dir, struct dentry *old_dentry, struct inode *new_dir, struct dentry *new_dentry)
+#[lsm(hook = "inode_rename")]
+pub fn lsm_rename(ctx: LsmContext) -> i32 {
+    if ctx.arg::<i32>(4) != 0 {
+        return 0;
+    }
+    guard::errno(named(ctx.arg(3), ctx.arg(1), DENY, false))
+}
+
+/// As [`lsm_link`], without the power to refuse.
+///
+/// match-proto: security_inode_link(struct dentry *old_dentry, struct inode *dir, struct dentry *new_dentry)
+#[fentry(function = "security_inode_link")]
+pub fn fentry_link(ctx: FEntryContext) -> i32 {
+    let _ = named(ctx.arg(2), ctx.arg(0), guard::Means::Kill, false);
+    0
+}
+
+/// As [`lsm_symlink`], without the power to refuse.
+///
+/// match-proto: security_inode_symlink(struct inode *dir, struct dentry *dentry, const char *old_name)
+#[fentry(function = "security_inode_symlink")]
+pub fn fentry_symlink(ctx: FEntryContext) -> i32 {
+    let _ = named(ctx.arg(1), core::ptr::null(), guard::Means::Kill, false);
+    0
+}
+
+/// As [`lsm_rename`], without the power to refuse.
+///
+/// match-proto: security_inode_rename(struct inode *old_dir, struct dentry *old_dentry, struct inode *new_dir, struct dentry *new_dentry, unsigned int flags)
+#[fentry(function = "security_inode_rename")]
+pub fn fentry_rename(ctx: FEntryContext) -> i32 {
+    let _ = named(ctx.arg(3), ctx.arg(1), guard::Means::Kill, false);
+    0
+}
+
+/// Judges the name `at`, which the file at `from` (null: a new one) is to get.
+#[inline(always)]
+fn named(at: *const u8, from: *const u8, means: guard::Means, only_refused: bool) -> Option<bool> {
+    let task = Task::current()?;
+    let tgid = task.tgid()?;
+    let entry = provenance::entry(tgid)?;
+    if entry.container == HOST || entry.flags & TASK_PACKAGE_MANAGER != 0 {
+        return None;
+    }
+    let at = Dentry(Object::new(at)?);
+    let reason = sensitive::class(at);
+    // Overlayfs repeats in the layer below, with its mounter's credentials, what was asked of it.
+    if reason as u8 == Reason::None as u8 || task.acts_for_another() {
+        return None;
+    }
+    let replaced: Option<Inode> = at.inode();
+    let created = if replaced.is_none() { FILE_CREATED } else { 0 };
+    let judgement = sensitive::judge(entry, tgid, reason, created != 0, means);
+    if only_refused && !judgement.denied() {
+        return None;
+    }
+    let inode = Object::new(from).and_then(|from| Dentry(from).inode()).or(replaced);
+    let bits = FILE_SENSITIVE | FILE_WRITE | FILE_NAMED | created;
+    record::open(task, entry, inode, at, bits, reason, &Origin::zeroed(), &judgement);
+    Some(judgement.denied())
+}

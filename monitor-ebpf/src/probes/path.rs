@@ -1,0 +1,221 @@
+//! Names made for files, as the system calls give them: the last door, where neither LSM nor fentry shows
+//! the directory entries. A path is what the process says it is: links in it are not followed, and
+//! another thread may change it during the call.
+
+use crate::kernel::Object;
+use crate::kernel::file::{Dentry, Inode, string};
+use crate::kernel::task::{Task, argument};
+use crate::record::{self, Judgement, Subject};
+use crate::reflex::{guard, provenance, sensitive};
+use aya_ebpf::btf_maps::PerCpuArray;
+use aya_ebpf::helpers::generated::bpf_probe_read_user_str;
+use aya_ebpf::macros::{btf_map, tracepoint};
+use aya_ebpf::programs::TracePointContext;
+use bytemuck::Zeroable;
+use core::hint::black_box;
+use monitor_common::field::Field;
+use monitor_common::file::{COMPONENT_LEN, COMPONENTS, FILE_NAMED, FILE_SENSITIVE, FILE_WRITE, Open};
+use monitor_common::hash;
+use monitor_common::header::{Kind, Reason};
+use monitor_common::state::{self, HOST, Origin, TASK_PACKAGE_MANAGER};
+
+/// As in `descriptor`.
+const RET: usize = 16;
+/// include/uapi/linux/fcntl.h
+const AT_FDCWD: i32 = -100;
+/// Longer paths are not looked at; those of sensitive files are short.
+const PATH_LEN: usize = 192;
+
+/// A path and what is known of its last three components.
+#[repr(C)]
+struct Walk {
+    own: u32,
+    up: u32,
+    top: u32,
+    /// Where they begin.
+    at: [u32; 3],
+    /// Components seen.
+    count: u32,
+    /// Hash, length and dots of the component at hand, and where it begins.
+    hash: u32,
+    length: u32,
+    dots: u32,
+    start: u32,
+    bytes: [u8; PATH_LEN],
+}
+
+#[btf_map]
+static WALK: PerCpuArray<Walk, 1> = PerCpuArray::new();
+
+/// Exit of rename, link and symlink: the new name is the second argument.
+#[tracepoint]
+pub fn name_given(ctx: TracePointContext) -> u32 {
+    let _ = given(&ctx, None, Field::RegsSecondArg);
+    0
+}
+
+/// Exit of renameat, renameat2 and linkat: directory and name are the third and fourth.
+#[tracepoint]
+pub fn name_given_at(ctx: TracePointContext) -> u32 {
+    let _ = given(&ctx, Some(Field::RegsThirdArg), Field::RegsFourthArg);
+    0
+}
+
+/// Exit of symlinkat: directory and name are the second and third.
+#[tracepoint]
+pub fn symlink_given_at(ctx: TracePointContext) -> u32 {
+    let _ = given(&ctx, Some(Field::RegsSecondArg), Field::RegsThirdArg);
+    0
+}
+
+#[inline(always)]
+fn given(ctx: &TracePointContext, directory: Option<Field>, path: Field) -> Option<()> {
+    // SAFETY: within the tracepoint's record.
+    if unsafe { ctx.read_at::<i64>(RET) }.ok()? != 0 {
+        return None;
+    }
+    let task = Task::current()?;
+    let tgid = task.tgid()?;
+    let entry = provenance::entry(tgid)?;
+    if entry.container == HOST || entry.flags & TASK_PACKAGE_MANAGER != 0 {
+        return None;
+    }
+    let walk = WALK.get_ptr_mut(0)?;
+    let path = argument(path)?;
+    // SAFETY: this CPU's slot; system call tracepoints do not nest on a CPU.
+    let length = unsafe {
+        *walk = Walk { own: 0, up: 0, top: 0, at: [0; 3], count: 0, hash: hash::OFFSET, length: 0, dots: 0, start: 0, bytes: (*walk).bytes };
+        bpf_probe_read_user_str((&raw mut (*walk).bytes).cast(), PATH_LEN as u32, path as *const _)
+    };
+    if length <= 1 || length as usize >= PATH_LEN {
+        return None;
+    }
+    split(walk);
+    // SAFETY: as above; opaque, since the loop has been walked once and for all.
+    let walk = unsafe { &mut *black_box(walk) };
+    let base = if walk.bytes[0] == b'/' { None } else { Some(base(task, directory)?) };
+    if let Some(base) = base {
+        complete(walk, base);
+    }
+    let reason = sensitive::class_of(walk.own, walk.up, walk.top);
+    if reason as u8 == Reason::None as u8 {
+        return None;
+    }
+    let judgement = sensitive::judge(entry, tgid, reason, false, guard::Means::Kill);
+    tell(task, entry, walk, base, reason, &judgement)
+}
+
+/// Hashes the components. Opaque each round, see `reflex::program`.
+#[inline(always)]
+fn split(walk: *mut Walk) {
+    for i in 0..PATH_LEN {
+        // SAFETY: this CPU's slot; `i` is in bounds.
+        let walk = unsafe { &mut *black_box(walk) };
+        let byte = walk.bytes[i];
+        if byte != 0 && byte != b'/' {
+            // As much as a directory entry's name is read of.
+            if walk.length < COMPONENT_LEN as u32 - 1 {
+                walk.hash = hash::step(walk.hash, byte);
+            }
+            if byte == b'.' {
+                walk.dots += 1;
+            }
+            walk.length += 1;
+            continue;
+        }
+        if walk.length > 0 {
+            close(walk);
+        }
+        if byte == 0 {
+            break;
+        }
+        walk.hash = hash::OFFSET;
+        walk.length = 0;
+        walk.dots = 0;
+        walk.start = i as u32 + 1;
+    }
+}
+
+/// A component has ended.
+#[inline(always)]
+fn close(walk: &mut Walk) {
+    if walk.dots == walk.length && walk.length == 1 {
+        return;
+    }
+    if walk.dots == walk.length && walk.length == 2 {
+        walk.own = walk.up;
+        walk.up = walk.top;
+        walk.top = 0;
+        walk.at = [walk.at[1], walk.at[2], 0];
+        walk.count = walk.count.saturating_sub(1);
+        return;
+    }
+    walk.top = walk.up;
+    walk.up = walk.own;
+    walk.own = hash::finish(walk.hash);
+    walk.at = [walk.start, walk.at[0], walk.at[1]];
+    walk.count += 1;
+}
+
+/// The directory that a relative path starts from.
+#[inline(always)]
+fn base(task: Task, directory: Option<Field>) -> Option<Dentry> {
+    let fd = match directory {
+        Some(field) => argument(field)? as i32,
+        None => AT_FDCWD,
+    };
+    if fd == AT_FDCWD { task.working_directory() } else { task.file(fd as u32)?.dentry() }
+}
+
+/// What a short relative path leaves out.
+#[inline(always)]
+fn complete(walk: &mut Walk, base: Dentry) {
+    let above = || base.parent().and_then(sensitive::name).unwrap_or(0);
+    if walk.count == 1 {
+        walk.up = sensitive::name(base).unwrap_or(0);
+        walk.top = above();
+    } else if walk.count == 2 {
+        walk.top = sensitive::name(base).unwrap_or(0);
+    }
+}
+
+#[inline(always)]
+fn tell(
+    task: Task,
+    entry: &state::Task,
+    walk: &Walk,
+    base: Option<Dentry>,
+    reason: Reason,
+    judgement: &Judgement,
+) -> Option<()> {
+    let subject = Subject::of(task, entry.container);
+    let mut reserved = record::begin::<Open>(Kind::Open, &subject, judgement, record::now())?;
+    let out = reserved.as_mut_ptr();
+    let inode: Option<Inode> = base.and_then(Dentry::inode);
+    // SAFETY: the reservation is an Open.
+    unsafe {
+        crate::kernel::clear_words(&mut (*out).file);
+        if let Some(inode) = inode {
+            inode.describe(&mut (*out).file, task.root_sb());
+        }
+        (*out).file.ino = 0;
+        (*out).file.mode = 0;
+        (*out).file.flags |= FILE_SENSITIVE | FILE_WRITE | FILE_NAMED;
+        let mut depth = 0;
+        for (i, at) in walk.at.iter().enumerate() {
+            if (i as u32) < walk.count {
+                let from = (&raw const walk.bytes).cast::<u8>().wrapping_add((*at as usize) & 0xff);
+                string(Object::new(from)?, &mut (*out).file.names[i]);
+                depth = i as u32 + 1;
+            }
+        }
+        (*out).file.depth = depth;
+        crate::kernel::copy_words(&Origin::zeroed(), &mut (*out).origin);
+        (*out).sensitive = reason as u32;
+        (*out).task_flags = entry.flags;
+    }
+    reserved.submit(0);
+    Some(())
+}
+
+const _: () = assert!(COMPONENTS >= 3);

@@ -1,0 +1,171 @@
+//! Code refused before it runs: programs about to be executed, files about to be mapped as code. The
+//! exec tracepoint judges all programs, and later, when redirections and arguments can be seen too;
+//! here is what can be known before anything has happened.
+
+use crate::kernel::Object;
+use crate::kernel::file::{File, Inode, Type};
+use crate::kernel::task::{Task, argument};
+use crate::record;
+use crate::reflex::{guard, program, provenance, stdio};
+use aya_ebpf::macros::{fentry, lsm, tracepoint};
+use aya_ebpf::programs::{FEntryContext, LsmContext, TracePointContext};
+use bytemuck::Zeroable;
+use monitor_common::exec::{STDIO_INET_OUT, Stdio};
+use monitor_common::field::Field;
+use monitor_common::file::{FILE_EXEC, FILE_MAPPED, FILE_TAINTED};
+use monitor_common::header::{Reason, Rung};
+use monitor_common::state::{self, CLASS_INTERPRETER, CLASS_SHELL, HOST, Origin, TASK_ENTERED, TASK_ENTERING};
+
+/// include/uapi/asm-generic/mman-common.h
+const PROT_EXEC: u64 = 4;
+/// As in `descriptor`.
+const RET: usize = 16;
+/// Highest address that is an error code (include/linux/err.h).
+const MAX_ERRNO: i64 = -4095;
+
+/// Before a program, and before each interpreter of a script, is taken.
+///
+/// match-proto: bprm_check_security(struct linux_binprm *bprm)
+#[lsm(hook = "bprm_check_security")]
+pub fn lsm_program(ctx: LsmContext) -> i32 {
+    // An earlier module's refusal stands.
+    if ctx.arg::<i32>(1) != 0 {
+        return 0;
+    }
+    guard::errno(try_program(&ctx))
+}
+
+#[inline(always)]
+fn try_program(ctx: &LsmContext) -> Option<bool> {
+    let task = Task::current()?;
+    let tgid = task.tgid()?;
+    let entry = provenance::entry(tgid)?;
+    if entry.container == HOST {
+        return None;
+    }
+    let file = Object::new(ctx.arg::<*const u8>(0))?.follow(Field::BprmFile).map(File)?;
+    let inode = file.inode()?;
+    let origin = &mut Origin::zeroed();
+    let (reason, bits) = objection(task, tgid, entry, file, inode, origin)?;
+    let judgement = guard::deny(entry.container, tgid, reason, origin.tgid, Rung::Lsm);
+    // What is only watched is told by the exec itself.
+    if !judgement.denied() {
+        return None;
+    }
+    record::open(task, entry, Some(inode), file.dentry()?, FILE_EXEC | bits, Reason::None, origin, &judgement);
+    Some(true)
+}
+
+/// Why the program must not start.
+#[inline(always)]
+fn objection(
+    task: Task,
+    tgid: u32,
+    entry: &mut state::Task,
+    file: File,
+    inode: Inode,
+    origin: &mut Origin,
+) -> Option<(Reason, u32)> {
+    let key = inode.key()?;
+    if provenance::taint_of(&key, origin).is_some() {
+        // Its segments are mapped next: the same thing, seen again.
+        entry.last_open = key;
+        return Some((Reason::DownloadExec, FILE_TAINTED));
+    }
+    // As at exec: a runtime's own init runs from a memfd, started from outside.
+    if entry.flags & (TASK_ENTERED | TASK_ENTERING) == 0 && file.is_memfd(inode) {
+        return Some((Reason::FilelessExec, 0));
+    }
+    if program::named(program::hash_on_stack(file.dentry()?)?) & (CLASS_SHELL | CLASS_INTERPRETER) == 0 {
+        return None;
+    }
+    let descriptors = task.descriptors()?;
+    let out = stdio::is_outbound(descriptors.file(1)?) || stdio::is_outbound(descriptors.file(2)?);
+    let mut input = Stdio::zeroed();
+    stdio::look(descriptors.file(0), &mut input);
+    if !out || input.kind != STDIO_INET_OUT {
+        return None;
+    }
+    provenance::set_origin(origin, tgid, entry.start_ns, &input.peer, record::now());
+    Some((Reason::ReverseShell, 0))
+}
+
+/// Before a file is mapped.
+///
+/// match-proto: mmap_file(struct file *file, unsigned long reqprot, unsigned long prot, unsigned long flags)
+#[lsm(hook = "mmap_file")]
+pub fn lsm_mapping(ctx: LsmContext) -> i32 {
+    if ctx.arg::<i32>(4) != 0 || ctx.arg::<u64>(2) & PROT_EXEC == 0 {
+        return 0;
+    }
+    guard::errno(mapping(ctx.arg(0), guard::Means::Deny(Rung::Lsm)))
+}
+
+/// The same place without the power to refuse.
+///
+/// match-proto: security_mmap_file(struct file *file, unsigned long prot, unsigned long flags)
+#[fentry(function = "security_mmap_file")]
+pub fn fentry_mapping(ctx: FEntryContext) -> i32 {
+    if ctx.arg::<u64>(1) & PROT_EXEC != 0 {
+        let _ = mapping(ctx.arg(0), guard::Means::Kill);
+    }
+    0
+}
+
+/// Exit of mmap(2): mapped, and not an instruction of it has run. A kernel that maps a program's
+/// segments for exec does not come by.
+#[tracepoint]
+pub fn code_mapped(ctx: TracePointContext) -> u32 {
+    let _ = try_mapped(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_mapped(ctx: &TracePointContext) -> Option<()> {
+    // SAFETY: within the tracepoint's record.
+    let address = unsafe { ctx.read_at::<i64>(RET) }.ok()?;
+    if (MAX_ERRNO..0).contains(&address) {
+        return None;
+    }
+    let task = Task::current()?;
+    let tgid = task.tgid()?;
+    let entry = provenance::entry(tgid)?;
+    if entry.container == HOST || argument(Field::RegsThirdArg)? & PROT_EXEC == 0 {
+        return None;
+    }
+    let fd = argument(Field::RegsFifthArg)? as u32;
+    judge(task, tgid, entry, task.file(fd)?, guard::Means::Kill)?;
+    Some(())
+}
+
+#[inline(always)]
+fn mapping(file: *const u8, means: guard::Means) -> Option<bool> {
+    let task = Task::current()?;
+    let tgid = task.tgid()?;
+    let entry = provenance::entry(tgid)?;
+    if entry.container == HOST {
+        return None;
+    }
+    judge(task, tgid, entry, File(Object::new(file)?), means)
+}
+
+/// Libraries, and programs started by way of the dynamic loader. What a process unpacked itself and
+/// then loads is its own code: every Java service with a native library does that.
+#[inline(always)]
+fn judge(task: Task, tgid: u32, entry: &mut state::Task, file: File, means: guard::Means) -> Option<bool> {
+    let inode = file.inode()?;
+    if inode.kind()? != Type::Regular {
+        return None;
+    }
+    let key = inode.key()?;
+    let origin = &mut Origin::zeroed();
+    provenance::taint_of(&key, origin)?;
+    if origin.tgid == tgid || (entry.last_open.ino == key.ino && entry.last_open.dev == key.dev) {
+        return None;
+    }
+    entry.last_open = key;
+    let judgement = guard::act(means, entry.container, tgid, Reason::DownloadExec, origin.tgid);
+    let bits = FILE_MAPPED | FILE_TAINTED;
+    record::open(task, entry, Some(inode), file.dentry()?, bits, Reason::None, origin, &judgement);
+    Some(judgement.denied())
+}

@@ -1,0 +1,78 @@
+//! Files that make something run later (keys, crontabs, start-up files), told by their own name and
+//! those of their nearest directories.
+
+use crate::kernel::file::Dentry;
+use crate::record::Judgement;
+use crate::reflex::guard;
+use aya_ebpf::btf_maps::HashMap;
+use aya_ebpf::macros::btf_map;
+use core::mem::MaybeUninit;
+use monitor_common::file::COMPONENT_LEN;
+use monitor_common::hash;
+use monitor_common::header::Reason;
+use monitor_common::state::{
+    self, TASK_DRIFT, TASK_INTERPRETER, TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_SHELL, TASK_TAINTED,
+};
+
+/// Sensitive files by [`hash::path_key`]; the value is a [`Reason`].
+#[btf_map]
+static SENSITIVE: HashMap<u64, u32, 1024> = HashMap::new();
+
+/// Hash of an entry's own name. The buffer is on the stack: hooks that may be preempted share a
+/// CPU's slot of a map with whoever comes next.
+#[inline(always)]
+pub fn name(entry: Dentry) -> Option<u32> {
+    let mut buffer = MaybeUninit::<[u8; COMPONENT_LEN]>::uninit();
+    // SAFETY: the helper writes all of what is read: the name and the NUL that ends the hash.
+    let bytes = unsafe { &mut *buffer.as_mut_ptr() };
+    entry.name(bytes)?;
+    Some(hash::name(bytes))
+}
+
+/// Class of the file at an entry.
+#[inline(always)]
+pub fn class(entry: Dentry) -> Reason {
+    hashes(entry).map_or(Reason::None, |(own, up, top)| class_of(own, up, top))
+}
+
+#[inline(always)]
+fn hashes(entry: Dentry) -> Option<(u32, u32, u32)> {
+    let parent = entry.parent()?;
+    Some((name(entry)?, name(parent)?, name(parent.parent()?)?))
+}
+
+/// Class by the hashes of the name, its directory's and that one's directory's.
+#[inline(always)]
+pub fn class_of(own: u32, up: u32, top: u32) -> Reason {
+    let keys = [
+        hash::path_key(own, up, 0),
+        hash::path_key(0, up, 0),
+        hash::path_key(0, up, top),
+        hash::path_key(own, up, top),
+        hash::path_key(own, 0, 0),
+    ];
+    for key in keys {
+        // SAFETY: copied at once.
+        if let Some(code) = unsafe { SENSITIVE.get(&key) } {
+            return Reason::try_from(*code as u8).unwrap_or(Reason::None);
+        }
+    }
+    Reason::None
+}
+
+/// Judges a write to a file of class `reason`.
+#[inline(always)]
+pub fn judge(entry: &state::Task, tgid: u32, reason: Reason, created: bool, means: guard::Means) -> Judgement {
+    // A program of the image that makes a new start-up file (`useradd -m` and its .bashrc) is left to
+    // the daemon, which knows its name; what appends to one, or a shell that makes one, is not.
+    let maker = reason as u8 == Reason::PersistenceOther as u8
+        && created
+        && entry.flags & (TASK_SHELL | TASK_INTERPRETER | TASK_NET_OUT | TASK_TAINTED | TASK_DRIFT) == 0;
+    if entry.flags & TASK_PACKAGE_MANAGER != 0 {
+        Judgement::NOTHING
+    } else if maker {
+        Judgement::told(reason, 0)
+    } else {
+        guard::act(means, entry.container, tgid, reason, 0)
+    }
+}

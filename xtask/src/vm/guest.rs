@@ -1,0 +1,150 @@
+//! One guest from power-on to power-off: QEMU with software emulation, two serial ports, a time limit,
+//! and an eye on what a dying kernel prints.
+
+use super::kernel::Kernel;
+use super::matrix::Boot;
+use crate::lab::process::{self, Interrupt};
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// QEMU's program for this machine's architecture, and the Debian package that has it.
+pub const QEMU: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
+
+/// Memory of a guest.
+const MEMORY: &str = "1024M";
+/// How often the console is looked at.
+const GLANCE: Duration = Duration::from_millis(250);
+
+/// Security modules of a guest; the last is what the kernel-side refusals hang on.
+const MODULES: &str = "landlock,lockdown,yama,apparmor";
+
+/// What a kernel prints when the rest cannot be trusted any more.
+const DEADLY: [&str; 8] = [
+    "Kernel panic",
+    "BUG:",
+    "Oops:",
+    "rcu_sched detected stalls",
+    "rcu_preempt detected stalls",
+    "rcu_sched self-detected stall",
+    "soft lockup",
+    "blocked for more than",
+];
+
+/// How a guest ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It finished its job and powered off.
+    Finished,
+    /// It did not; this is why.
+    Died(String),
+}
+
+/// What a guest left.
+pub struct Outcome {
+    /// How it ended.
+    pub end: End,
+    /// All that came through the results port.
+    pub results: String,
+    /// From power-on to power-off.
+    pub took: Duration,
+    /// The console's log, kept for reading.
+    pub console: PathBuf,
+}
+
+/// Boots and waits for the end.
+pub fn boot(
+    boot: &Boot,
+    kernel: &Kernel,
+    disk: &Path,
+    initramfs: &Path,
+    folder: &Path,
+    limit: Duration,
+    interrupt: &Interrupt,
+) -> Result<Outcome> {
+    let (console, results) = (folder.join("console"), folder.join("results"));
+    for file in [&console, &results] {
+        fs::write(file, "").with_context(|| format!("create {}", file.display()))?;
+    }
+    let started = Instant::now();
+    let mut child = qemu(boot, kernel, disk, initramfs, folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(folder.join("qemu"))?)
+        .spawn()
+        .context("start QEMU")?;
+    let died = watch(&mut child, &console, started + limit, interrupt);
+    process::terminate(&mut child, Duration::from_secs(2));
+    let said = fs::read(&results).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let end = match died? {
+        Some(why) => End::Died(why),
+        None if said.lines().any(|line| line.trim() == "@finished") => End::Finished,
+        None => End::Died(last_words(&console, folder)),
+    };
+    Ok(Outcome { end, results: said, took: started.elapsed(), console })
+}
+
+fn qemu(boot: &Boot, kernel: &Kernel, disk: &Path, initramfs: &Path, folder: &Path) -> Command {
+    let modules = if boot.lsm { format!("{MODULES},bpf") } else { MODULES.to_owned() };
+    let append = format!("console=ttyS0 quiet loglevel=4 panic=-1 net.ifnames=0 lsm={modules}");
+    let port = |name: &str| format!("file:{}", folder.join(name).display());
+    let mut command = Command::new(crate::process::find(QEMU.0).unwrap_or_else(|| QEMU.0.into()));
+    // Never KVM: in a machine that is itself virtual guests hang or die under it.
+    command.args(["-accel", "tcg", "-cpu", "max", "-m", MEMORY, "-smp", "2", "-no-reboot", "-nodefaults"]);
+    command.args(["-display", "none", "-monitor", "none", "-serial", &port("console"), "-serial", &port("results")]);
+    command.arg("-drive").arg(format!("file={},format=raw,if=virtio,snapshot=on", disk.display()));
+    command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initramfs).args(["-append", &append]);
+    command
+}
+
+/// Waits for the machine's end; why it has to be ended, if it has.
+fn watch(child: &mut Child, console: &Path, deadline: Instant, interrupt: &Interrupt) -> Result<Option<String>> {
+    loop {
+        let ended = child.try_wait().context("wait for QEMU")?.is_some();
+        if let Some(line) = deadly_line(console) {
+            return Ok(Some(line));
+        }
+        if ended {
+            return Ok(None);
+        }
+        if interrupt.is_set() {
+            return Ok(Some("interrupted".to_owned()));
+        }
+        if Instant::now() > deadline {
+            return Ok(Some("not finished in time".to_owned()));
+        }
+        std::thread::sleep(GLANCE);
+    }
+}
+
+fn deadly_line(console: &Path) -> Option<String> {
+    let text = fs::read(console).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    text.lines().find(|line| DEADLY.iter().any(|word| line.contains(word))).map(|line| line.trim().to_owned())
+}
+
+fn last_words(console: &Path, folder: &Path) -> String {
+    let read = |path: &Path| fs::read(path).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
+    let text = [read(&folder.join("qemu")), read(console)].concat();
+    let last = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing").trim().to_owned();
+    format!("powered off before its job was done: {last}")
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn a_dying_kernel_is_noticed() {
+        let file = std::env::temp_dir().join(format!("console-{}", std::process::id()));
+        fs::write(&file, "booting\n").unwrap();
+        assert_eq!(deadly_line(&file), None);
+        fs::write(&file, "x\n[ 9.1] rcu: INFO: rcu_sched self-detected stall on CPU\n").unwrap();
+        assert!(deadly_line(&file).unwrap().contains("self-detected stall"));
+        fs::remove_file(&file).unwrap();
+    }
+}
