@@ -3,7 +3,7 @@
 
 use super::bare::Bare;
 use super::docker::Docker;
-use super::house::House;
+use super::house::{House, Terms};
 use super::process::Interrupt;
 use super::runtime::{Kind, Runtime};
 use anyhow::Result;
@@ -18,10 +18,9 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts it; ends with an error, and nothing left behind, when it cannot. `slowness` multiplies every
-    /// limit and settling time: 1 on a machine of today.
-    pub fn start(kind: Kind, slowness: u32, interrupt: &Interrupt) -> Result<Self> {
-        let house = Arc::new(House::open(interrupt, slowness)?);
+    /// Starts it; ends with an error, and nothing left behind, when it cannot.
+    pub fn start(kind: Kind, terms: Terms, interrupt: &Interrupt) -> Result<Self> {
+        let house = Arc::new(House::open(interrupt, terms)?);
         let runtime: Box<dyn Runtime> = match kind {
             Kind::Docker => Box::new(Docker::start(Arc::clone(&house))?),
             Kind::Bare => Box::new(Bare::start(Arc::clone(&house))?),

@@ -26,13 +26,23 @@ struct State {
     absent_before: Vec<PathBuf>,
 }
 
+/// What differs from machine to machine.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Multiplies every limit and settling time: 1 on a machine of today.
+    pub slowness: u32,
+    /// A folder with what is not to be built here: `images.json` says which images the lab's cache has,
+    /// `subjects` has the programs of tests/subjects.
+    pub prebuilt: Option<PathBuf>,
+}
+
 /// The lab's own places.
 pub struct House {
     network: Network,
     paths: Paths,
     cgroup: String,
     interrupt: Interrupt,
-    slowness: u32,
+    terms: Terms,
     absent_before: Vec<PathBuf>,
     /// Held as long as the lab lives: one lab at a time in one cache folder.
     _lock: File,
@@ -92,9 +102,8 @@ impl Paths {
 }
 
 impl House {
-    /// Takes the cache folder, clears up, and makes network and folders. `slowness` multiplies every limit
-    /// and settling time.
-    pub fn open(interrupt: &Interrupt, slowness: u32) -> Result<Self> {
+    /// Takes the cache folder, clears up, and makes network and folders.
+    pub fn open(interrupt: &Interrupt, terms: Terms) -> Result<Self> {
         if !rustix::process::geteuid().is_root() {
             bail!("the lab needs root: it makes network namespaces, cgroups and mounts");
         }
@@ -109,7 +118,7 @@ impl House {
             network: Network::new(interrupt)?,
             cgroup: format!("bulkhead-lab-{id}"),
             interrupt: interrupt.clone(),
-            slowness,
+            terms,
             absent_before: SHARED_FOLDERS.iter().map(PathBuf::from).filter(|p| !p.exists()).collect(),
             paths,
             _lock: lock,
@@ -148,7 +157,12 @@ impl House {
 
     /// A limit or settling time of an idle machine of today, for this one.
     pub fn patient(&self, time: Duration) -> Duration {
-        time * self.slowness
+        time * self.terms.slowness
+    }
+
+    /// A folder with what is not to be built here.
+    pub fn prebuilt(&self) -> Option<&Path> {
+        self.terms.prebuilt.as_deref()
     }
 
     /// Where whoever runs a monitor under this engine notes its process id, so that it is ended even

@@ -6,9 +6,10 @@
 
 mod cpio;
 mod disk;
-mod guest;
+pub mod errand;
+pub mod guest;
 mod kernel;
-mod matrix;
+pub mod matrix;
 mod packages;
 mod payload;
 
@@ -83,7 +84,8 @@ pub fn run(options: &Options) -> Result<bool> {
     };
     let tests = if options.run.is_some() { None } else { Some(payload::build_tests()?) };
     let scratch = tempfile_folder(&cache)?;
-    let payload = Payload::pack(&daemon, tests.as_deref(), &scratch);
+    let tests: Vec<_> = tests.into_iter().map(|program| ("privileged".to_owned(), program)).collect();
+    let payload = Payload::pack(&daemon, &tests, &[], &scratch);
     fs::remove_dir_all(&scratch).context("remove a scratch folder")?;
     let lab = lab::cache_dir();
     fs::create_dir_all(&lab).with_context(|| format!("make {}", lab.display()))?;
@@ -164,7 +166,7 @@ impl Floor<'_> {
         fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
         let initramfs = self.payload.initramfs(boot, kernel, &self.job(), &folder)?;
         let limit = Duration::from_secs(self.options.limit);
-        let outcome = guest::boot(boot, kernel, &self.disk, &initramfs, &folder, limit, &self.interrupt)?;
+        let outcome = guest::boot(boot, kernel, std::slice::from_ref(&self.disk), &initramfs, &folder, limit, &self.interrupt)?;
         fs::remove_file(initramfs).context("remove an initramfs")?;
         if alone {
             print!("{}", outcome.results);

@@ -14,6 +14,8 @@ use super::runtime::{Runtime, Store as _};
 use anyhow::{Context, Result, anyhow, bail};
 use arguments::{Net, Wanted};
 use bare::{Group, Program, Spec};
+pub use images::folder_name;
+
 use images::Images;
 use network::Lease;
 use std::collections::{BTreeMap, HashMap};

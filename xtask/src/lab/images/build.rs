@@ -61,6 +61,9 @@ pub fn subject(engine: &Engine, name: &str) -> Result<PathBuf> {
     if !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)) {
         bail!("`{name}` is no program name");
     }
+    if let Some(folder) = engine.prebuilt() {
+        return Ok(folder.join("subjects").join(name));
+    }
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     // --target keeps build scripts and macros dynamic: only the program itself is static.
     let folder = engine.cache().join("subjects");
