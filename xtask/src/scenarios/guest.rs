@@ -127,7 +127,7 @@ fn build(args: &Args, scenarios: &[Scenario], interrupt: &Interrupt) -> Result<(
 /// What the guest is to do: this program with the same arguments, on what was brought along.
 fn job(args: &Args, files: &mut Vec<(String, PathBuf)>) -> Result<String> {
     let mut line = format!(
-        "section scenarios env BULKHEAD_LAB_DIR=/mnt ./xtask scenarios --engine bare --prebuilt /guest/stage \
+        "env BULKHEAD_LAB_DIR=/mnt ./xtask scenarios --engine bare --prebuilt /guest/stage \
          --monitor /guest/bulkhead --json /dev/ttyS1 --mode {} --repeat {} --slowness {} --jobs {}",
         args.mode.name(),
         args.repeat,
@@ -148,7 +148,9 @@ fn job(args: &Args, files: &mut Vec<(String, PathBuf)>) -> Result<String> {
         line.push_str(&format!(" {name}"));
         files.push((name, file));
     }
-    Ok(format!("mount -t ext4 -o noatime /dev/vdb /mnt || return\n{line} > /dev/null\n"))
+    // The table is printed here, from the rows.
+    let script = format!("mount -t ext4 -o noatime /dev/vdb /mnt && {line} > /dev/null");
+    Ok(format!("section scenarios sh -c {}\n", vm::quoted(&script)))
 }
 
 /// A disk with the images, as they lie in the lab's cache. Made once for a set of them.

@@ -197,6 +197,6 @@ impl Floor<'_> {
 }
 
 /// As one word of sh.
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
