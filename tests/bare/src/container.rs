@@ -72,12 +72,8 @@ impl Container {
         swallow(first.stderr.take());
         let pid = first.id();
         let root = rustix::fs::open(format!("/proc/{pid}/root"), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok();
-        let base = Base {
-            env,
-            folder: spec.program.folder.clone(),
-            capabilities: spec.capabilities,
-            pid_host: spec.pid_host,
-        };
+        let base =
+            Base { env, folder: spec.program.folder.clone(), capabilities: spec.capabilities, pid_host: spec.pid_host };
         Ok(Self { pid, cgroup, root, first: Mutex::new(first), folder: spec.folder, base })
     }
 

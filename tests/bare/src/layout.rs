@@ -30,7 +30,8 @@ const LINKS: [(&str, &str); 5] = [
 ];
 
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-const MASKED_FILES: [&str; 5] = ["/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/sched_debug"];
+const MASKED_FILES: [&str; 5] =
+    ["/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/sched_debug"];
 const MASKED_FOLDERS: [&str; 4] = ["/proc/acpi", "/proc/asound", "/proc/scsi", "/sys/firmware"];
 
 /// Where the overlay is put together before it becomes the root.
@@ -100,7 +101,12 @@ fn root(spec: &Spec, steps: &mut Vec<Step>) -> Result<()> {
     }
     let target = text(spec.folder.join(ROOT).as_os_str().as_bytes())?;
     steps.extend([
-        Step::Mount { kind: text("overlay")?, target: target.clone(), flags: MountFlags::empty(), data: text(options)? },
+        Step::Mount {
+            kind: text("overlay")?,
+            target: target.clone(),
+            flags: MountFlags::empty(),
+            data: text(options)?,
+        },
         Step::ChangeTo(target),
         Step::Folder(text(".old")?, 0o700),
         Step::Pivot,
@@ -219,7 +225,9 @@ mod tests {
     fn parents_of_a_mount_are_made_and_none_lead_out() {
         let mut steps = Vec::new();
         folders("/a/b", &mut steps).unwrap();
-        assert!(matches!(&steps[..], [Step::Folder(a, _), Step::Folder(b, _)] if a.as_bytes() == b"/a" && b.as_bytes() == b"/a/b"));
+        assert!(
+            matches!(&steps[..], [Step::Folder(a, _), Step::Folder(b, _)] if a.as_bytes() == b"/a" && b.as_bytes() == b"/a/b")
+        );
         assert!(folders("/a/../..", &mut steps).is_err());
         assert!(folders("a", &mut steps).is_err());
     }

@@ -63,10 +63,10 @@ pub enum Step {
 impl Step {
     fn take(&self) -> std::result::Result<(), Errno> {
         match self {
-            Self::Join(door) => return (&mut &*door).write_all(b"0").map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO)),
-            Self::Enter(namespace, kind) => {
-                rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(*kind))
+            Self::Join(door) => {
+                (&mut &*door).write_all(b"0").map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
             }
+            Self::Enter(namespace, kind) => rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(*kind)),
             // SAFETY: the process has one thread here and shares nothing with its parent; the flags in
             // use are of namespaces, not of the file table.
             Self::Unshare(flags) => unsafe { rustix::thread::unshare_unsafe(*flags) },
@@ -76,9 +76,7 @@ impl Step {
             Self::Mount { kind, target, flags, data } => {
                 rustix::mount::mount(kind.as_c_str(), target.as_c_str(), kind.as_c_str(), *flags, data.as_c_str())
             }
-            Self::Bind { source, target } => {
-                rustix::mount::mount_bind_recursive(source.as_c_str(), target.as_c_str())
-            }
+            Self::Bind { source, target } => rustix::mount::mount_bind_recursive(source.as_c_str(), target.as_c_str()),
             Self::ReadOnly(target) => {
                 let flags = MountFlags::BIND | MountFlags::RDONLY;
                 rustix::mount::mount_remount(target.as_c_str(), flags, c"")

@@ -32,9 +32,10 @@ impl User {
             None if text.is_empty() => ("0", None),
             None => (text, None),
         };
-        let line = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| {
-            fields.len() >= 6 && (fields[0] == name || fields[2] == name)
-        });
+        let line = passwd
+            .lines()
+            .map(|line| line.split(':').collect::<Vec<_>>())
+            .find(|fields| fields.len() >= 6 && (fields[0] == name || fields[2] == name));
         let mut user = match &line {
             Some(fields) => {
                 let number = |at: usize| fields[at].parse().map_err(|_| Error::User(text.to_owned()));

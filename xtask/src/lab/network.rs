@@ -61,10 +61,7 @@ pub fn fresh() -> Result<OwnedFd> {
 }
 
 /// Runs `work` on a thread of its own inside `namespace`.
-pub fn within<T: Send + 'static>(
-    namespace: &OwnedFd,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T> {
+pub fn within<T: Send + 'static>(namespace: &OwnedFd, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     let namespace = namespace.try_clone().context("dup")?;
     thread::spawn(move || -> Result<T> {
         rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))

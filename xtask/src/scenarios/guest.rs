@@ -167,7 +167,8 @@ fn disk(built: &Built, interrupt: &Interrupt) -> Result<PathBuf> {
     // Beside the images, as links between file systems cannot be.
     let tree = cache_dir().join(format!("disk-{}", std::process::id()));
     let result = fill(&tree, &references, interrupt).and_then(|()| {
-        let used = process::must(Command::new("du").args(["-sm", "--apparent-size"]).arg(&tree), DISK_LIMIT, interrupt)?;
+        let used =
+            process::must(Command::new("du").args(["-sm", "--apparent-size"]).arg(&tree), DISK_LIMIT, interrupt)?;
         let mib: u64 = used.split_whitespace().next().and_then(|n| n.parse().ok()).context("reading du's answer")?;
         // Small files fill their last block by half.
         let size = format!("{}M", mib + mib / 2 + ROOM_MIB);

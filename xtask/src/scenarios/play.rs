@@ -168,7 +168,8 @@ fn set_up(stage: &Stage<'_>, scenario: &Scenario, container: &Container) -> Resu
     if scenario.setup.trim().is_empty() {
         return Ok(());
     }
-    let finished = stage.engine.runtime().exec(container, "root", &scenario.setup, stage.engine.patient(SETUP_LIMIT))?;
+    let finished =
+        stage.engine.runtime().exec(container, "root", &scenario.setup, stage.engine.patient(SETUP_LIMIT))?;
     if !finished.success() {
         bail!("setup failed ({:?}): {}", finished.code, finished.tail());
     }

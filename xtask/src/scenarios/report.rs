@@ -216,6 +216,28 @@ mod tests {
     }
 
     #[test]
+    fn a_row_survives_its_way_through_json() {
+        let scenario = parse("[[scenario]]\nid='a'\nimage='x'\nrun='y'\nexpect=['miner']\n").unwrap().remove(0);
+        let row = Row {
+            found: vec!["miner".into(), "drift".into()],
+            result: Judged::Failed,
+            verdict: "denied".into(),
+            rung: "lsm".into(),
+            latency_us: Some(7),
+            effect: Some(true),
+            bytes: 9,
+            ..Row::skipped(&scenario, 3, "it ran".into())
+        };
+        for row in [row, Row::skipped(&scenario, 1, "no image".into())] {
+            let line = json_row(&row).to_string();
+            let back = from_json(&line).unwrap();
+            assert_eq!(json_row(&back).to_string(), line);
+            assert_eq!(back.result, row.result);
+        }
+        assert!(from_json("@section scenarios").is_none() && from_json("{\"id\":\"a\"}").is_none());
+    }
+
+    #[test]
     fn medians() {
         assert_eq!(median(&mut []), None);
         assert_eq!(median(&mut [9, 1, 5]), Some(5));

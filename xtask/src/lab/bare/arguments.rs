@@ -26,8 +26,22 @@ const CAPABILITIES: [(&str, u32); 16] = [
 
 /// Options without a meaning here: nothing of the kind is applied to the container either way.
 const NEUTRAL: [&str; 16] = [
-    "--name", "--label", "-l", "--memory", "-m", "--cpus", "--cpu-shares", "--pids-limit", "--ulimit", "--shm-size",
-    "--restart", "--cgroupns", "--uts", "--log-driver", "--dns", "--stop-timeout",
+    "--name",
+    "--label",
+    "-l",
+    "--memory",
+    "-m",
+    "--cpus",
+    "--cpu-shares",
+    "--pids-limit",
+    "--ulimit",
+    "--shm-size",
+    "--restart",
+    "--cgroupns",
+    "--uts",
+    "--log-driver",
+    "--dns",
+    "--stop-timeout",
 ];
 
 /// Which network.

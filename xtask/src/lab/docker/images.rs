@@ -29,12 +29,11 @@ impl Store for Docker {
         let id = self.call(["create", "--entrypoint", "none", reference])?;
         let archive = root.with_extension("tar");
         let interrupt = self.house.interrupt();
-        let result =
-            process::must(self.docker().arg("export").arg("-o").arg(&archive).arg(&id), PACK_LIMIT, interrupt)
-                .and_then(|_| {
-                    let mut tar = Command::new("tar");
-                    process::must(tar.arg("-C").arg(root).arg("-xpf").arg(&archive), PACK_LIMIT, interrupt)
-                });
+        let result = process::must(self.docker().arg("export").arg("-o").arg(&archive).arg(&id), PACK_LIMIT, interrupt)
+            .and_then(|_| {
+                let mut tar = Command::new("tar");
+                process::must(tar.arg("-C").arg(root).arg("-xpf").arg(&archive), PACK_LIMIT, interrupt)
+            });
         self.call(["rm", &id])?;
         let _absent = fs::remove_file(archive);
         result.map(|_output| ())
