@@ -1,10 +1,10 @@
-//! `cargo xtask test`: unit tests anywhere; as root also the privileged tests and the scenarios, on the
-//! object and daemon built here. Ends with `N passed, N failed, N skipped`.
+//! `cargo xtask test`: unit tests anywhere; as root also the privileged tests, the scenarios, and last the
+//! privileged tests on other kernels, on the object and daemon built here. Ends with `N passed, N failed, N skipped`.
 
 pub mod artefacts;
-mod required;
+pub mod required;
 mod scenarios;
-mod tally;
+pub mod tally;
 
 use crate::build::{self, Profile};
 use crate::process::{cargo, is_root, run, tee};
@@ -21,7 +21,8 @@ const DAEMON_VARIABLE: &str = "BULKHEAD_BINARY";
 /// What to run.
 #[derive(clap::Args, Debug)]
 pub struct Options {
-    /// Leave out the slow part: the remaining scenario files, and every scenario in protect mode.
+    /// Leave out the slow part: the remaining scenario files, every scenario in protect mode, and the other
+    /// kernels.
     #[arg(long)]
     pub quick: bool,
     /// Only tests and scenarios whose name contains this.
@@ -35,6 +36,7 @@ struct Results {
     unit: Tally,
     privileged: Option<Tally>,
     scenarios: Option<Tally>,
+    guests: Option<Tally>,
 }
 
 /// Runs the tests. The status tells whether all that ran passed and all that had to run did.
@@ -68,6 +70,9 @@ fn run_privileged(binaries: &[TestBinary], options: &Options, results: &mut Resu
     }
     results.privileged = Some(privileged);
     results.scenarios = Some(scenarios::play(options.quick, only)?);
+    if !options.quick && only.is_none() {
+        results.guests = Some(crate::vm::play_matrix(&daemon)?);
+    }
     Ok(())
 }
 
@@ -99,7 +104,7 @@ fn doc_tests(only: Option<&str>) -> Result<Tally> {
 
 fn finish(results: &Results, only: Option<&str>, root: bool) -> Result<ExitCode> {
     let mut total = results.unit.clone();
-    for tally in results.privileged.iter().chain(&results.scenarios) {
+    for tally in results.privileged.iter().chain(&results.scenarios).chain(&results.guests) {
         total.add(tally.clone());
     }
     for name in total.names_of_failed() {

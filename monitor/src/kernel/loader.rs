@@ -5,7 +5,8 @@ use super::hooks::{Door, Fact, HOOKS, Hook, Power};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use aya::programs::links::CgroupAttachMode;
 use aya::programs::{
-    BtfTracePoint, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, FEntry, FExit, Lsm, Program, ProgramError, TracePoint,
+    BtfTracePoint, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, FEntry, FExit, Lsm, Program, ProgramError,
+    TracePoint,
 };
 use aya::{Ebpf, EbpfLoader};
 use monitor_common::field::{Field, MISSING};

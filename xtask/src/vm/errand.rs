@@ -4,7 +4,7 @@
 use super::guest::{self, Outcome};
 use super::matrix::Boot;
 use super::payload::Payload;
-use super::{cache_dir, disk, kernels, tempfile_folder};
+use super::{cache_dir, disk, kernels, scratch_folder};
 use crate::lab;
 use crate::lab::process::Interrupt;
 use crate::lab::workshop::Workshop;
@@ -48,7 +48,7 @@ impl Errand<'_> {
         let disks = [disk::ready(&cache, &workshop)?, self.disk.clone()];
         let kernels = kernels(std::slice::from_ref(&self.boot), &cache, interrupt)?;
         let kernel = kernels.get(&self.boot.series).context("no such kernel")?;
-        let scratch = tempfile_folder(&cache)?;
+        let scratch = scratch_folder(&cache)?;
         let payload = Payload::pack(self.daemon, &self.programs, &self.files, &scratch);
         fs::remove_dir_all(&scratch).context("remove a scratch folder")?;
         let folder = cache.join("boots").join(format!("{}-{}", self.boot.slug(), std::process::id()));

@@ -88,7 +88,9 @@ pub fn boot(
 
 fn qemu(boot: &Boot, kernel: &Kernel, disks: &[PathBuf], initramfs: &Path, folder: &Path) -> Command {
     let modules = if boot.lsm { format!("{MODULES},bpf") } else { MODULES.to_owned() };
-    let append = format!("console=ttyS0 quiet loglevel=4 panic=-1 net.ifnames=0 lsm={modules}");
+    // A busy host stops an emulated processor for seconds, which is no stall of the guest's making.
+    let patience = "rcupdate.rcu_cpu_stall_timeout=90 watchdog_thresh=60";
+    let append = format!("console=ttyS0 quiet loglevel=4 panic=-1 {patience} lsm={modules}");
     let port = |name: &str| format!("file:{}", folder.join(name).display());
     let mut command = Command::new(crate::process::find(QEMU.0).unwrap_or_else(|| QEMU.0.into()));
     // Never KVM: in a machine that is itself virtual guests hang or die under it.
