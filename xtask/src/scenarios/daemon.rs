@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Loading every program on a busy machine; a second is the goal on an idle one.
-const READY_LIMIT: Duration = Duration::from_secs(20);
+const READY_LIMIT: Duration = Duration::from_secs(30);
 
 /// Where a run's alerts, config and log are; kept after the run.
 pub struct Files {

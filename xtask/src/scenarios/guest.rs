@@ -54,9 +54,8 @@ pub fn run<W: Write + Send>(
     let series = matrix::parse_series(&args.kernel).map_err(|why| anyhow!("--kernel {}: {why}", args.kernel))?;
     let boot = Boot { series, lsm: !args.no_lsm, layout: args.cgroup.unwrap_or(Layout::V2) };
     let (built, mut files) = build(args, scenarios, interrupt)?;
-    let stage = vm::cache_dir().join(format!("stage-{}", std::process::id()));
-    fs::create_dir_all(&stage).with_context(|| format!("making {}", stage.display()))?;
-    let list = stage.join(images::LIST);
+    let stage = Folder::make(vm::cache_dir().join(format!("stage-{}", std::process::id())))?;
+    let list = stage.0.join(images::LIST);
     fs::write(&list, serde_json::to_vec(&built)?).context("writing the list of images")?;
     files.push((format!("stage/{}", images::LIST), list));
     let plays = scenarios.len() as u32 * args.repeat;
@@ -83,7 +82,6 @@ pub fn run<W: Write + Send>(
             eprintln!("guest: {line}");
         }
     });
-    let _absent = fs::remove_dir_all(&stage);
     let outcome = outcome?;
     if interrupt.is_set() {
         bail!("interrupted");
@@ -165,22 +163,36 @@ fn disk(built: &Built, interrupt: &Interrupt) -> Result<PathBuf> {
     }
     eprintln!("vm: making the disk with the images, once for these {}", references.len());
     // Beside the images, as links between file systems cannot be.
-    let tree = cache_dir().join(format!("disk-{}", std::process::id()));
-    let result = fill(&tree, &references, interrupt).and_then(|()| {
-        let used =
-            process::must(Command::new("du").args(["-sm", "--apparent-size"]).arg(&tree), DISK_LIMIT, interrupt)?;
-        let mib: u64 = used.split_whitespace().next().and_then(|n| n.parse().ok()).context("reading du's answer")?;
-        // Small files fill their last block by half.
-        let size = format!("{}M", mib + mib / 2 + ROOM_MIB);
-        let part = disk.with_extension("part");
-        let _absent = fs::remove_file(&part);
-        let mut mkfs = Command::new("mke2fs");
-        mkfs.args(["-q", "-t", "ext4", "-O", "^has_journal", "-d"]).arg(&tree).arg(&part).arg(size);
-        process::must(&mut mkfs, DISK_LIMIT, interrupt)?;
-        fs::rename(&part, &disk).with_context(|| format!("keeping {}", disk.display()))
-    });
-    let _absent = fs::remove_dir_all(&tree);
-    result.map(|()| disk)
+    let tree = Folder::make(cache_dir().join("scratch").join(format!("disk-{}", std::process::id())))?;
+    fill(&tree.0, &references, interrupt)?;
+    let mut du = Command::new("du");
+    let used = process::must(du.args(["-sm", "--apparent-size"]).arg(&tree.0), DISK_LIMIT, interrupt)?;
+    let mib: u64 = used.split_whitespace().next().and_then(|n| n.parse().ok()).context("reading du's answer")?;
+    // Small files fill their last block by half.
+    let size = format!("{}M", mib + mib / 2 + ROOM_MIB);
+    let part = disk.with_extension("part");
+    let _absent = fs::remove_file(&part);
+    let mut mkfs = Command::new("mke2fs");
+    mkfs.args(["-q", "-t", "ext4", "-O", "^has_journal", "-d"]).arg(&tree.0).arg(&part).arg(size);
+    process::must(&mut mkfs, DISK_LIMIT, interrupt)?;
+    fs::rename(&part, &disk).with_context(|| format!("keeping {}", disk.display()))?;
+    Ok(disk)
+}
+
+/// A folder of this run, removed with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn make(path: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _absent = fs::remove_dir_all(&self.0);
+    }
 }
 
 fn fill(tree: &Path, references: &[&String], interrupt: &Interrupt) -> Result<()> {

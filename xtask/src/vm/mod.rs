@@ -242,7 +242,8 @@ impl Floor {
         fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
         let initramfs = self.payload.initramfs(boot, kernel, job, &folder)?;
         let limit = Duration::from_secs(self.limit);
-        let outcome = guest::boot(boot, kernel, std::slice::from_ref(&self.disk), &initramfs, &folder, limit, &self.interrupt);
+        let outcome =
+            guest::boot(boot, kernel, std::slice::from_ref(&self.disk), &initramfs, &folder, limit, &self.interrupt);
         fs::remove_file(initramfs).context("remove an initramfs")?;
         outcome
     }
