@@ -12,8 +12,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Loading every program on a busy machine; a second is the goal on an idle one.
-const READY_LIMIT: Duration = Duration::from_secs(30);
+/// Loading every program on a busy machine; a second is the goal on an idle one. One that dies is noticed at once.
+const READY_LIMIT: Duration = Duration::from_secs(60);
 
 /// Where a run's alerts, config and log are; kept after the run.
 pub struct Files {
