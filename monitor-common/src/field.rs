@@ -217,6 +217,30 @@ fields! {
     SubsysCpu = ["enum cgroup_subsys_id.cpu_cgrp_id"] optional,
 }
 
+impl Field {
+    /// What is lost on a kernel that lacks an optional field; empty for a required one.
+    pub const fn without(self) -> &'static str {
+        match self {
+            Self::TaskRealCred => "telling a task's own credentials from those it acts with for the kernel",
+            Self::FsPwd => "full paths of files named relative to a working directory",
+            Self::MountMnt | Self::MountNamespace => "telling mounts of other namespaces apart",
+            Self::SockV6Daddr => "IPv6 addresses of peers",
+            Self::SockType => "telling streams from datagrams",
+            Self::UnixPeer | Self::UnixAddr | Self::UnixPath | Self::UnixAddressName => "container runtime sockets",
+            Self::BpfMapId | Self::BpfProgAux | Self::BpfProgId => "guarding Bulkhead's own maps and programs",
+            Self::RegsFirstArg
+            | Self::RegsSecondArg
+            | Self::RegsThirdArg
+            | Self::RegsFourthArg
+            | Self::RegsFifthArg => "what the system call tracepoints read from the arguments",
+            Self::SubsysPids | Self::SubsysMemory | Self::SubsysCpu => {
+                "telling containers by this cgroup v1 controller"
+            }
+            _ => "",
+        }
+    }
+}
+
 /// Number of fields.
 pub const COUNT: usize = FIELDS.len();
 

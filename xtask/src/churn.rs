@@ -13,8 +13,10 @@ mod verdict;
 use crate::bench::daemon::Daemon;
 use crate::build::{self, Profile};
 use crate::lab::Engine;
+use crate::lab::house::Terms;
 use crate::lab::images::Images;
 use crate::lab::process::Interrupt;
+use crate::lab::runtime::Kind;
 use crate::process::{Failure, capture, is_root};
 use anyhow::{Context, Result, bail};
 use load::Load;
@@ -60,7 +62,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         Some(path) => path.clone(),
         None => build::all(Profile::Release)?,
     };
-    let engine = Engine::start(&interrupt)?;
+    let engine = Engine::start(Kind::Docker, Terms::default(), &interrupt)?;
     let image = Images::new(&[]).reference(&engine, IMAGE).map_err(anyhow::Error::msg)?;
     let folder = Folder::make(&engine)?;
     let daemon = folder.start(&engine, &binary)?;
@@ -139,7 +141,7 @@ impl Folder {
         let text = toml::to_string(&toml::Table::from_iter([
             ("mode".to_owned(), toml::Value::from("monitor")),
             ("scope".to_owned(), table([("cgroups", vec![engine.cgroup()].into())])),
-            ("engine".to_owned(), table([("docker_socket", text(&engine.socket()))])),
+            ("engine".to_owned(), table([("docker_socket", text(&engine.paths().socket()))])),
             ("output".to_owned(), table([("format", "json".into()), ("file", text(&self.alerts()))])),
             ("control".to_owned(), table([("socket", text(&self.socket()))])),
         ]))?;

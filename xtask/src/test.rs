@@ -1,15 +1,17 @@
-//! `cargo xtask test`: unit tests anywhere; as root also the privileged tests and the scenarios, on the
-//! object and daemon built here. Ends with `N passed, N failed, N skipped`.
+//! `cargo xtask test`: unit tests anywhere; as root also the privileged tests, the scenarios, and last the
+//! privileged tests on other kernels, on the object and daemon built here. Ends with `N passed, N failed, N skipped`.
 
 pub mod artefacts;
-mod required;
+pub mod required;
 mod scenarios;
-mod tally;
+pub mod tally;
 
 use crate::build::{self, Profile};
 use crate::lab::Engine;
+use crate::lab::house::Terms;
 use crate::lab::images::Images;
 use crate::lab::process::Interrupt;
+use crate::lab::runtime::Kind;
 use crate::process::{cargo, is_root, run, tee};
 use crate::setup::{self, Purpose};
 use crate::workspace;
@@ -28,7 +30,8 @@ const ENGINE_IMAGE: &str = "busybox";
 /// What to run.
 #[derive(clap::Args, Debug)]
 pub struct Options {
-    /// Leave out the slow part: the remaining scenario files, and every scenario in protect mode.
+    /// Leave out the slow part: the remaining scenario files, every scenario in protect mode, and the other
+    /// kernels.
     #[arg(long)]
     pub quick: bool,
     /// Only tests and scenarios whose name contains this.
@@ -42,6 +45,7 @@ struct Results {
     unit: Tally,
     privileged: Option<Tally>,
     scenarios: Option<Tally>,
+    guests: Option<Tally>,
 }
 
 /// Runs the tests. The status tells whether all that ran passed and all that had to run did.
@@ -73,12 +77,15 @@ fn run_privileged(binaries: &[TestBinary], options: &Options, results: &mut Resu
     // Gone again before the scenarios start one of their own.
     {
         let interrupt = Interrupt::install()?;
-        let engine = Engine::start(&interrupt)?;
+        let engine = Engine::start(Kind::Docker, Terms::default(), &interrupt)?;
         let image = Images::new(&[]).reference(&engine, ENGINE_IMAGE).map_err(anyhow::Error::msg)?;
         let [socket_variable, image_variable] = ENGINE_VARIABLES;
         for binary in binaries {
             let mut command = binary_command(binary, only);
-            command.env(DAEMON_VARIABLE, &daemon).env(socket_variable, engine.socket()).env(image_variable, &image);
+            command
+                .env(DAEMON_VARIABLE, &daemon)
+                .env(socket_variable, engine.paths().socket())
+                .env(image_variable, &image);
             privileged.add(run_command(&mut command)?);
         }
         if interrupt.is_set() {
@@ -87,6 +94,9 @@ fn run_privileged(binaries: &[TestBinary], options: &Options, results: &mut Resu
     }
     results.privileged = Some(privileged);
     results.scenarios = Some(scenarios::play(options.quick, only)?);
+    if !options.quick && only.is_none() {
+        results.guests = Some(crate::vm::play_matrix(&daemon)?);
+    }
     Ok(())
 }
 
@@ -118,7 +128,7 @@ fn doc_tests(only: Option<&str>) -> Result<Tally> {
 
 fn finish(results: &Results, only: Option<&str>, root: bool) -> Result<ExitCode> {
     let mut total = results.unit.clone();
-    for tally in results.privileged.iter().chain(&results.scenarios) {
+    for tally in results.privileged.iter().chain(&results.scenarios).chain(&results.guests) {
         total.add(tally.clone());
     }
     for name in total.names_of_failed() {

@@ -20,6 +20,9 @@ const ALLOW: i32 = 1;
 const DROP: i32 = 0;
 /// Segments copied in each direction: enough for a proxy's CONNECT, a split login and its answer.
 const SEGMENTS: u16 = 4;
+/// Index of the last byte that is copied, as a mask.
+const LAST_BYTE: u32 = PAYLOAD_LEN as u32 - 1;
+const _: () = assert!(PAYLOAD_LEN.is_power_of_two());
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
 
@@ -113,8 +116,9 @@ fn emit(
         (*out).inbound = u32::from(inbound);
         (*out).index = u32::from(index);
         (*out).segment = length;
-        // The verifier wants 1..=PAYLOAD_LEN, on the very value that is passed.
-        let bounded = black_box(wanted).clamp(1, PAYLOAD_LEN as u32);
+        // The verifier wants 1..=PAYLOAD_LEN, on the very value that is passed. Up to 6.7 it learns nothing from a
+        // comparison with zero, which is what a clamp becomes; a mask and an addition it has always understood.
+        let bounded = (black_box(wanted - 1) & LAST_BYTE) + 1;
         let status = bpf_skb_load_bytes(ctx.skb.skb.cast(), offset, (&raw mut (*out).data).cast(), bounded);
         (*out).len = if status == 0 { wanted } else { 0 };
     }

@@ -10,6 +10,7 @@ use crate::kernel::{btf, mounts, object};
 use monitor_common::state::Config;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 /// Prints the ladder.
 pub fn main(args: &CheckArgs) -> CliResult {
@@ -21,6 +22,7 @@ pub fn main(args: &CheckArgs) -> CliResult {
     let watched = hierarchy::detect().map_err(|error| CliError::new(Exit::Kernel, error.to_string()))?;
     let (root, private) = hierarchy::unified_or_private(Path::new("/run/bulkhead/check-cgroup2"))
         .map_err(|error| CliError::new(Exit::Kernel, error.to_string()))?;
+    let started = std::time::Instant::now();
     let (kernel, _rings) = Kernel::load(&Options {
         object: object::BYTES,
         hierarchy: watched.id,
@@ -32,7 +34,8 @@ pub fn main(args: &CheckArgs) -> CliResult {
         pins: None,
     })
     .map_err(run::load_error)?;
-    let text = if args.json { json(kernel.ladder(), &watched)? } else { table(kernel.ladder(), &watched) };
+    let took = started.elapsed();
+    let text = if args.json { json(kernel.ladder(), &watched, took)? } else { table(kernel.ladder(), &watched) };
     drop(kernel);
     drop(private);
     let (Printed::Yes | Printed::ReaderGone) = print(&text)?;
@@ -50,12 +53,14 @@ fn unprivileged() -> String {
     )
 }
 
-fn json(ladder: &Ladder, watched: &hierarchy::Hierarchy) -> Result<String, CliError> {
+fn json(ladder: &Ladder, watched: &hierarchy::Hierarchy, took: Duration) -> Result<String, CliError> {
     let value = serde_json::json!({
         "kernel": rustix::system::uname().release().to_string_lossy(),
         "cgroup": { "mount": watched.mount, "controller": watched.controller, "hierarchy": watched.id },
         "ladder": ladder,
         "blind": ladder.blind(),
+        // Opening the object, and loading and attaching every program.
+        "load_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
     });
     let text = serde_json::to_string(&value).map_err(|error| CliError::failure(error.to_string()))?;
     Ok(text + "\n")

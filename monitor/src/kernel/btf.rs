@@ -22,6 +22,7 @@ const KIND_TYPEDEF: u32 = 8;
 const KIND_VOLATILE: u32 = 9;
 const KIND_CONST: u32 = 10;
 const KIND_RESTRICT: u32 = 11;
+const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 const KIND_VAR: u32 = 14;
 const KIND_DATASEC: u32 = 15;
@@ -66,7 +67,7 @@ pub struct Btf {
 pub struct Resolved {
     /// As the programs expect them.
     pub offsets: [u32; COUNT],
-    /// Optional fields this kernel does not have.
+    /// Optional fields this kernel does not have, with what is lost.
     pub missing: Vec<String>,
 }
 
@@ -245,6 +246,21 @@ impl Btf {
         })?
     }
 
+    /// Parameter types of a kernel function, spelt as by [`Self::tracepoint`]. `None`: it has none of
+    /// that name, or keeps no type information on it.
+    pub fn function(&self, name: &str) -> Option<Vec<String>> {
+        let function = (1..self.types.len() as u32).find(|id| {
+            let at = self.types[*id as usize];
+            matches!(self.describe(*id), Some((KIND_FUNC, ..)))
+                && self.u32(at).is_ok_and(|offset| self.name(offset) == name.as_bytes())
+        })?;
+        let (_, _, proto, ..) = self.describe(function)?;
+        let (kind, count, _, first, _) = self.describe(proto)?;
+        (kind == KIND_FUNC_PROTO).then(|| {
+            (0..count).map(|i| self.u32(first + 8 * i + 4).map(|id| self.spell(id))).collect::<Result<_, _>>().ok()
+        })?
+    }
+
     /// A type in C, without qualifiers.
     fn spell(&self, id: u32) -> String {
         let Some((kind, _, next, ..)) = self.describe(id).filter(|_| id != 0) else { return "void".into() };
@@ -270,7 +286,7 @@ impl Btf {
             match spec.names.iter().find_map(|name| self.resolve(name)) {
                 Some(offset) => *slot = offset,
                 None if spec.required => lacking.push(spec.names[0].to_owned()),
-                None => resolved.missing.push(spec.names[0].to_owned()),
+                None => resolved.missing.push(format!("{} ({})", spec.names[0], spec.field.without())),
             }
         }
         if lacking.is_empty() { Ok(resolved) } else { Err(BtfError::Missing(lacking)) }
@@ -287,6 +303,13 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), b"not type information at all").unwrap();
         assert!(matches!(Btf::read(file.path()), Err(BtfError::Malformed { at: 0, .. })));
+    }
+
+    #[test]
+    fn what_is_lost_is_said_of_every_optional_field() {
+        for spec in FIELDS {
+            assert_eq!(spec.field.without().is_empty(), spec.required, "{}", spec.names[0]);
+        }
     }
 
     #[test]

@@ -88,6 +88,33 @@ pub fn abi_matches_object_btf() -> Result<()> {
     Ok(())
 }
 
+/// How the source names what a program is attached to, and where the kernel's own prototype of it is found.
+const ATTRIBUTES: [(&str, Place); 4] = [
+    ("#[btf_tracepoint(function = \"", Place::Tracepoint),
+    ("#[lsm(hook = \"", Place::Lsm),
+    ("#[fentry(function = \"", Place::Function),
+    ("#[fexit(function = \"", Place::Function),
+];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Tracepoint,
+    /// The function that BPF LSM programs hang on; what it returns so far follows its parameters, so
+    /// their number counts.
+    Lsm,
+    Function,
+}
+
+impl Place {
+    fn prototype(self, kernel: &Btf, name: &str) -> Option<Vec<String>> {
+        match self {
+            Self::Tracepoint => kernel.tracepoint(name),
+            Self::Lsm => kernel.function(&format!("bpf_lsm_{name}")),
+            Self::Function => kernel.function(name),
+        }
+    }
+}
+
 /// The `match-proto:` line of every hook says what this kernel hands over.
 pub fn hook_prototypes_match_kernel() -> Result<()> {
     let kernel = Btf::read(Path::new(VMLINUX))?;
@@ -102,19 +129,38 @@ pub fn hook_prototypes_match_kernel() -> Result<()> {
         for line in source.lines() {
             if let Some(text) = line.trim().strip_prefix("/// match-proto: ") {
                 claim = Some(prototype(text)?);
-            } else if let Some(hook) = line.trim().strip_prefix("#[btf_tracepoint(function = \"") {
-                let hook = hook.trim_end_matches("\")]");
-                let (name, claimed) = claim.take().with_context(|| format!("{hook} has no match-proto: line"))?;
+            } else if let Some((hook, place)) = attachment(line) {
+                let Some((name, claimed)) = claim.take() else {
+                    // What is told by the saved registers (`__x64_sys_…`) has no parameters of its own.
+                    ensure!(hook.starts_with("__x64_sys_"), "{hook} has no match-proto: line");
+                    continue;
+                };
                 ensure!(name == hook, "the match-proto: line above {hook} is about {name}");
-                let found = kernel.tracepoint(hook).with_context(|| format!("this kernel has no tracepoint {hook}"))?;
-                // Newer kernels append parameters (6.17 told sched_process_exit of the group); what a program
-                // does not ask for does not matter to it.
-                ensure!(found.starts_with(&claimed), "{hook} gets {found:?} from this kernel, not {claimed:?}");
-                checked += 1;
+                match place.prototype(&kernel, hook) {
+                    Some(found) => {
+                        compare(hook, place, &claimed, &found)?;
+                        checked += 1;
+                    }
+                    // Tracepoints are needed; for the rest there is a door that every kernel has.
+                    None => ensure!(place != Place::Tracepoint, "this kernel has no tracepoint {hook}"),
+                }
             }
         }
     }
-    ensure!(checked >= 5, "only {checked} hooks were checked: is the marker still written so?");
+    ensure!(checked >= 10, "only {checked} hooks were checked: is the marker still written so?");
+    Ok(())
+}
+
+fn attachment(line: &str) -> Option<(&str, Place)> {
+    let line = line.trim();
+    ATTRIBUTES.iter().find_map(|(start, place)| Some((line.strip_prefix(start)?.split('"').next()?, *place)))
+}
+
+/// Newer kernels append parameters (6.17 told `sched_process_exit` of the group); what a program does not
+/// ask for does not matter to it, unless it counts them.
+fn compare(hook: &str, place: Place, claimed: &[String], found: &[String]) -> Result<()> {
+    let good = if place == Place::Lsm { found == claimed } else { found.starts_with(claimed) };
+    ensure!(good, "{hook} gets {found:?} from this kernel, not {claimed:?}");
     Ok(())
 }
 

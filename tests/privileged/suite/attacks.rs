@@ -1,12 +1,14 @@
 //! The attacks of the case, in real containers: what is promised in `protect` is looked for at its
 //! effect, and in `monitor` both the effect and the finding must be there.
 
-use crate::container::{Container, Group};
-use crate::daemon::{Daemon, Settings, outcome};
+use crate::container::Container;
+use crate::daemon::outcome;
 use crate::lab::Peer;
 use crate::pace;
+use crate::shared::{self, Watch};
 use anyhow::{Context, Result, ensure};
 use std::fs;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How often a race is tried.
@@ -14,28 +16,25 @@ const TRIES: usize = 50;
 /// What an attacker at the other end types.
 const COMMANDS: &str = "echo owned > /tmp/effect\nexit\n";
 
-/// A group, a daemon on it, and a container.
+/// A container, and the daemon that watches it.
 pub struct Stage {
-    // Dropped in this order.
     /// Attacked.
     pub container: Container,
     /// On watch.
-    pub daemon: Daemon,
-    _group: Group,
+    pub watch: Arc<Watch>,
 }
 
 /// Makes them.
 pub fn stage(mode: &'static str) -> Result<Stage> {
-    let group = Group::make()?;
-    let daemon = Daemon::start(&group, &Settings::mode(mode))?;
-    let container = Container::start(&group)?;
-    Ok(Stage { container, daemon, _group: group })
+    let watch = shared::watch(mode)?;
+    let container = Container::start(&watch.group)?;
+    Ok(Stage { container, watch })
 }
 
 impl Stage {
     /// Is the file there in the container?
     pub fn has(&self, path: &str) -> bool {
-        self.container.path(path).exists()
+        fs::symlink_metadata(self.container.path(path)).is_ok()
     }
 
     /// Is the text in the file?
@@ -53,7 +52,7 @@ pub fn reverse_shell_killed_in_protect() -> Result<()> {
     let stage = stage("protect")?;
     let peer = Peer::shell(stage.container.listen()?, COMMANDS, pace::wait(Duration::from_secs(3)))?;
     stage.container.run(&reverse_shell(peer.port))?;
-    let alert = stage.daemon.await_alert("reverse_shell", stage.container.id())?;
+    let alert = stage.watch.daemon.await_alert("reverse_shell", stage.container.id())?;
     ensure!(outcome(&alert) == "killed", "outcome {}", outcome(&alert));
     ensure!(alert["bulkhead"]["enforced_by"] == "signal", "enforced by {}", alert["bulkhead"]["enforced_by"]);
     ensure!(alert["destination"]["port"] == peer.port, "destination {}", alert["destination"]);
@@ -67,7 +66,7 @@ pub fn reverse_shell_found_in_monitor() -> Result<()> {
     let stage = stage("monitor")?;
     let peer = Peer::shell(stage.container.listen()?, COMMANDS, pace::wait(Duration::from_secs(3)))?;
     stage.container.run(&reverse_shell(peer.port))?;
-    let alert = stage.daemon.await_alert("reverse_shell", stage.container.id())?;
+    let alert = stage.watch.daemon.await_alert("reverse_shell", stage.container.id())?;
     ensure!(outcome(&alert) == "observed", "outcome {}", outcome(&alert));
     let tree = alert["bulkhead"]["process_tree"].as_array().context("no process tree")?;
     ensure!(tree.iter().any(|node| node["name"] == "bash"), "process tree {tree:?}");
@@ -81,7 +80,7 @@ pub fn pipe_to_shell_never_runs() -> Result<()> {
     let peer = Peer::web(watched.container.listen()?, "touch /tmp/ran\n")?;
     watched.container.run(&format!("curl -s http://127.0.0.1:{}/logo3.jpg | bash -s", peer.port))?;
     ensure!(watched.has("/tmp/ran"), "monitor mode touched it, or the stage is broken");
-    let alert = watched.daemon.await_alert("download_exec", watched.container.id())?;
+    let alert = watched.watch.daemon.await_alert("download_exec", watched.container.id())?;
     ensure!(outcome(&alert) == "observed", "outcome {}", outcome(&alert));
     drop(watched);
 
@@ -97,7 +96,7 @@ pub fn pipe_to_shell_never_runs() -> Result<()> {
         stage.container.run(&script)?;
         ensure!(!stage.has("/tmp/ran"), "the payload ran in round {round} of {tries}: {script}");
     }
-    stage.daemon.await_alert("download_exec", stage.container.id())?;
+    stage.watch.daemon.await_alert("download_exec", stage.container.id())?;
     Ok(())
 }
 
@@ -121,10 +120,10 @@ pub fn downloaded_script_never_runs() -> Result<()> {
             ensure!(stage.holds("/tmp/logo3.jpg", "touch"), "{mode}: the download itself did not work");
             stage.container.run(run)?;
             ensure!(stage.has("/tmp/ran") == (mode == "monitor"), "{mode}: wrong effect of: {run}");
-            stage.daemon.await_alerts("download_exec", stage.container.id(), before + 1).context(*run)?;
+            stage.watch.daemon.await_alerts("download_exec", stage.container.id(), before + 1).context(*run)?;
             stage.container.run("rm -f /tmp/ran /tmp/logo3.jpg /tmp/renamed /tmp/copy")?;
         }
-        let alert = stage.daemon.await_alert("download_exec", stage.container.id())?;
+        let alert = stage.watch.daemon.await_alert("download_exec", stage.container.id())?;
         let expected = if mode == "protect" { "killed" } else { "observed" };
         ensure!(outcome(&alert) == expected, "{mode}: outcome {}", outcome(&alert));
     }
@@ -140,11 +139,11 @@ pub fn sourced_script_is_found() -> Result<()> {
     stage.container.run(&format!("curl -s -o /tmp/logo3.jpg http://127.0.0.1:{}/logo3.jpg", peer.port))?;
     stage.container.run("tar tf - < /tmp/logo3.jpg; wc -c < /tmp/logo3.jpg; true")?;
     std::thread::sleep(pace::wait(Duration::from_millis(300)));
-    let alerts = stage.daemon.alerts("download_exec", stage.container.id());
+    let alerts = stage.watch.daemon.alerts("download_exec", stage.container.id());
     ensure!(alerts.is_empty(), "data that is only read is no program: {alerts:?}");
     stage.container.run("bash -c '. /tmp/logo3.jpg; true'")?;
     ensure!(stage.has("/tmp/ran"), "monitor mode touched it");
-    stage.daemon.await_alert("download_exec", stage.container.id())?;
+    stage.watch.daemon.await_alert("download_exec", stage.container.id())?;
     Ok(())
 }
 
@@ -164,9 +163,10 @@ pub fn cron_and_key_writes() -> Result<()> {
         for (kind, act, file) in acts {
             stage.container.run("mkdir -p /etc/cron.d")?;
             stage.container.run(act)?;
-            let alert = stage.daemon.await_row(&format!("{kind} of {file}"), crate::daemon::ALERT_WAIT, |row| {
-                crate::daemon::is_alert(row, kind, stage.container.id()) && row["file"]["path"] == file
-            })?;
+            let alert =
+                stage.watch.daemon.await_row(&format!("{kind} of {file}"), crate::daemon::ALERT_WAIT, |row| {
+                    crate::daemon::is_alert(row, kind, stage.container.id()) && row["file"]["path"] == file
+                })?;
             ensure!(
                 stage.holds(file, "attacker") == (mode == "monitor"),
                 "{mode}: wrong content of {file} after: {act}"
@@ -183,12 +183,11 @@ pub fn host_mount_write_is_escape() -> Result<()> {
     for mode in ["monitor", "protect"] {
         let host = tempfile::tempdir()?;
         fs::create_dir_all(host.path().join("etc/cron.d"))?;
-        let group = Group::make()?;
-        let daemon = Daemon::start(&group, &Settings::mode(mode))?;
-        let container = Container::start_with(&group, Some(host.path()))?;
+        let watch = shared::watch(mode)?;
+        let container = Container::start_with(&watch.group, Some(host.path()))?;
         container.run("echo '* * * * * root true # attacker' >> /mnt/etc/crontab")?;
         container.run("echo '* * * * * root true # attacker' > /mnt/etc/cron.d/x")?;
-        let found = |kind: &str| daemon.await_alert(kind, container.id());
+        let found = |kind: &str| watch.daemon.await_alert(kind, container.id());
         found("escape").with_context(|| mode)?;
         let alert = found("persistence_cron").with_context(|| mode)?;
         ensure!((outcome(&alert) == "observed") == (mode == "monitor"), "{mode}: outcome {}", outcome(&alert));

@@ -56,12 +56,26 @@ impl Group {
 
     /// Only the cgroup of a container, in it.
     pub fn cgroup(&self) -> Result<Cgroup> {
+        self.cgroup_at("ID")
+    }
+
+    /// The same where a runtime would put it: `layout` is a path with `ID` for the container's id.
+    pub fn cgroup_at(&self, layout: &str) -> Result<Cgroup> {
         let id = container_id();
-        let mut cgroup = Cgroup { id, folders: Vec::new() };
+        let mut cgroup = Cgroup { folders: Vec::new(), above: Vec::new(), id };
+        let path = layout.replace("ID", &cgroup.id);
         for parent in &self.folders {
-            let folder = parent.join(&cgroup.id);
-            fs::create_dir(&folder).with_context(|| format!("make {}", folder.display()))?;
+            let mut folder = parent.clone();
+            let mut made = Vec::new();
+            for component in path.split('/') {
+                folder.push(component);
+                if !folder.exists() {
+                    fs::create_dir(&folder).with_context(|| format!("make {}", folder.display()))?;
+                    made.insert(0, folder.clone());
+                }
+            }
             cgroup.folders.push(folder);
+            cgroup.above.extend(made.into_iter().skip(1));
         }
         Ok(cgroup)
     }
@@ -78,6 +92,8 @@ pub struct Cgroup {
     /// 64 hex digits.
     pub id: String,
     folders: Vec<PathBuf>,
+    /// Made on the way to them, innermost first.
+    above: Vec<PathBuf>,
 }
 
 impl Cgroup {
@@ -106,6 +122,7 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         remove_all(&self.folders);
+        remove_all(&self.above);
     }
 }
 

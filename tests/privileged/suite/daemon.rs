@@ -132,6 +132,13 @@ impl Daemon {
         bail!("the daemon was not ready in time:\n{}", self.log())
     }
 
+    /// Whether it has neither ended nor died.
+    pub fn is_running(&self) -> bool {
+        // A child that nobody has waited for stays as a zombie.
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()

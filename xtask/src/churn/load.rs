@@ -2,7 +2,7 @@
 
 use super::Options;
 use crate::lab::Engine;
-use crate::lab::process;
+use crate::lab::{docker, process};
 use anyhow::{Context, Result, anyhow, bail};
 use std::fs;
 use std::path::PathBuf;
@@ -81,7 +81,7 @@ impl<'a> Load<'a> {
     fn one(&self, number: usize) -> Result<Made> {
         let name = format!("churn-{number}");
         let id_file = self.ids.join(number.to_string());
-        let mut command = self.engine.docker();
+        let mut command = docker::client(self.engine.paths());
         command.args(["run", "--rm", "--network", "none", "--log-driver", "none", "--name", &name, "--cidfile"]);
         command.arg(&id_file).args(["--entrypoint", "sh", self.image, "-c", ACT]);
         process::must(&mut command, LIMIT, self.engine.interrupt()).with_context(|| format!("container {name}"))?;

@@ -43,7 +43,6 @@ impl Machine {
     /// Looks around. What cannot be found out counts as absent.
     pub fn look(versions: &Versions) -> Self {
         let packages = super::plan::asked_packages(versions);
-        let programs = super::plan::ASKED_PROGRAMS;
         Self {
             nightly: find("rustup").and_then(|rustup| {
                 compiler(|| {
@@ -57,7 +56,7 @@ impl Machine {
             bpf_linker: bpf_linker_version(),
             has_apt: find("apt-get").is_some(),
             packages: packages.into_iter().filter(|name| package_installed(name)).collect(),
-            programs: programs.iter().filter(|name| find(name).is_some()).map(ToString::to_string).collect(),
+            programs: super::plan::asked_programs().filter(|name| find(name).is_some()).map(str::to_owned).collect(),
         }
     }
 }

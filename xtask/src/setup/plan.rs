@@ -88,14 +88,24 @@ pub fn llvm_prefix(llvm: u32) -> String {
 
 /// What the tests' containers are made with: program looked for, package that holds it. An engine from
 /// another source (docker-ce) is as good, so programs count, not packages.
-const TEST_PROGRAMS: &[(&str, &str)] =
-    &[("dockerd", "docker.io"), ("docker", "docker.io"), ("debootstrap", "debootstrap"), ("ip", "iproute2")];
+const TEST_PROGRAMS: &[(&str, &str)] = &[
+    ("dockerd", "docker.io"),
+    ("docker", "docker.io"),
+    ("debootstrap", "debootstrap"),
+    ("ip", "iproute2"),
+    // For the guests of `cargo xtask vm`: the machine, its disk, its kernel's modules.
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("mke2fs", "e2fsprogs"),
+    ("xz", "xz-utils"),
+];
 
 /// Only the package tells whether busybox is the static one, which runs in an otherwise empty image.
 const TEST_PACKAGE: &str = "busybox-static";
 
 /// Programs [`decide`] wants to know about.
-pub const ASKED_PROGRAMS: &[&str] = &["dockerd", "docker", "debootstrap", "ip", "c++"];
+pub fn asked_programs() -> impl Iterator<Item = &'static str> {
+    TEST_PROGRAMS.iter().map(|(program, _)| *program).chain(["c++"])
+}
 
 /// Packages [`decide`] wants to know about.
 pub fn asked_packages(versions: &Versions) -> Vec<String> {
@@ -208,7 +218,7 @@ mod tests {
             bpf_linker: Some(versions.bpf_linker.version.clone()),
             has_apt: true,
             packages: asked_packages(&versions).into_iter().collect(),
-            programs: ASKED_PROGRAMS.iter().map(ToString::to_string).collect(),
+            programs: asked_programs().map(str::to_owned).collect(),
         }
     }
 

@@ -4,6 +4,7 @@ use super::Results;
 use super::tally::Tally;
 use anyhow::{Context, Result};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 /// Names from `xtask/must-run.toml`, by stage.
 #[derive(Debug, Deserialize)]
@@ -12,6 +13,8 @@ pub struct MustRun {
     unit: Vec<String>,
     privileged: Vec<String>,
     scenarios: Vec<String>,
+    /// Tests of a guest by group.
+    pub guest: BTreeMap<String, Vec<String>>,
 }
 
 impl MustRun {
@@ -21,7 +24,7 @@ impl MustRun {
     }
 
     /// Names whose test did not run although its stage did.
-    pub fn unmet(&self, results: &Results, only: Option<&str>) -> Vec<String> {
+    pub(super) fn unmet(&self, results: &Results, only: Option<&str>) -> Vec<String> {
         let stages: [(&[String], Option<&Tally>); 3] = [
             (&self.unit, Some(&results.unit)),
             (&self.privileged, results.privileged.as_ref()),
@@ -44,7 +47,12 @@ mod tests {
     use super::*;
 
     fn list() -> MustRun {
-        MustRun { unit: vec!["a::one".into()], privileged: vec!["loads".into()], scenarios: vec!["rs-1".into()] }
+        MustRun {
+            unit: vec!["a::one".into()],
+            privileged: vec!["loads".into()],
+            scenarios: vec!["rs-1".into()],
+            guest: BTreeMap::new(),
+        }
     }
 
     fn ran(name: &str) -> Tally {

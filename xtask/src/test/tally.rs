@@ -44,6 +44,20 @@ impl Tally {
         failed.map(|(name, _)| name.as_str())
     }
 
+    /// Counts results that are known already.
+    pub fn of_named(results: Vec<(String, bool)>) -> Self {
+        let mut tally = Self::default();
+        for (name, good) in results {
+            if good {
+                tally.passed += 1;
+            } else {
+                tally.failed += 1;
+            }
+            tally.outcomes.push((name, if good { Outcome::Passed } else { Outcome::Failed }));
+        }
+        tally
+    }
+
     /// Reads the output of libtest or libtest-mimic. The closing lines count; the lines before them name.
     pub fn of_libtest(output: &str, succeeded: bool) -> Self {
         let mut tally = Self::default();

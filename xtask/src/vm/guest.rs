@@ -54,11 +54,11 @@ pub struct Outcome {
     pub console: PathBuf,
 }
 
-/// Boots and waits for the end.
+/// Boots with `disks`, the first of which is the root's, and waits for the end.
 pub fn boot(
     boot: &Boot,
     kernel: &Kernel,
-    disk: &Path,
+    disks: &[PathBuf],
     initramfs: &Path,
     folder: &Path,
     limit: Duration,
@@ -69,7 +69,7 @@ pub fn boot(
         fs::write(file, "").with_context(|| format!("create {}", file.display()))?;
     }
     let started = Instant::now();
-    let mut child = qemu(boot, kernel, disk, initramfs, folder)
+    let mut child = qemu(boot, kernel, disks, initramfs, folder)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(fs::File::create(folder.join("qemu"))?)
@@ -86,15 +86,19 @@ pub fn boot(
     Ok(Outcome { end, results: said, took: started.elapsed(), console })
 }
 
-fn qemu(boot: &Boot, kernel: &Kernel, disk: &Path, initramfs: &Path, folder: &Path) -> Command {
+fn qemu(boot: &Boot, kernel: &Kernel, disks: &[PathBuf], initramfs: &Path, folder: &Path) -> Command {
     let modules = if boot.lsm { format!("{MODULES},bpf") } else { MODULES.to_owned() };
-    let append = format!("console=ttyS0 quiet loglevel=4 panic=-1 net.ifnames=0 lsm={modules}");
+    // A busy host stops an emulated processor for seconds, which is no stall of the guest's making.
+    let patience = "rcupdate.rcu_cpu_stall_timeout=90 watchdog_thresh=60";
+    let append = format!("console=ttyS0 quiet loglevel=4 panic=-1 {patience} lsm={modules}");
     let port = |name: &str| format!("file:{}", folder.join(name).display());
     let mut command = Command::new(crate::process::find(QEMU.0).unwrap_or_else(|| QEMU.0.into()));
     // Never KVM: in a machine that is itself virtual guests hang or die under it.
     command.args(["-accel", "tcg", "-cpu", "max", "-m", MEMORY, "-smp", "2", "-no-reboot", "-nodefaults"]);
     command.args(["-display", "none", "-monitor", "none", "-serial", &port("console"), "-serial", &port("results")]);
-    command.arg("-drive").arg(format!("file={},format=raw,if=virtio,snapshot=on", disk.display()));
+    for disk in disks {
+        command.arg("-drive").arg(format!("file={},format=raw,if=virtio,snapshot=on", disk.display()));
+    }
     command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initramfs).args(["-append", &append]);
     command
 }

@@ -4,13 +4,14 @@ use anyhow::Result;
 use std::fmt;
 
 /// Cgroup hierarchies a guest mounts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Layout {
     /// Controllers of version 1 only.
     V1,
     /// Controllers of version 1, and a version 2 tree beside them.
     Hybrid,
     /// Version 2 only.
+    #[default]
     V2,
 }
 

@@ -2,25 +2,32 @@
 //!
 //! Kernels come from Debian packages ([`packages`]), the root disk from the machine's own release
 //! ([`disk`]); both are cached in `target/vm`. A guest boots ([`guest`]) with the programs in its
-//! initramfs ([`payload`]), runs its job and powers off.
+//! initramfs ([`payload`]), runs its job and powers off; its results are judged in [`report`].
 
 mod cpio;
 mod disk;
-mod guest;
+pub mod errand;
+pub mod guest;
 mod kernel;
-mod matrix;
+pub mod matrix;
 mod packages;
+mod page;
 mod payload;
+mod report;
+mod verified;
 
 use crate::build::{self, Profile};
 use crate::lab;
 use crate::lab::process::Interrupt;
 use crate::lab::workshop::Workshop;
+use crate::test::required::MustRun;
+use crate::test::tally::Tally;
 use crate::workspace;
 use anyhow::{Context, Result, bail};
 use kernel::Kernel;
 use matrix::{Boot, Layout};
 use payload::Payload;
+use report::Report;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,8 +37,11 @@ use std::time::Duration;
 /// Guests at a time: each has two virtual processors, and software emulation keeps a core busy.
 const AT_A_TIME: usize = 2;
 
+/// Seconds that a guest may take: several times what it needs on an idle machine.
+const LIMIT: u64 = 600;
+
 /// What to boot and what to run in it.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Debug, Default)]
 pub struct Options {
     /// Boot the whole matrix.
     #[arg(long, conflicts_with_all = ["kernel", "no_lsm", "cgroup", "run"])]
@@ -54,8 +64,11 @@ pub struct Options {
     /// Run this with sh in the guest instead of the tests; `bulkhead` is in the current folder.
     #[arg(long, value_name = "COMMAND")]
     run: Option<String>,
+    /// Write docs/kernel-support.md and xtask/verified.toml from this run.
+    #[arg(long, requires = "all")]
+    record: bool,
     /// Longest time a guest may take.
-    #[arg(long, value_name = "SECONDS", default_value_t = 420)]
+    #[arg(long, value_name = "SECONDS", default_value_t = LIMIT)]
     limit: u64,
 }
 
@@ -65,9 +78,50 @@ pub fn cache_dir() -> PathBuf {
     std::env::var_os("BULKHEAD_VM_DIR").map_or_else(|| workspace::target_dir().join("vm"), PathBuf::from)
 }
 
+/// Boots the matrix on this daemon: one result for each guest, and one for the verifier's counts.
+pub fn play_matrix(daemon: &Path) -> Result<Tally> {
+    let options = Options { all: true, monitor: Some(daemon.to_owned()), limit: LIMIT, ..Options::default() };
+    let boots = matrix::all();
+    let floor = prepare(&options, &boots)?;
+    let reports = floor.boot_all(&boots)?;
+    println!("\n{}", report::table(&reports, &floor.groups));
+    let grown = verified::faults(&verified::counts(&reports), &verified::recorded()?);
+    for fault in &grown {
+        println!("verifier: {fault}");
+    }
+    let mut results: Vec<(String, bool)> =
+        reports.iter().map(|report| (format!("kernel {}", report.boot), report.is_good())).collect();
+    results.push(("verifier instruction counts".to_owned(), grown.is_empty()));
+    Ok(Tally::of_named(results))
+}
+
 /// Boots what was asked for; whether all of it was good.
 pub fn run(options: &Options) -> Result<bool> {
     let boots = boots(options)?;
+    let floor = prepare(options, &boots)?;
+    if let Some(command) = &options.run {
+        return boots.iter().try_fold(true, |good, boot| Ok(floor.run_command(boot, command)? && good));
+    }
+    let reports = floor.boot_all(&boots)?;
+    println!("\n{}", report::table(&reports, &floor.groups));
+    let mut good = reports.iter().all(Report::is_good);
+    let counts = verified::counts(&reports);
+    if options.record {
+        verified::record(&counts)?;
+        let page = workspace::root().join("docs/kernel-support.md");
+        fs::write(&page, page::page(&reports)).with_context(|| format!("write {}", page.display()))?;
+    } else {
+        for fault in verified::faults(&counts, &verified::recorded()?) {
+            println!("verifier: {fault}");
+            good = false;
+        }
+    }
+    println!("{} of {} guests passed", reports.iter().filter(|report| report.is_good()).count(), reports.len());
+    Ok(good)
+}
+
+/// Gets together what boots are made from.
+fn prepare(options: &Options, boots: &[Boot]) -> Result<Floor> {
     if crate::process::find(guest::QEMU.0).is_none() {
         bail!("{} is missing: `apt-get install --no-install-recommends {}`", guest::QEMU.0, guest::QEMU.1);
     }
@@ -82,15 +136,21 @@ pub fn run(options: &Options) -> Result<bool> {
         None => build::all(Profile::Release)?,
     };
     let tests = if options.run.is_some() { None } else { Some(payload::build_tests()?) };
-    let scratch = tempfile_folder(&cache)?;
-    let payload = Payload::pack(&daemon, tests.as_deref(), &scratch);
+    let scratch = scratch_folder(&cache)?;
+    let tests: Vec<_> = tests.into_iter().map(|program| ("privileged".to_owned(), program)).collect();
+    let payload = Payload::pack(&daemon, &tests, &[], &scratch);
     fs::remove_dir_all(&scratch).context("remove a scratch folder")?;
     let lab = lab::cache_dir();
     fs::create_dir_all(&lab).with_context(|| format!("make {}", lab.display()))?;
     let disk = disk::ready(&cache, &Workshop::new(&lab, &cache.join("scratch"), &interrupt))?;
-    let kernels = kernels(&boots, &cache, &interrupt)?;
-    let floor = Floor { cache, disk, payload: payload?, kernels, interrupt, options };
-    floor.boot_all(boots)
+    let kernels = kernels(boots, &cache, &interrupt)?;
+    let mut groups = MustRun::read()?.guest;
+    if let Some(word) = &options.only {
+        groups.values_mut().for_each(|names| names.retain(|name| name.contains(word.as_str())));
+        groups.retain(|_, names| !names.is_empty());
+    }
+    let (only, limit) = (options.only.clone(), options.limit);
+    Ok(Floor { cache, disk, payload: payload?, kernels, interrupt, groups, only, limit })
 }
 
 fn boots(options: &Options) -> Result<Vec<Boot>> {
@@ -101,7 +161,7 @@ fn boots(options: &Options) -> Result<Vec<Boot>> {
     Ok(vec![Boot { series, lsm: !options.no_lsm, layout: options.cgroup }])
 }
 
-fn tempfile_folder(cache: &Path) -> Result<PathBuf> {
+fn scratch_folder(cache: &Path) -> Result<PathBuf> {
     let folder = cache.join(format!("payload-{}", std::process::id()));
     fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
     Ok(folder)
@@ -124,77 +184,85 @@ fn kernels(boots: &[Boot], cache: &Path, interrupt: &Interrupt) -> Result<BTreeM
 }
 
 /// Everything boots are made from.
-struct Floor<'a> {
+struct Floor {
     cache: PathBuf,
     disk: PathBuf,
     payload: Payload,
     kernels: BTreeMap<String, Kernel>,
     interrupt: Interrupt,
-    options: &'a Options,
+    /// Tests that must run, by group.
+    groups: BTreeMap<String, Vec<String>>,
+    only: Option<String>,
+    /// Seconds.
+    limit: u64,
 }
 
-impl Floor<'_> {
-    fn boot_all(&self, boots: Vec<Boot>) -> Result<bool> {
-        let alone = boots.len() == 1;
-        let queue = Mutex::new(boots.into_iter());
-        let reports = Mutex::new(Vec::new());
+impl Floor {
+    /// Boots some at a time, with a line for each that is done; reports in the order they were asked in.
+    fn boot_all(&self, boots: &[Boot]) -> Result<Vec<Report>> {
+        let queue = Mutex::new(boots.iter().enumerate());
+        let reports = Mutex::new(BTreeMap::new());
         std::thread::scope(|scope| {
             for _ in 0..AT_A_TIME {
                 scope.spawn(|| {
-                    while let Some(boot) = queue.lock().ok().and_then(|mut queue| queue.next()) {
-                        let report = self.boot_one(&boot, alone);
+                    while let Some((number, boot)) = queue.lock().ok().and_then(|mut queue| queue.next()) {
+                        let report = self.boot_one(boot);
+                        match &report {
+                            Ok(report) => println!("{}", report.line()),
+                            Err(error) => println!("{boot}: {error:#}"),
+                        }
                         if let Ok(mut reports) = reports.lock() {
-                            reports.push(report);
+                            reports.insert(number, report);
                         }
                     }
                 });
             }
         });
-        let reports = reports.into_inner().unwrap_or_default();
-        let mut good = true;
-        for report in reports {
-            good &= report?;
-        }
-        Ok(good)
+        reports.into_inner().unwrap_or_default().into_values().collect()
     }
 
-    fn boot_one(&self, boot: &Boot, alone: bool) -> Result<bool> {
+    fn boot_one(&self, boot: &Boot) -> Result<Report> {
         let kernel = self.kernels.get(&boot.series).context("no such kernel")?;
-        let folder = self.cache.join("boots").join(format!("{}-{}", boot.slug(), std::process::id()));
-        fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-        let initramfs = self.payload.initramfs(boot, kernel, &self.job(), &folder)?;
-        let limit = Duration::from_secs(self.options.limit);
-        let outcome = guest::boot(boot, kernel, &self.disk, &initramfs, &folder, limit, &self.interrupt)?;
-        fs::remove_file(initramfs).context("remove an initramfs")?;
-        if alone {
-            print!("{}", outcome.results);
-        }
-        println!(
-            "{boot} ({}): {:?} after {} s ({})",
-            kernel.release,
-            outcome.end,
-            outcome.took.as_secs(),
-            outcome.console.display()
-        );
+        let outcome = self.power_on(boot, kernel, &self.test_job())?;
+        Ok(Report::of(boot, &kernel.release, &outcome, &self.groups))
+    }
+
+    /// Runs one command in a guest, its output passed on.
+    fn run_command(&self, boot: &Boot, command: &str) -> Result<bool> {
+        let kernel = self.kernels.get(&boot.series).context("no such kernel")?;
+        let outcome = self.power_on(boot, kernel, &format!("section run sh -c {}\n", quoted(command)))?;
+        print!("{}", outcome.results);
+        println!("{boot} ({}): {:?} after {} s", kernel.release, outcome.end, outcome.took.as_secs());
         Ok(outcome.end == guest::End::Finished)
     }
 
-    fn job(&self) -> String {
-        match &self.options.run {
-            Some(command) => format!("section run sh -c {}\n", quoted(command)),
-            None => {
-                let filter = self.options.only.as_deref().map(quoted).unwrap_or_default();
-                format!(
-                    "section check ./bulkhead check --json\n\
-                     section tests env BULKHEAD_BINARY=/guest/bulkhead BULKHEAD_TEST_PACE=5 \
-                     CARGO_MANIFEST_DIR=/guest/tests/privileged ./privileged --color never {filter}\n"
-                )
-            }
-        }
+    fn power_on(&self, boot: &Boot, kernel: &Kernel, job: &str) -> Result<guest::Outcome> {
+        // The newest logs of each kind of boot stay, beside those of runs that go on at the same time.
+        let folder = self.cache.join("boots").join(format!("{}-{}", boot.slug(), std::process::id()));
+        fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+        let initramfs = self.payload.initramfs(boot, kernel, job, &folder)?;
+        let limit = Duration::from_secs(self.limit);
+        let outcome =
+            guest::boot(boot, kernel, std::slice::from_ref(&self.disk), &initramfs, &folder, limit, &self.interrupt);
+        fs::remove_file(initramfs).context("remove an initramfs")?;
+        outcome
+    }
+
+    fn test_job(&self) -> String {
+        let names: Vec<&str> = self.groups.values().flatten().map(String::as_str).collect();
+        let chosen = match &self.only {
+            Some(word) => format!("./privileged --color never {}", quoted(word)),
+            None => format!("env BULKHEAD_TESTS={} ./privileged --color never", names.join(",")),
+        };
+        format!(
+            "section check ./bulkhead check --json\n\
+             export BULKHEAD_BINARY=/guest/bulkhead BULKHEAD_TEST_PACE=5 CARGO_MANIFEST_DIR=/guest/tests/privileged\n\
+             section tests {chosen}\n"
+        )
     }
 }
 
 /// As one word of sh.
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
