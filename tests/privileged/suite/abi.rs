@@ -171,7 +171,9 @@ fn prototype(text: &str) -> Result<(&str, Vec<String>)> {
         let words: Vec<&str> = parameter.split_whitespace().filter(|word| *word != "const").collect();
         let (last, front) = words.split_last().unwrap_or((&"", &[]));
         let stars = last.chars().filter(|c| *c == '*').collect::<String>();
-        format!("{} {stars}", front.join(" ")).trim().to_owned()
+        // As the kernel's compiler writes it into the type information.
+        let front = front.join(" ").replace("unsigned long", "long unsigned int");
+        format!("{front} {stars}").trim().to_owned()
     });
     Ok((name, parameters.collect()))
 }

@@ -15,6 +15,8 @@ pub const QEMU: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
 
 /// Memory of a guest.
 const MEMORY: &str = "1024M";
+/// A guest is ended when it has not finished in so many times the processor time it may use.
+const IDLE: u32 = 4;
 /// How often the console is looked at.
 const GLANCE: Duration = Duration::from_millis(250);
 
@@ -50,6 +52,8 @@ pub struct Outcome {
     pub results: String,
     /// From power-on to power-off.
     pub took: Duration,
+    /// Processor time of the host that it cost.
+    pub cost: Duration,
     /// The console's log, kept for reading.
     pub console: PathBuf,
 }
@@ -75,7 +79,8 @@ pub fn boot(
         .stderr(fs::File::create(folder.join("qemu"))?)
         .spawn()
         .context("start QEMU")?;
-    let died = watch(&mut child, &console, started + limit, interrupt);
+    let mut cost = Duration::ZERO;
+    let died = watch(&mut child, &console, limit, &mut cost, interrupt);
     process::terminate(&mut child, Duration::from_secs(2));
     let said = fs::read(&results).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let end = match died? {
@@ -83,7 +88,7 @@ pub fn boot(
         None if said.lines().any(|line| line.trim() == "@finished") => End::Finished,
         None => End::Died(last_words(&console, folder)),
     };
-    Ok(Outcome { end, results: said, took: started.elapsed(), console })
+    Ok(Outcome { end, results: said, took: started.elapsed(), cost, console })
 }
 
 fn qemu(boot: &Boot, kernel: &Kernel, disks: &[PathBuf], initramfs: &Path, folder: &Path) -> Command {
@@ -103,9 +108,18 @@ fn qemu(boot: &Boot, kernel: &Kernel, disks: &[PathBuf], initramfs: &Path, folde
     command
 }
 
-/// Waits for the machine's end; why it has to be ended, if it has.
-fn watch(child: &mut Child, console: &Path, deadline: Instant, interrupt: &Interrupt) -> Result<Option<String>> {
+/// Waits for the machine's end; why it has to be ended, if it has. The limit is one of processor time, as a
+/// guest on a busy host may be slow without being stuck; one that does nothing is ended by the clock.
+fn watch(
+    child: &mut Child,
+    console: &Path,
+    limit: Duration,
+    cost: &mut Duration,
+    interrupt: &Interrupt,
+) -> Result<Option<String>> {
+    let deadline = Instant::now() + limit * IDLE;
     loop {
+        *cost = processor_time(child.id()).unwrap_or(*cost);
         let ended = child.try_wait().context("wait for QEMU")?.is_some();
         if let Some(line) = deadly_line(console) {
             return Ok(Some(line));
@@ -116,11 +130,19 @@ fn watch(child: &mut Child, console: &Path, deadline: Instant, interrupt: &Inter
         if interrupt.is_set() {
             return Ok(Some("interrupted".to_owned()));
         }
-        if Instant::now() > deadline {
+        if *cost > limit || Instant::now() > deadline {
             return Ok(Some("not finished in time".to_owned()));
         }
         std::thread::sleep(GLANCE);
     }
+}
+
+/// What a process has used so far: fields 14 and 15 of /proc/PID/stat, after the name in parentheses.
+fn processor_time(pid: u32) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
+    let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+    Some(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))
 }
 
 fn deadly_line(console: &Path) -> Option<String> {

@@ -19,6 +19,8 @@ pub struct Report {
     pub tests: Tally,
     /// From power-on to power-off.
     pub seconds: u64,
+    /// Processor time of the host, in seconds.
+    pub cost: u64,
     /// What is not as it must be.
     pub faults: Vec<String>,
 }
@@ -91,6 +93,7 @@ impl Report {
             ladder,
             tests,
             seconds: outcome.took.as_secs(),
+            cost: outcome.cost.as_secs(),
             faults,
         };
         report.judge_modules(&outcome.results);
@@ -125,12 +128,13 @@ impl Report {
     pub fn line(&self) -> String {
         let verdict = if self.is_good() { "ok" } else { "FAILED" };
         let mut text = format!(
-            "{:<18} {:<30} {verdict:<7} {} passed, {} failed, {} s",
+            "{:<18} {:<30} {verdict:<7} {} passed, {} failed, {} s ({} s of processor)",
             self.boot.to_string(),
             self.release,
             self.tests.passed,
             self.tests.failed,
-            self.seconds
+            self.seconds,
+            self.cost
         );
         for fault in &self.faults {
             let _ = write!(text, "\n    {fault}");
@@ -152,7 +156,7 @@ pub fn table(reports: &[Report], groups: &BTreeMap<String, Vec<String>>) -> Stri
         ["kernel", "modules", "cgroups", "opens are stopped by"]
             .into_iter()
             .chain(groups.keys().map(String::as_str))
-            .chain(["load ms", "s", ""])
+            .chain(["load ms", "s", "processor s", ""])
             .map(str::to_owned)
             .collect::<Vec<_>>(),
     ];
@@ -166,6 +170,7 @@ pub fn table(reports: &[Report], groups: &BTreeMap<String, Vec<String>>) -> Stri
         row.extend(groups.values().map(|names| report.group(names)));
         row.push(report.ladder.as_ref().map_or("–".to_owned(), |check| check.load_ms.to_string()));
         row.push(report.seconds.to_string());
+        row.push(report.cost.to_string());
         row.push(if report.is_good() { "ok" } else { "FAILED" }.to_owned());
         rows.push(row);
     }
@@ -212,7 +217,7 @@ mod tests {
     fn judged(results: &str, end: End) -> Report {
         let boot = Boot { series: "6.1".to_owned(), lsm: true, layout: Layout::V2 };
         let outcome =
-            Outcome { end, results: results.to_owned(), took: Duration::from_secs(9), console: "console".into() };
+            Outcome { end, results: results.to_owned(), took: Duration::from_secs(9), cost: Duration::from_secs(8), console: "console".into() };
         let asked = BTreeMap::from([("group".to_owned(), vec!["one".to_owned()])]);
         Report::of(&boot, "6.1.0", &outcome, &asked)
     }
