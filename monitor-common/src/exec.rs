@@ -85,9 +85,7 @@ pub struct Exec {
     pub stdio: [Stdio; 3],
     /// Where the bytes it runs or reads come from, if tainted.
     pub origin: Origin,
-    /// comm of the process before the exec.
-    pub old_comm: [u8; 16],
-    /// comm after it.
+    /// comm after the exec.
     pub comm: [u8; 16],
     /// The name it was invoked by (a script's own path for `#!` scripts).
     pub filename: [u8; FILENAME_LEN],
@@ -100,7 +98,7 @@ pub struct Exec {
     /// Size of the area that follows this record.
     pub args_area: u32,
 }
-const _: () = assert!(size_of::<Exec>() == 64 + 24 + 296 + 24 + 120 + 48 + 32 + 128 + 16);
+const _: () = assert!(size_of::<Exec>() == 64 + 24 + 296 + 24 + 120 + 48 + 16 + 128 + 16);
 
 /// A process was made. The header's process is the child.
 #[repr(C)]

@@ -151,6 +151,16 @@ fields! {
     SockType = ["sock.sk_type"] optional,
     /// IPPROTO_*.
     SockProtocol = ["sock.sk_protocol"] required,
+    /// The socket a packet belongs to.
+    SkbSock = ["sk_buff.sk"] optional,
+    /// Network namespace of a socket.
+    SockNet = ["sock.__sk_common.skc_net.net"] optional,
+    /// Inode number of a network namespace.
+    NetInum = ["net.ns.inum"] optional,
+    /// The part of a socket that has a file.
+    SockSocket = ["sock.sk_socket"] optional,
+    /// Inode of a socket's file, from the socket.
+    SocketAllocInode = ["socket_alloc.vfs_inode"] optional,
     /// Other end of an AF_UNIX socket.
     UnixPeer = ["unix_sock.peer"] optional,
     /// Bound name.

@@ -10,10 +10,11 @@ pub mod field;
 pub mod file;
 pub mod hash;
 pub mod header;
+pub mod lineage;
 pub mod net;
 pub mod policy;
 pub mod state;
 
 /// Version of every layout in this crate. It is part of each record, and the daemon refuses an
 /// object that was built with another one.
-pub const ABI_VERSION: u16 = 1;
+pub const ABI_VERSION: u16 = 3;

@@ -9,6 +9,9 @@ pub const POLICY_OFF: u32 = 1 << 1;
 /// The daemon has confirmed this cgroup; until then the default policy holds.
 pub const POLICY_CONFIRMED: u32 = 1 << 2;
 
+/// The container is quarantined: none of its packets pass, none of its connects are let through.
+pub const POLICY_QUARANTINE: u32 = 1 << 3;
+
 /// Value of the `CONTAINERS` map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]

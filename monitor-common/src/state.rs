@@ -1,6 +1,7 @@
 //! Map keys and values of the reflex: tasks, pipes, inodes, sockets.
 
 use crate::header::Header;
+use crate::lineage::LINEAGE;
 use crate::net::Peer;
 use bytemuck::{Pod, Zeroable};
 
@@ -33,8 +34,27 @@ pub const TASK_STDOUT_INET: u32 = 1 << 10;
 pub const TASK_ENTERED: u32 = 1 << 11;
 /// Was put into the container's cgroup from outside and has not started its program there yet.
 pub const TASK_ENTERING: u32 = 1 << 13;
+/// With [`TASK_PACKAGE_MANAGER`]: below a shell or interpreter that the package manager started, such as
+/// a maintainer script. It may install; what it fetches by itself is no package.
+pub const TASK_PACKAGE_SCRIPT: u32 = 1 << 14;
 /// Serves inbound sessions by design (sshd, inetd, …) out of the image.
 pub const TASK_SESSION_SERVER: u32 = 1 << 12;
+
+/// Is the program a package manager, or a helper of its own that no script stands between?
+#[inline(always)]
+pub const fn is_package_manager(flags: u32) -> bool {
+    flags & (TASK_PACKAGE_MANAGER | TASK_PACKAGE_SCRIPT) == TASK_PACKAGE_MANAGER
+}
+
+/// May it write start-up files as part of an installation? A maintainer script may until it connects or reads
+/// what came from the network.
+#[inline(always)]
+pub const fn may_install(flags: u32) -> bool {
+    flags & TASK_PACKAGE_MANAGER != 0
+        && (flags & TASK_PACKAGE_SCRIPT == 0 || flags & (TASK_NET_OUT | TASK_TAINTED) == 0)
+}
+/// Belongs to a set that is being killed: dies before its first instruction.
+pub const TASK_DOOMED: u32 = 1 << 14;
 
 /// (device, inode number) of a file, pipe or FIFO.
 #[repr(C)]
@@ -108,8 +128,14 @@ pub struct Task {
     pub origin: Origin,
     /// Last inode reported for this task, so that it is reported once.
     pub last_open: InodeKey,
+    /// Its ancestors in the container and itself ([`crate::lineage::id`]), the outermost first. Kept
+    /// through any number of generations, so that a living process tells whose descendant it is when
+    /// everybody in between has ended.
+    pub lineage: [u32; LINEAGE],
+    /// Entries of `lineage` in use.
+    pub depth: u32,
 }
-const _: () = assert!(size_of::<Task>() == 24 + 48 + 64 + 8 + 48 + 16);
+const _: () = assert!(size_of::<Task>() == 24 + 48 + 64 + 8 + 48 + 16 + 64);
 
 /// Value of the `PIPES` map, keyed by [`InodeKey`].
 #[repr(C)]
@@ -224,9 +250,49 @@ pub struct Config {
     pub default_enforce: u32,
     /// 1: watch the host's own processes too.
     pub watch_host: u32,
-    /// The daemon's own tgid: never acted upon.
+    /// The daemon's own tgid: never acted upon while its heartbeat is fresh (after its death the
+    /// number may become anybody's).
     pub self_tgid: u32,
+    /// `RESPONSE_*`: which responses are in force anywhere. What is not costs nothing.
+    pub responses: u32,
+    /// 1: a daemon whose heartbeat is older than `limit_ns` takes enforcement with it; 0: it stays.
+    pub release: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// When the daemon was last known to be alive, ns since boot.
+    pub heartbeat_ns: u64,
+    /// Age of the heartbeat from which on the daemon counts as gone, ns.
+    pub limit_ns: u64,
+}
+const _: () = assert!(size_of::<Config>() == 40);
+
+/// [`Config::responses`]: some network namespace is cut off.
+pub const RESPONSE_NETNS: u32 = 1 << 0;
+/// [`Config::responses`]: the sockets of some cgroup are cut off.
+pub const RESPONSE_CGROUP: u32 = 1 << 1;
+/// [`Config::responses`]: single sockets and listening ports are cut off.
+pub const RESPONSE_SOCKET: u32 = 1 << 2;
+/// [`Config::responses`]: a set of processes is being killed.
+pub const RESPONSE_DOOM: u32 = 1 << 3;
+
+/// Key of the `QUARANTINE` map: what tells that a socket belongs to a quarantined container.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+pub struct CutKey {
+    /// Depends on `kind`.
+    pub id: u64,
+    /// `CUT_*`.
+    pub kind: u32,
     /// Zero.
     pub reserved: u32,
 }
-const _: () = assert!(size_of::<Config>() == 16);
+const _: () = assert!(size_of::<CutKey>() == 16);
+
+/// [`CutKey::kind`]: `id` is the inode number of a network namespace.
+pub const CUT_NETNS: u32 = 1;
+/// `id` is the id of a cgroup v2.
+pub const CUT_CGROUP: u32 = 2;
+/// `id` is the inode number of a socket file.
+pub const CUT_SOCKET: u32 = 3;
+/// `id` is the inode number of a network namespace, shifted left by 16, and a local TCP port.
+pub const CUT_PORT: u32 = 4;

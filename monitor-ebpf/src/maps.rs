@@ -4,7 +4,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use monitor_common::field;
 use monitor_common::policy::Policy;
-use monitor_common::state::{Config, InodeKey, LossKey, Pipe, Socket, Taint, Task};
+use monitor_common::state::{Config, CutKey, InodeKey, LossKey, Pipe, Socket, Taint, Task};
 
 /// Offsets of [`field::FIELDS`], written by the daemon before load and frozen.
 #[unsafe(no_mangle)]
@@ -46,6 +46,14 @@ pub static INODES: LruHashMap<InodeKey, Taint, 32768> = LruHashMap::new();
 #[btf_map]
 pub static SOCKETS: LruHashMap<u64, Socket, 32768> = LruHashMap::new();
 
+/// What tells that a packet belongs to a quarantined container: its container.
+#[btf_map]
+pub static QUARANTINE: HashMap<CutKey, u64, 16384> = HashMap::new();
+
+/// Sets of processes that are being killed: lineage id of the outermost, and its container.
+#[btf_map]
+pub static DOOMED: HashMap<u32, u64, 1024> = HashMap::new();
+
 /// What may change while the programs run.
 #[btf_map]
 pub static CONFIG: Array<Config, 1> = Array::new();
@@ -61,6 +69,10 @@ pub static ZERO_PIPE: Array<Pipe, 1> = Array::new();
 /// Next sequence number of this CPU.
 #[btf_map]
 pub static SEQUENCE: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// Records of this CPU that found their ring full: exact, where `LOSS` tells whose they were.
+#[btf_map]
+pub static LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 /// Records that found their ring full.
 #[btf_map]
@@ -92,9 +104,6 @@ pub fn controller() -> Option<usize> {
 
 /// What may change while the programs run.
 #[inline(always)]
-pub fn config() -> Config {
-    match CONFIG.get(0) {
-        Some(config) => *config,
-        None => Config { default_enforce: 0, watch_host: 0, self_tgid: 0, reserved: 0 },
-    }
+pub fn config() -> Option<&'static Config> {
+    CONFIG.get(0)
 }

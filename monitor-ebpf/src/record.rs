@@ -3,7 +3,7 @@
 use crate::kernel::copy_words;
 use crate::kernel::file::{self, Dentry, Inode};
 use crate::kernel::task::Task;
-use crate::maps::{EVENTS, LOSS, SEQUENCE, VERDICTS};
+use crate::maps::{EVENTS, LOSS, LOST, SEQUENCE, VERDICTS};
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns};
@@ -44,6 +44,12 @@ impl Judgement {
     #[inline(always)]
     pub const fn acted(self, verdict: Verdict, rung: Rung) -> Self {
         Self { word: self.word | (verdict as u32) << 8 | (rung as u32) << 16, peer_tgid: self.peer_tgid }
+    }
+
+    /// Is there a reason?
+    #[inline(always)]
+    pub const fn tells(&self) -> bool {
+        self.word & 0xff != 0
     }
 
     /// Was the act refused?
@@ -182,6 +188,10 @@ pub fn open(
 /// Counts a record that found its ring full.
 #[inline(always)]
 pub fn lost(container: u64, kind: Kind) {
+    if let Some(count) = LOST.get_ptr_mut(0) {
+        // SAFETY: this CPU's own slot.
+        unsafe { *count = (*count).wrapping_add(1) };
+    }
     let key = LossKey { container, kind: kind as u32, reserved: 0 };
     match LOSS.get_ptr_mut(&key) {
         // SAFETY: the slot lives as long as this program run; a lost update is a count off by one.

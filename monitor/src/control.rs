@@ -1,22 +1,24 @@
-//! The control socket: root asks the running daemon for its state and its alerts. One request a
+//! The control socket: root asks the running daemon for its state and its alerts, and gives orders. One request a
 //! connection, one line of JSON; answers are lines of JSON. The daemon never waits for a client.
 
 mod hub;
 mod server;
 
 pub use hub::Hub;
-pub use server::{Server, Status};
+pub use server::{Answers, Server};
 
+use crate::response::Deed;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::SyncSender;
 
 /// Where the socket is unless the configuration says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/bulkhead/control.sock";
 
 /// What a client may ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "cmd", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Request {
     /// Rows from now on, until either side hangs up.
@@ -27,8 +29,53 @@ pub enum Request {
     },
     /// One object about the daemon.
     Status,
+    /// Stop reading, write what is there, end, and leave everything attached: a new daemon is here.
+    Handover,
     /// The alerts of this run that are still remembered.
     Findings,
+    /// Do something to a container.
+    Order {
+        /// What.
+        order: Deed,
+        /// Its name, its id, or the beginning of its id.
+        container: String,
+    },
+}
+
+/// An order on its way to who carries it out.
+#[derive(Debug)]
+pub struct Order {
+    /// What.
+    pub deed: Deed,
+    /// To which container, as the client put it.
+    pub container: String,
+    /// Who gives it.
+    pub uid: u32,
+    /// In which process.
+    pub pid: u32,
+    /// Where the answer goes.
+    pub answer: SyncSender<Answer>,
+}
+
+/// What came of an order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// It is done.
+    Done {
+        /// In a sentence.
+        done: String,
+    },
+    /// No container, or more than one, is meant.
+    Unknown {
+        /// In a sentence.
+        unknown: String,
+    },
+    /// It was refused or failed.
+    Refused {
+        /// Why.
+        error: String,
+    },
 }
 
 /// Why the control socket did not do.

@@ -169,9 +169,7 @@ pub struct Exec {
     pub stdio: [Stdio; 3],
     /// Origin of its taint.
     pub origin: Option<Origin>,
-    /// comm before.
-    pub old_comm: String,
-    /// comm after.
+    /// comm after it.
     pub comm: String,
     /// Name it was invoked by.
     pub filename: String,

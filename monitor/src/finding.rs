@@ -110,8 +110,21 @@ pub enum Action {
     Alert,
     /// Refuse the act with EPERM where a rung can, else kill.
     Deny,
-    /// Kill the culprit.
+    /// Kill the culprit and its descendants.
     Kill,
+    /// Stop every process of the container where it is.
+    Freeze,
+    /// Cut the container off from all networks.
+    Quarantine,
+    /// Let the engine stop the container.
+    Stop,
+}
+
+impl Action {
+    /// Does the kernel half act on it by itself, on the task or the call?
+    pub const fn is_reflex(self) -> bool {
+        matches!(self, Self::Deny | Self::Kill)
+    }
 }
 
 /// How an action was enforced.
@@ -146,6 +159,12 @@ pub enum Outcome {
         /// Processes that got the signal.
         processes: Vec<u32>,
     },
+    /// The container is frozen.
+    Frozen,
+    /// The container is cut off from all networks.
+    Quarantined,
+    /// The engine was asked to stop the container; a response row tells how that ended.
+    Stopping,
     /// An action was due and a guard rail or the system refused it.
     Refused {
         /// Which, in words.

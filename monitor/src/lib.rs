@@ -14,4 +14,5 @@ pub mod pipeline;
 pub mod privileges;
 pub mod provenance;
 pub mod respond;
+pub mod response;
 pub mod startup;

@@ -48,8 +48,9 @@ pub const NEEDS: &[Need] = &[
     Need {
         capability: Capability::CAP_SYS_ADMIN,
         phase: Phase::Start,
-        why: "mount a private cgroup v2 hierarchy where the host has none (cgroup v1 only); nothing \
-              else on 5.8 and later",
+        why: "mount a private cgroup v2 hierarchy where the host has none (cgroup v1 only), and a BPF file \
+              system where there is none for the pins; list loaded programs at a takeover; nothing else on \
+              5.8 and later",
     },
     Need {
         capability: Capability::CAP_SYS_RESOURCE,
@@ -225,8 +226,9 @@ const NOTES: &str = "
 - Not among them: CAP_DAC_OVERRIDE. The folder of `output.file`, `/run/bulkhead` and `/var/lib/bulkhead` must belong
   to root, and so must the engine's socket (it does).
 - Not among them either: CAP_CHOWN, CAP_SYS_MODULE, CAP_SYS_RAWIO, CAP_NET_RAW, CAP_SETUID.
-- What is attached stays attached without any capability: a BPF link lives as long as its descriptor, and closing
-  a descriptor asks for nothing.
+- What is attached stays attached without any capability: a BPF link lives as long as its descriptor or its pin, and
+  closing a descriptor asks for nothing. Removing a pin is removing a file: the folder of the pins belongs to root
+  and has mode 0700.
 - Capabilities belong to threads. The drop comes before the daemon's other threads are started.
 ";
 

@@ -4,7 +4,7 @@
 //! in each program, and a last one drives opens and execs at a fixed rate and counts what arrives.
 
 mod container;
-mod daemon;
+pub mod daemon;
 mod kernel_time;
 mod machine;
 mod page;

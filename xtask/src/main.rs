@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod check;
+mod churn;
 mod lab;
 mod process;
 mod run;
@@ -50,6 +51,8 @@ enum Task {
     /// The process that the benchmark measures.
     #[command(hide = true)]
     BenchWorker(bench::worker::WorkerOptions),
+    /// Start and stop containers by the thousand under the monitor: each identified, memory flat.
+    Churn(churn::Options),
     /// Play scenarios in containers under a fresh monitor and judge what it found and stopped.
     Scenarios(scenarios::Args),
     /// Run the privileged tests on other kernels, under QEMU.
@@ -83,6 +86,7 @@ fn dispatch(task: Task) -> Result<ExitCode> {
         Task::Vm(options) => {
             return Ok(if vm::run(&options)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Task::Churn(options) => return churn::run(&options),
         Task::Scenarios(arguments) => {
             return Ok(if scenarios::run(&arguments)?.is_green() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }

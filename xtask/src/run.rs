@@ -27,7 +27,8 @@ pub fn run(arguments: &[String]) -> Result<()> {
 
 fn command(daemon: &Path, config: &Path, arguments: &[String]) -> Command {
     let mut command = Command::new(daemon);
-    command.arg("run");
+    // On a terminal: what is ended is to be gone.
+    command.args(["run", "--no-pins"]);
     let names_config = |word: &String| word == "--config" || word.starts_with("--config=");
     if config.exists() && !arguments.iter().any(names_config) {
         command.arg("--config").arg(config);
@@ -47,8 +48,8 @@ mod tests {
 
     #[test]
     fn uses_the_sample_configuration_unless_another_is_named() {
-        assert_eq!(words(&["--mode", "protect"]), "bulkhead run --config /dev/null --mode protect");
-        assert_eq!(words(&["--config", "mine.toml"]), "bulkhead run --config mine.toml");
-        assert_eq!(words(&["--config=mine.toml"]), "bulkhead run --config=mine.toml");
+        assert_eq!(words(&["--mode", "protect"]), "bulkhead run --no-pins --config /dev/null --mode protect");
+        assert_eq!(words(&["--config", "mine.toml"]), "bulkhead run --no-pins --config mine.toml");
+        assert_eq!(words(&["--config=mine.toml"]), "bulkhead run --no-pins --config=mine.toml");
     }
 }

@@ -7,16 +7,25 @@ mod scenarios;
 pub mod tally;
 
 use crate::build::{self, Profile};
+use crate::lab::Engine;
+use crate::lab::house::Terms;
+use crate::lab::images::Images;
+use crate::lab::process::Interrupt;
+use crate::lab::runtime::Kind;
 use crate::process::{cargo, is_root, run, tee};
 use crate::setup::{self, Purpose};
 use crate::workspace;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use artefacts::{PRIVILEGED, TestBinary};
 use std::process::{Command, ExitCode};
 use tally::Tally;
 
 /// Tells the privileged tests which daemon to test.
 const DAEMON_VARIABLE: &str = "BULKHEAD_BINARY";
+/// Tell them of a Docker engine and an image in it.
+const ENGINE_VARIABLES: [&str; 2] = ["BULKHEAD_TEST_DOCKER", "BULKHEAD_TEST_IMAGE"];
+/// The image: all of it is in one program, and it is built in seconds.
+const ENGINE_IMAGE: &str = "busybox";
 
 /// What to run.
 #[derive(clap::Args, Debug)]
@@ -65,8 +74,23 @@ fn run_privileged(binaries: &[TestBinary], options: &Options, results: &mut Resu
     // What is tested is what is shipped, and what the scenarios use.
     let daemon = build::daemon(Profile::Release)?;
     let mut privileged = Tally::default();
-    for binary in binaries {
-        privileged.add(run_command(binary_command(binary, only).env(DAEMON_VARIABLE, &daemon))?);
+    // Gone again before the scenarios start one of their own.
+    {
+        let interrupt = Interrupt::install()?;
+        let engine = Engine::start(Kind::Docker, Terms::default(), &interrupt)?;
+        let image = Images::new(&[]).reference(&engine, ENGINE_IMAGE).map_err(anyhow::Error::msg)?;
+        let [socket_variable, image_variable] = ENGINE_VARIABLES;
+        for binary in binaries {
+            let mut command = binary_command(binary, only);
+            command
+                .env(DAEMON_VARIABLE, &daemon)
+                .env(socket_variable, engine.paths().socket())
+                .env(image_variable, &image);
+            privileged.add(run_command(&mut command)?);
+        }
+        if interrupt.is_set() {
+            bail!("interrupted");
+        }
     }
     results.privileged = Some(privileged);
     results.scenarios = Some(scenarios::play(options.quick, only)?);

@@ -274,9 +274,18 @@ impl Dentry {
     /// Copies names from here towards the root of the file system.
     #[inline(always)]
     fn components(self, out: &mut FileRef) {
-        let mut entry = self;
         out.depth = 0;
+        self.components_from(0, out);
+    }
+
+    /// The same above the first components, which are there already.
+    #[inline(always)]
+    pub fn components_from(self, first: usize, out: &mut FileRef) {
+        let mut entry = self;
         for i in 0..COMPONENTS {
+            if i < first {
+                continue;
+            }
             let Some(parent) = entry.parent() else { return };
             if parent.0 == entry.0 {
                 return;

@@ -49,6 +49,18 @@ impl Sock {
         Some(())
     }
 
+    /// Inode number of its network namespace.
+    #[inline(always)]
+    pub fn netns(self) -> Option<u32> {
+        self.0.follow(Field::SockNet)?.get(Field::NetInum)
+    }
+
+    /// Inode number of its file; `None` before accept(2) has given it one.
+    #[inline(always)]
+    pub fn inode(self) -> Option<u64> {
+        self.0.follow(Field::SockSocket)?.embedded(Field::SocketAllocInode)?.get(Field::InodeNumber)
+    }
+
     /// Local port.
     #[inline(always)]
     pub fn local_port(self) -> Option<u16> {

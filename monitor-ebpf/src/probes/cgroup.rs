@@ -7,7 +7,7 @@ use crate::kernel::file::string;
 use crate::kernel::task::Task;
 use crate::maps::{CONTAINERS, config};
 use crate::record::{self, Judgement, Subject};
-use crate::reflex::provenance;
+use crate::reflex::{doom, provenance};
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::{btf_map, btf_tracepoint};
 use aya_ebpf::programs::BtfTracePointContext;
@@ -62,7 +62,7 @@ fn try_mkdir(ctx: &BtfTracePointContext) -> Option<()> {
     // SAFETY: copied at once.
     let inherited = unsafe { CONTAINERS.get(&parent) }.copied();
     let policy = if names_a_container(cgroup) {
-        Policy { root: id, enforce: config().default_enforce, flags: POLICY_WATCHED }
+        Policy { root: id, enforce: config().map_or(0, |config| config.default_enforce), flags: POLICY_WATCHED }
     } else {
         inherited?
     };
@@ -151,6 +151,9 @@ fn try_attach(ctx: &BtfTracePointContext) -> Option<()> {
                     provenance::create(tgid, task, policy.root, parent)?
                 }
             };
+            if entry.container != policy.root {
+                doom::found_line(entry, tgid);
+            }
             entry.container = policy.root;
             entry.flags = TASK_ENTERING;
         }

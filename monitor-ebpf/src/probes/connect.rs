@@ -7,14 +7,14 @@ use crate::kernel::task::Task;
 use crate::kernel::{Object, copy_words};
 use crate::maps::SOCKETS;
 use crate::record::{self, Judgement, Subject};
-use crate::reflex::{guard, provenance};
+use crate::reflex::{guard, provenance, quarantine};
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::macros::{btf_tracepoint, cgroup_sock_addr};
 use aya_ebpf::programs::{BtfTracePointContext, SockAddrContext};
 use monitor_common::header::{Kind, Reason, Rung};
 use monitor_common::net::{Connect, OP_CONNECT, OP_LISTEN, OP_SENDTO, Peer};
-use monitor_common::state::{self, HOST, Socket, TASK_FEEDS_SHELL, TASK_NET_OUT, TASK_PACKAGE_MANAGER};
+use monitor_common::state::{self, HOST, Socket, TASK_FEEDS_SHELL, TASK_NET_OUT};
 
 const ALLOW: i32 = 1;
 const DENY: i32 = 0;
@@ -93,6 +93,9 @@ fn try_outbound(ctx: &SockAddrContext, family: u16, op: u32) -> Option<i32> {
             provenance::create(tgid, task, container, parent)?
         }
     };
+    if quarantine::holds(entry.container) {
+        return Some(DENY);
+    }
     let time_ns = record::now();
     let mut peer = Peer { addr: [0; 16], port: 0, family: 0, protocol: 0, reserved: 0 };
     // SAFETY: the kernel hands a valid context.
@@ -144,7 +147,7 @@ fn judge(entry: &mut state::Task, tgid: u32, peer: &Peer, time_ns: u64) -> (Judg
     if let Some(sink) = provenance::outputs(entry, &entry.origin) {
         return (guard::deny(entry.container, tgid, sink.reason, sink.tgid, Rung::Cgroup), sink.tgid);
     }
-    if entry.flags & TASK_FEEDS_SHELL != 0 && entry.flags & TASK_PACKAGE_MANAGER == 0 {
+    if entry.flags & TASK_FEEDS_SHELL != 0 && !state::is_package_manager(entry.flags) {
         return (Judgement::told(Reason::ReverseShell, 0), 0);
     }
     if entry.container == HOST {

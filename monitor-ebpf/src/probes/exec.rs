@@ -7,7 +7,7 @@ use crate::kernel::file::{File, string};
 use crate::kernel::task::{Mm, Task};
 use crate::record::{self, Judgement, Subject};
 use crate::reflex::program::{self, Class};
-use crate::reflex::{guard, provenance, stdio};
+use crate::reflex::{doom, guard, provenance, stdio};
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use aya_ebpf::macros::{btf_map, btf_tracepoint};
@@ -23,9 +23,9 @@ use monitor_common::file::{FILE_MEMFD, FILE_OVERLAY, FILE_TMPFS, FILE_UNLINKED, 
 use monitor_common::header::{Kind, Reason};
 use monitor_common::state::{
     self, CLASS_INTERPRETER, CLASS_PACKAGE_MANAGER, CLASS_SESSION_SERVER, CLASS_SHELL, Fingerprint, HOST, InodeKey,
-    Origin, TASK_DRIFT, TASK_ENTERED, TASK_ENTERING, TASK_EXE_TAINTED, TASK_FEEDS_SHELL, TASK_INTERPRETER,
-    TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_READS_STDIN, TASK_SESSION_SERVER, TASK_SHELL, TASK_STDIN_INET,
-    TASK_STDOUT_INET, TASK_TAINTED,
+    Origin, TASK_DOOMED, TASK_DRIFT, TASK_ENTERED, TASK_ENTERING, TASK_EXE_TAINTED, TASK_FEEDS_SHELL, TASK_INTERPRETER,
+    TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_PACKAGE_SCRIPT, TASK_READS_STDIN, TASK_SESSION_SERVER, TASK_SHELL,
+    TASK_STDIN_INET, TASK_STDOUT_INET, TASK_TAINTED,
 };
 
 /// Descriptors above the standard ones that are looked at to see whether a connection survived the
@@ -77,6 +77,10 @@ fn try_exec(ctx: &BtfTracePointContext) -> Option<()> {
             provenance::create(tgid, task, container, parent)?
         }
     };
+    if entry.flags & TASK_DOOMED != 0 && doom::is_on() {
+        doom::kill_current();
+        return None;
+    }
     let time_ns = record::now();
     // SAFETY: this CPU's slot; the tracepoint does not nest on a CPU.
     let scratch = unsafe { &mut *SCRATCH.get_ptr_mut(0)? };
@@ -167,7 +171,14 @@ fn new_flags(inherited: u32, container: u64, class: &Class, scratch: &Scratch) -
         && class.bits & CLASS_INTERPRETER != 0
         && program::named(class.text.script) & CLASS_PACKAGE_MANAGER != 0;
     if !drift && (class.bits & CLASS_PACKAGE_MANAGER != 0 || by_script) {
-        flags |= TASK_PACKAGE_MANAGER;
+        flags = flags & !TASK_PACKAGE_SCRIPT | TASK_PACKAGE_MANAGER;
+    } else if class.bits & (CLASS_SHELL | CLASS_INTERPRETER) != 0 {
+        // A maintainer script is a file. Text on a command line (apt's and dpkg's hooks) is whatever
+        // somebody gave the package manager as an option.
+        if class.bits & CLASS_SHELL != 0 && scratch.form == Form::Argument as u32 {
+            flags &= !TASK_PACKAGE_MANAGER;
+        }
+        flags |= TASK_PACKAGE_SCRIPT;
     }
     if scratch.form == Form::Stdin as u32 {
         flags |= TASK_READS_STDIN;
@@ -355,7 +366,7 @@ fn fed_from_network(parent: &state::Task, scratch: &mut Scratch) -> Option<u32> 
         }
         forked_by
     };
-    if feeder.flags & (TASK_SHELL | TASK_PACKAGE_MANAGER) != 0 {
+    if feeder.flags & TASK_SHELL != 0 || state::is_package_manager(feeder.flags) {
         return None;
     }
     copy_words(&feeder.origin, &mut scratch.origin);
@@ -384,7 +395,8 @@ fn judge_relay(entry: &mut state::Task, tgid: u32, scratch: &mut Scratch, comman
     let Some(parent) = provenance::entry(parent_tgid) else { return Judgement::NOTHING };
     if parent_tgid == tgid
         || parent.container != entry.container
-        || parent.flags & (TASK_SHELL | TASK_SESSION_SERVER | TASK_PACKAGE_MANAGER) != 0
+        || parent.flags & (TASK_SHELL | TASK_SESSION_SERVER) != 0
+        || state::is_package_manager(parent.flags)
     {
         return Judgement::NOTHING;
     }

@@ -4,12 +4,15 @@ use crate::kernel::Object;
 use crate::kernel::task::Task;
 use crate::maps::TASKS;
 use crate::record::{self, Judgement, Subject};
-use crate::reflex::provenance;
-use aya_ebpf::macros::btf_tracepoint;
-use aya_ebpf::programs::BtfTracePointContext;
+use crate::reflex::{doom, provenance};
+use aya_ebpf::macros::{btf_tracepoint, tracepoint};
+use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use monitor_common::exec::Fork;
 use monitor_common::header::Kind;
-use monitor_common::state::{HOST, TASK_ENTERED, TASK_ENTERING};
+use monitor_common::state::{HOST, TASK_DOOMED, TASK_ENTERED, TASK_ENTERING};
+
+/// Offset of `ret` in every `syscalls:sys_exit_*` record; see `descriptor`.
+const RET: usize = 16;
 
 /// match-proto: sched_process_fork(struct task_struct *parent, struct task_struct *child)
 #[btf_tracepoint(function = "sched_process_fork")]
@@ -38,7 +41,11 @@ fn try_fork(ctx: &BtfTracePointContext) -> Option<()> {
             // clone3(CLONE_INTO_CGROUP) makes the child in another cgroup, without an attach.
             if made.container == HOST && parent.css_set() != child.css_set() {
                 made.container = provenance::container_of(child)?;
+                doom::found_line(made, tgid);
+            } else {
+                doom::continue_line(made, tgid);
             }
+            doom::at_fork(made);
             made.container
         }
         None => {
@@ -65,5 +72,26 @@ fn try_fork(ctx: &BtfTracePointContext) -> Option<()> {
         child.comm(&mut (*out).comm);
     }
     entry.submit(record::QUIETLY);
+    Some(())
+}
+
+/// A child on its way to its first instruction: clone and fork return 0 there. Signals are looked at
+/// after the system call's exit (kernel/entry/common.c), so that one sent here comes first.
+#[tracepoint]
+pub fn child_born(ctx: TracePointContext) -> u32 {
+    let _ = try_born(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_born(ctx: &TracePointContext) -> Option<()> {
+    // SAFETY: within the tracepoint's record.
+    if !doom::is_on() || unsafe { ctx.read_at::<i64>(RET) }.ok()? != 0 {
+        return None;
+    }
+    let entry = provenance::entry(Task::current()?.tgid()?)?;
+    if entry.flags & TASK_DOOMED != 0 {
+        doom::kill_current();
+    }
     Some(())
 }

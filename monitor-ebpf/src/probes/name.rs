@@ -11,7 +11,7 @@ use aya_ebpf::programs::{FEntryContext, LsmContext};
 use bytemuck::Zeroable;
 use monitor_common::file::{FILE_CREATED, FILE_NAMED, FILE_SENSITIVE, FILE_WRITE};
 use monitor_common::header::{Reason, Rung};
-use monitor_common::state::{HOST, Origin, TASK_PACKAGE_MANAGER};
+use monitor_common::state::{HOST, Origin};
 
 const DENY: guard::Means = guard::Means::Deny(Rung::Lsm);
 
@@ -92,7 +92,7 @@ fn named(at: *const u8, from: *const u8, means: guard::Means, only_refused: bool
     let task = Task::current()?;
     let tgid = task.tgid()?;
     let entry = provenance::entry(tgid)?;
-    if entry.container == HOST || entry.flags & TASK_PACKAGE_MANAGER != 0 {
+    if entry.container == HOST {
         return None;
     }
     let at = Dentry(Object::new(at)?);
@@ -104,7 +104,7 @@ fn named(at: *const u8, from: *const u8, means: guard::Means, only_refused: bool
     let replaced: Option<Inode> = at.inode();
     let created = if replaced.is_none() { FILE_CREATED } else { 0 };
     let judgement = sensitive::judge(entry, tgid, reason, created != 0, means);
-    if only_refused && !judgement.denied() {
+    if only_refused && !judgement.denied() || !judgement.tells() {
         return None;
     }
     let inode = Object::new(from).and_then(|from| Dentry(from).inode()).or(replaced);

@@ -77,8 +77,10 @@ fn opening(file: *const u8, means: guard::Means) -> Option<bool> {
     let tgid = task.tgid()?;
     let entry = interesting(tgid)?;
     let file = File(Object::new(file)?);
-    // Overlayfs opens the file of the layer below on its own: the same open, seen a second time.
-    if file.is_backing(file.inode()?) {
+    let inode = file.inode()?;
+    // Overlayfs opens the file of the layer below on its own: the same open, seen a second time. (Pipes live
+    // on a mount of the kernel's own, too.)
+    if inode.kind()? == Type::Regular && file.is_backing(inode) {
         return None;
     }
     Some(opened(task, tgid, entry, file, means))
@@ -157,10 +159,11 @@ fn regular(
     tell(task, entry, file, bits, Reason::None, origin, &judgement)
 }
 
-/// `python3 /tmp/pip` is not pip: the package manager's script must be from the image.
+/// `python3 /tmp/dnf` is not dnf: the package manager's script must be from the image. The maintainer scripts
+/// it starts are in what it has just written.
 #[inline(always)]
 fn forget_impostor(entry: &mut state::Task, file: File, inode: Inode) {
-    if entry.flags & TASK_PACKAGE_MANAGER != 0
+    if state::is_package_manager(entry.flags)
         && inode.layer_flags() & (FILE_UPPER | FILE_TMPFS) != 0
         && is_script(entry, file)
     {

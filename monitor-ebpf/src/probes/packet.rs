@@ -1,10 +1,12 @@
 //! First payload bytes of a connection, both ways: what judgement reads stratum, DNS names and TLS
 //! server names from. At most [`SEGMENTS`] segments a direction and socket are copied; a packet of
-//! a socket that no watched process connected costs one lookup.
+//! a socket that no watched process connected costs one lookup. Before that: no packet of a quarantined
+//! container passes, in either direction.
 
 use crate::kernel::copy_words;
 use crate::maps::SOCKETS;
 use crate::record::{self, Judgement, Subject};
+use crate::reflex::quarantine;
 use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
 use aya_ebpf::macros::cgroup_skb;
@@ -15,6 +17,7 @@ use monitor_common::net::{PAYLOAD_LEN, Payload};
 use monitor_common::state::Socket;
 
 const ALLOW: i32 = 1;
+const DROP: i32 = 0;
 /// Segments copied in each direction: enough for a proxy's CONNECT, a split login and its answer.
 const SEGMENTS: u16 = 4;
 /// Index of the last byte that is copied, as a mask.
@@ -26,6 +29,9 @@ const IPPROTO_UDP: u8 = 17;
 /// Packets leaving.
 #[cgroup_skb]
 pub fn packet_egress(ctx: SkBuffContext) -> i32 {
+    if quarantine::cuts(ctx.skb.skb) {
+        return DROP;
+    }
     let _ = try_packet(&ctx, false);
     ALLOW
 }
@@ -33,6 +39,9 @@ pub fn packet_egress(ctx: SkBuffContext) -> i32 {
 /// Packets arriving.
 #[cgroup_skb]
 pub fn packet_ingress(ctx: SkBuffContext) -> i32 {
+    if quarantine::cuts(ctx.skb.skb) {
+        return DROP;
+    }
     let _ = try_packet(&ctx, true);
     ALLOW
 }

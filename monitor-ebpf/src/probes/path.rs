@@ -17,7 +17,7 @@ use monitor_common::field::Field;
 use monitor_common::file::{COMPONENT_LEN, COMPONENTS, FILE_NAMED, FILE_SENSITIVE, FILE_WRITE, Open};
 use monitor_common::hash;
 use monitor_common::header::{Kind, Reason};
-use monitor_common::state::{self, HOST, Origin, TASK_PACKAGE_MANAGER};
+use monitor_common::state::{self, HOST, Origin};
 
 /// As in `descriptor`.
 const RET: usize = 16;
@@ -77,14 +77,25 @@ fn given(ctx: &TracePointContext, directory: Option<Field>, path: Field) -> Opti
     let task = Task::current()?;
     let tgid = task.tgid()?;
     let entry = provenance::entry(tgid)?;
-    if entry.container == HOST || entry.flags & TASK_PACKAGE_MANAGER != 0 {
+    if entry.container == HOST {
         return None;
     }
     let walk = WALK.get_ptr_mut(0)?;
     let path = argument(path)?;
     // SAFETY: this CPU's slot; system call tracepoints do not nest on a CPU.
     let length = unsafe {
-        *walk = Walk { own: 0, up: 0, top: 0, at: [0; 3], count: 0, hash: hash::OFFSET, length: 0, dots: 0, start: 0, bytes: (*walk).bytes };
+        *walk = Walk {
+            own: 0,
+            up: 0,
+            top: 0,
+            at: [0; 3],
+            count: 0,
+            hash: hash::OFFSET,
+            length: 0,
+            dots: 0,
+            start: 0,
+            bytes: (*walk).bytes,
+        };
         bpf_probe_read_user_str((&raw mut (*walk).bytes).cast(), PATH_LEN as u32, path as *const _)
     };
     if length <= 1 || length as usize >= PATH_LEN {
@@ -102,6 +113,9 @@ fn given(ctx: &TracePointContext, directory: Option<Field>, path: Field) -> Opti
         return None;
     }
     let judgement = sensitive::judge(entry, tgid, reason, false, guard::Means::Kill);
+    if !judgement.tells() {
+        return None;
+    }
     tell(task, entry, walk, base, reason, &judgement)
 }
 
@@ -210,6 +224,11 @@ fn tell(
             }
         }
         (*out).file.depth = depth;
+        if let Some(base) = base
+            && walk.count < 3
+        {
+            base.components_from(walk.count as usize, &mut (*out).file);
+        }
         crate::kernel::copy_words(&Origin::zeroed(), &mut (*out).origin);
         (*out).sensitive = reason as u32;
         (*out).task_flags = entry.flags;

@@ -113,7 +113,8 @@ fn judge(task: Task, tgid: u32, entry: &state::Task, server: Sock, means: guard:
     }
     let judgement = guard::act(means, entry.container, tgid, Reason::DockerSocket, 0);
     let subject = Subject::of(task, entry.container);
-    let Some(mut reserved) = record::begin::<UnixConnect>(Kind::UnixConnect, &subject, &judgement, record::now()) else {
+    let Some(mut reserved) = record::begin::<UnixConnect>(Kind::UnixConnect, &subject, &judgement, record::now())
+    else {
         return Some(judgement.denied());
     };
     let out = reserved.as_mut_ptr();

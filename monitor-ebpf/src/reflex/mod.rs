@@ -1,7 +1,9 @@
 //! The reflex: structural facts, decided in constant time inside the hook.
 
+pub mod doom;
 pub mod guard;
 pub mod program;
 pub mod provenance;
 pub mod sensitive;
+pub mod quarantine;
 pub mod stdio;

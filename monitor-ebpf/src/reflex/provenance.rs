@@ -5,13 +5,14 @@ use crate::kernel::cgroup::Cgroup;
 use crate::kernel::copy_words;
 use crate::kernel::task::Task;
 use crate::maps::{CONTAINERS, INODES, PIPES, TASKS, ZERO_PIPE, ZERO_TASK, config};
+use crate::reflex::doom;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use monitor_common::header::Reason;
 use monitor_common::net::Peer;
 use monitor_common::policy::POLICY_OFF;
 use monitor_common::state::{
-    self, HOST, InodeKey, Origin, Pipe, TASK_EXE_TAINTED, TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_READS_STDIN,
-    TASK_TAINTED, Taint, WRITES,
+    self, HOST, InodeKey, Origin, Pipe, TASK_EXE_TAINTED, TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_PACKAGE_SCRIPT,
+    TASK_READS_STDIN, TASK_TAINTED, Taint, WRITES,
 };
 
 /// Stages a taint is followed through at once (`a | b | c | …`).
@@ -29,7 +30,7 @@ pub fn container_of(task: Task) -> Option<u64> {
     match unsafe { CONTAINERS.get(&id) } {
         Some(policy) if policy.flags & POLICY_OFF != 0 => None,
         Some(policy) => Some(policy.root),
-        None if config().watch_host != 0 => Some(HOST),
+        None if config().is_some_and(|config| config.watch_host != 0) => Some(HOST),
         None => None,
     }
 }
@@ -50,6 +51,7 @@ pub fn create<'a>(tgid: u32, task: Task, container: u64, parent_tgid: u32) -> Op
     made.start_ns = task.start_ns()?;
     made.container = container;
     made.parent_tgid = parent_tgid;
+    doom::found_line(made, tgid);
     Some(made)
 }
 
@@ -220,7 +222,7 @@ pub fn outputs(task: &state::Task, origin: &Origin) -> Option<Sink> {
         let key = task.stdout;
         if known_pipe(&key).is_some() {
             sink = taint_chain(&key, origin, task.container);
-        } else if task.flags & TASK_PACKAGE_MANAGER == 0 {
+        } else if !state::is_package_manager(task.flags) {
             taint_inode(&key, origin, task.container);
         }
     }
@@ -228,7 +230,7 @@ pub fn outputs(task: &state::Task, origin: &Origin) -> Option<Sink> {
         let key = task.fifo_out;
         sink = taint_chain(&key, origin, task.container);
     }
-    if task.flags & TASK_PACKAGE_MANAGER == 0 {
+    if !state::is_package_manager(task.flags) {
         for i in 0..WRITES {
             let key = task.writes[i];
             if key.ino != 0 {
@@ -242,7 +244,7 @@ pub fn outputs(task: &state::Task, origin: &Origin) -> Option<Sink> {
 /// May this task's writes carry network bytes?
 #[inline(always)]
 pub fn is_source(flags: u32) -> bool {
-    flags & (TASK_NET_OUT | TASK_TAINTED) != 0 && flags & TASK_PACKAGE_MANAGER == 0
+    flags & (TASK_NET_OUT | TASK_TAINTED) != 0 && !state::is_package_manager(flags)
 }
 
 /// Taint of an executable or file; `None` if it has none.
@@ -255,5 +257,5 @@ pub fn taint_of(key: &InodeKey, from: &mut Origin) -> Option<()> {
 }
 
 /// Flags that survive an exec.
-pub const KEPT_FLAGS: u32 = TASK_PACKAGE_MANAGER;
+pub const KEPT_FLAGS: u32 = TASK_PACKAGE_MANAGER | TASK_PACKAGE_SCRIPT;
 const _: () = assert!(KEPT_FLAGS & TASK_EXE_TAINTED == 0);

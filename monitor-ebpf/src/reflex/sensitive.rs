@@ -11,7 +11,7 @@ use monitor_common::file::COMPONENT_LEN;
 use monitor_common::hash;
 use monitor_common::header::Reason;
 use monitor_common::state::{
-    self, TASK_DRIFT, TASK_INTERPRETER, TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_SHELL, TASK_TAINTED,
+    self, TASK_DRIFT, TASK_INTERPRETER, TASK_NET_OUT, TASK_PACKAGE_SCRIPT, TASK_SHELL, TASK_TAINTED,
 };
 
 /// Sensitive files by [`hash::path_key`]; the value is a [`Reason`].
@@ -60,7 +60,7 @@ pub fn class_of(own: u32, up: u32, top: u32) -> Reason {
     Reason::None
 }
 
-/// Judges a write to a file of class `reason`.
+/// Judges a write to a file of class `reason`; a package manager's own is nothing.
 #[inline(always)]
 pub fn judge(entry: &state::Task, tgid: u32, reason: Reason, created: bool, means: guard::Means) -> Judgement {
     // A program of the image that makes a new start-up file (`useradd -m` and its .bashrc) is left to
@@ -68,7 +68,9 @@ pub fn judge(entry: &state::Task, tgid: u32, reason: Reason, created: bool, mean
     let maker = reason as u8 == Reason::PersistenceOther as u8
         && created
         && entry.flags & (TASK_SHELL | TASK_INTERPRETER | TASK_NET_OUT | TASK_TAINTED | TASK_DRIFT) == 0;
-    if entry.flags & TASK_PACKAGE_MANAGER != 0 {
+    // No package brings SSH keys: a script that writes one does not install.
+    let key_by_script = reason as u8 == Reason::PersistenceSshKey as u8 && entry.flags & TASK_PACKAGE_SCRIPT != 0;
+    if state::may_install(entry.flags) && !key_by_script {
         Judgement::NOTHING
     } else if maker {
         Judgement::told(reason, 0)

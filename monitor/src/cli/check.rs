@@ -4,7 +4,8 @@
 use super::{CheckArgs, CliError, CliResult, Exit, Printed, print, run};
 use crate::container::hierarchy;
 use crate::kernel::hooks::Power;
-use crate::kernel::loader::{Kernel, Ladder, Options, State};
+use crate::kernel::ladder::{Ladder, State};
+use crate::kernel::loader::{Kernel, Options};
 use crate::kernel::{btf, mounts, object};
 use monitor_common::state::Config;
 use std::fmt::Write as _;
@@ -28,7 +29,9 @@ pub fn main(args: &CheckArgs) -> CliResult {
         controller: &watched.controller,
         cgroup_root: &root,
         // Host processes are not watched, nothing is enforced: the programs see and do nothing.
-        config: Config { default_enforce: 0, watch_host: 0, self_tgid: std::process::id(), reserved: 0 },
+        config: Config { self_tgid: std::process::id(), ..Config::default() },
+        avoid: &[],
+        pins: None,
     })
     .map_err(run::load_error)?;
     let took = started.elapsed();
@@ -91,7 +94,10 @@ fn table(ladder: &Ladder, watched: &hierarchy::Hierarchy) -> String {
         );
         if step.state == State::Refused {
             let _ = writeln!(text, "{:<13} refused: {}", "", step.why);
-            let _ = writeln!(text, "{:<13} without it: {}", "", step.without);
+            let told = ladder.steps.iter().any(|other| other.fact == step.fact && other.state == State::Active);
+            if !told {
+                let _ = writeln!(text, "{:<13} without it: {}", "", step.without);
+            }
         }
     }
     if !ladder.missing_fields.is_empty() {

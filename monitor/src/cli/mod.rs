@@ -6,15 +6,19 @@ mod demo;
 mod docs;
 mod events;
 mod exit;
+mod handover;
 mod log;
+mod order;
 mod run;
 mod status;
+mod unload;
 mod validate;
 
 pub use exit::{CliError, CliResult, Exit};
 
 use crate::config::{Config, Loaded};
 use crate::control::DEFAULT_SOCKET;
+use crate::response::Deed;
 use clap::{Args, Parser, Subcommand};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -39,7 +43,8 @@ configuration, 69 this kernel lacks something, 77 missing privilege.";
 pub enum Command {
     /// Run the monitor in the foreground (as root)
     Run(RunArgs),
-    /// Tell what this kernel offers, what is missing and what to do about it; changes nothing
+    /// Tell what this kernel offers, what is missing and what to do about it; attaches the programs for a moment
+    /// (as root), enforces nothing and leaves nothing behind
     Check(CheckArgs),
     /// Check a configuration file and the lists it names; changes nothing
     Validate(ValidateArgs),
@@ -47,6 +52,16 @@ pub enum Command {
     Events(EventsArgs),
     /// Show the state of the running monitor
     Status(StatusArgs),
+    /// Cut a container off from all networks: established connections too, inbound and outbound
+    Quarantine(OrderArgs),
+    /// Give a quarantined container its network back
+    Release(OrderArgs),
+    /// Stop every process of a container where it is
+    Freeze(OrderArgs),
+    /// Let a frozen container go on
+    Thaw(OrderArgs),
+    /// Detach and remove what a daemon that has ended left in the kernel
+    Unload(UnloadArgs),
     /// Look for containers made from a bad image or already under attack; exits 1 if there are any
     Audit(AuditArgs),
     /// See it work: three harmless attacks in a throw-away container, caught and stopped
@@ -68,6 +83,17 @@ pub struct ConfigArg {
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
     /// Where the configuration is.
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// Pin nothing, whatever the configuration says: everything ends with this process
+    #[arg(long)]
+    pub no_pins: bool,
+}
+
+/// `bulkhead unload`.
+#[derive(Clone, Debug, Args)]
+pub struct UnloadArgs {
+    /// Configuration that names the folder of the pins.
     #[command(flatten)]
     pub config: ConfigArg,
 }
@@ -122,6 +148,17 @@ pub struct StatusArgs {
     /// One JSON object instead of lines
     #[arg(long)]
     pub json: bool,
+    /// Which daemon.
+    #[command(flatten)]
+    pub socket: SocketArg,
+}
+
+/// `bulkhead quarantine`, `release`, `freeze`, `thaw`.
+#[derive(Clone, Debug, Args)]
+pub struct OrderArgs {
+    /// Name of a running container, its id, or the beginning of its id
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
     /// Which daemon.
     #[command(flatten)]
     pub socket: SocketArg,
@@ -221,8 +258,13 @@ fn dispatch(command: &Command) -> CliResult {
         Command::Validate(args) => validate::main(args),
         Command::Events(args) => events::main(args),
         Command::Status(args) => status::main(args),
+        Command::Quarantine(args) => order::main(Deed::Quarantine, args),
+        Command::Release(args) => order::main(Deed::Release, args),
+        Command::Freeze(args) => order::main(Deed::Freeze, args),
+        Command::Thaw(args) => order::main(Deed::Thaw, args),
         Command::Docs(args) => docs::main(args),
         Command::Run(args) => run::main(args),
+        Command::Unload(args) => unload::main(args),
         Command::Check(args) => check::main(args),
         Command::Audit(args) => audit_main(args),
         Command::Demo(args) => demo::main(args),

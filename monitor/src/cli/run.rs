@@ -4,16 +4,24 @@ use super::{CliError, CliResult, Exit, RunArgs, require_root};
 use crate::config::Loaded;
 use crate::container::docker::{self, Notice as EngineNotice};
 use crate::container::{Registry, hierarchy};
-use crate::control::{Hub, Server};
-use crate::kernel::loader::{Kernel, Ladder, LoadError, Options, Rings};
-use crate::kernel::ring::{Counts as DrainCounts, Drain};
+use crate::control::{Answers, Hub, Server};
+use crate::kernel::ladder::Ladder;
+use crate::kernel::links::Programs;
+use crate::kernel::loader::{Kernel, LoadError, Options, Origin};
+use crate::kernel::maps::Rings;
+use crate::kernel::pins::Pins;
+use crate::kernel::ring::{Backlog, Counts as DrainCounts, Drain};
 use crate::kernel::{mounts, object};
-use crate::output::{Notice, Output};
-use crate::pipeline::{Compiled, Counts, Input, Pipeline, fill_maps};
+use crate::output::{Events, Notice, Output};
+use crate::pipeline::{
+    Account, Compiled, Counts, Flow, Input, Parts, Pipeline, ResponseSettings, fill_maps, stop_report,
+};
+use crate::respond::Stop;
+use crate::respond::held::View;
 use nix::sys::signal::{SigSet, Signal};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -21,23 +29,39 @@ use std::time::{Duration, Instant};
 const QUEUE: usize = 16_384;
 /// How often losses are looked at and the watchdog is told.
 const TICK: Duration = Duration::from_secs(1);
+/// How soon it is looked whether what was judged is written, while it may not be.
+const SETTLE: Duration = Duration::from_millis(5);
 /// How long output may take to be written at the end.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// What a container that is stopped for a finding gets between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(1);
+/// Containers that may be stopping at a time.
+const STOPS: usize = 8;
 /// Where a cgroup v2 root is mounted for us alone when the host has none.
 const PRIVATE_CGROUP2: &str = "/run/bulkhead/cgroup2";
 
 /// Runs until SIGTERM or SIGINT.
 pub fn main(args: &RunArgs) -> CliResult {
-    let loaded = args.config.load()?;
+    let mut loaded = args.config.load()?;
+    if args.no_pins {
+        loaded.config.pins.root = PathBuf::new();
+    }
     let compiled = Compiled::new(&loaded).map_err(|error| CliError::new(Exit::Usage, error.to_string()))?;
     require_root("run")?;
     super::log::start(loaded.config.log.level);
     // Before any thread is started: all of them inherit the mask, and one of them waits.
     let signals = block_signals()?;
-    let prepared = prepare(&compiled)?;
+    let pins = super::handover::pins(&loaded)?;
+    let prepared = prepare(&compiled, pins)?;
     let dropped = crate::privileges::drop_after_attach().map_err(|error| CliError::failure(error.to_string()))?;
     tracing::info!(kept = ?dropped.kept, "capabilities dropped");
-    let running = start(&loaded, compiled, prepared, args.config.path(), signals)?;
+    let fresh = prepared.kernel.origin() == Origin::Fresh;
+    let running = start(&loaded, compiled, prepared, args.config.path(), signals).inspect_err(|_| {
+        // A start that fails leaves nothing behind that was not there before.
+        if fresh {
+            super::handover::remove(&loaded.config.pins.root);
+        }
+    })?;
     running.serve();
     Ok(Exit::Ok)
 }
@@ -56,10 +80,12 @@ struct Prepared {
     kernel: Kernel,
     rings: Rings,
     registry: Registry,
+    cgroup_root: PathBuf,
     _cgroup2: Option<hierarchy::PrivateMount>,
+    pins: Option<Pins>,
 }
 
-fn prepare(compiled: &Compiled) -> Result<Prepared, CliError> {
+fn prepare(compiled: &Compiled, pins: Option<Pins>) -> Result<Prepared, CliError> {
     mounts::tracefs()
         .unwrap_or_else(|error| tracing::warn!(%error, "no tracefs: system call tracepoints are out of reach"));
     let watched = hierarchy::detect().map_err(|error| CliError::new(Exit::Kernel, error.to_string()))?;
@@ -71,9 +97,11 @@ fn prepare(compiled: &Compiled) -> Result<Prepared, CliError> {
         controller: &watched.controller,
         cgroup_root: &root,
         config: compiled.kernel_config(),
+        avoid: &compiled.avoid,
+        pins: pins.as_ref(),
     })
     .map_err(load_error)?;
-    Ok(Prepared { kernel, rings, registry: Registry::new(watched), _cgroup2: private })
+    Ok(Prepared { kernel, rings, registry: Registry::new(watched), cgroup_root: root, _cgroup2: private, pins })
 }
 
 /// The exit status that goes with a failed load.
@@ -97,9 +125,11 @@ struct Running {
     pipeline: Pipeline,
     _control: Option<Server>,
     _engine: Option<docker::Engine>,
-    _drain: Drain,
-    _programs: aya::Ebpf,
+    drain: Drain,
+    programs: Programs,
     _cgroup2: Option<hierarchy::PrivateMount>,
+    // Gives up the lock, when everything else is done.
+    pins: Option<Pins>,
 }
 
 fn start(
@@ -110,20 +140,41 @@ fn start(
     signals: SigSet,
 ) -> Result<Running, CliError> {
     let (sender, inputs) = sync_channel(QUEUE);
+    let origin = prepared.kernel.origin();
     let (programs, ladder, mut maps) = prepared.kernel.split();
     fill_maps(&mut maps, &compiled);
-    let drain = Drain::start(prepared.rings, sender.clone())
+    // In this order: what is lost in between is counted twice rather than not at all.
+    let full = maps.ring_full();
+    let backlog = Arc::new(Backlog::new(maps.begun()));
+    let drain = Drain::start(prepared.rings, sender.clone(), backlog.clone())
         .map_err(|error| CliError::failure(format!("start the drain: {error}")))?;
+    let account = Account::new(maps.ledger.handover(), full, backlog, drain.counts.clone());
     let hub = Hub::new();
     let output = Output::open(&loaded.config.output, Some(Box::new(hub.clone())))
         .map_err(|error| CliError::failure(error.to_string()))?;
+    let settings = &loaded.config.output;
+    let events = settings.events.as_ref().map(|path| Events::open(path, settings.max_bytes, settings.keep));
+    let events = events.transpose().map_err(|error| CliError::failure(error.to_string()))?;
     let mut started = Notice::started(env!("CARGO_PKG_VERSION"), serde_json::to_value(&ladder).unwrap_or_default());
-    started.message = format!("{}: {}", started.message, ladder.summary());
+    started.message = format!("{}: {}{}", started.message, ladder.summary(), words(origin));
     output.notice(started);
     let counts = Arc::new(Counts::default());
-    let control = control(loaded, hub, &ladder, &drain.counts, &counts)?;
     let engine = engine(loaded, &prepared.registry, &sender)?;
-    let mut pipeline = Pipeline::new(maps, prepared.registry, compiled, output, counts);
+    let stages = Stages {
+        ladder: serde_json::to_value(&ladder).unwrap_or_default(),
+        drain: drain.counts.clone(),
+        pipeline: counts.clone(),
+        registry: prepared.registry.clone(),
+        engine: engine.as_ref().map(|engine| engine.stats().clone()),
+    };
+    let control = control(loaded, hub, stages, &sender)?;
+    let responses = ResponseSettings {
+        unified: Some(prepared.cgroup_root),
+        packets: ["packet_egress", "packet_ingress"].iter().all(|program| ladder.is_active(program)),
+        stop: stopper(loaded, &sender),
+    };
+    let parts = Parts { maps, registry: prepared.registry, compiled, output, events, counts, account, responses };
+    let mut pipeline = Pipeline::new(parts);
     pipeline.take_over();
     listen_for_signals(signals, sender, config)?;
     trim();
@@ -133,10 +184,21 @@ fn start(
         pipeline,
         _control: control,
         _engine: engine,
-        _drain: drain,
-        _programs: programs,
+        drain,
+        programs,
         _cgroup2: prepared._cgroup2,
+        pins: prepared.pins,
     })
+}
+
+/// What the start says of a former daemon's programs.
+fn words(origin: Origin) -> String {
+    match origin {
+        Origin::Fresh => String::new(),
+        Origin::Adopted => "; taken over from the former daemon, attached all the time".into(),
+        Origin::Replaced { kept } => format!("; other programs than the former daemon's, {kept} of its maps kept"),
+        Origin::Incompatible => "; the former daemon's maps have another layout: what they knew (taint) is lost".into(),
+    }
 }
 
 /// Gives back what reading the kernel's type information took: some 15 MiB that are not used again.
@@ -155,12 +217,60 @@ fn announce(ladder: &Ladder) {
     }
 }
 
+/// What `status` is read from.
+struct Stages {
+    ladder: serde_json::Value,
+    drain: Arc<DrainCounts>,
+    pipeline: Arc<Counts>,
+    registry: Registry,
+    engine: Option<Arc<docker::Stats>>,
+}
+
+impl Stages {
+    fn status(&self, mode: &str, started: Instant) -> serde_json::Value {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (drain, counts, containers) = (&self.drain, &self.pipeline, self.registry.counts());
+        let engine = self.engine.as_ref().map(|engine| {
+            serde_json::json!({
+                "connected": engine.connected.load(Ordering::Relaxed),
+                "connections": read(&engine.connections),
+                "completed": read(&engine.completed),
+                "inspections_dropped": read(&engine.inspections_dropped),
+                "notices_dropped": read(&engine.notices_dropped),
+            })
+        });
+        serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "mode": mode,
+            "uptime_seconds": started.elapsed().as_secs(),
+            "events_received": read(&drain.received),
+            "events_judged": read(&counts.events),
+            "events_malformed": read(&drain.malformed),
+            "events_dropped": read(&drain.dropped),
+            "events_lost": read(&counts.lost),
+            "findings": read(&counts.findings),
+            "prevented": read(&counts.prevented),
+            "quarantined": held(counts, |view| view.quarantined),
+            "frozen": held(counts, |view| view.frozen),
+            "processes": read(&counts.processes),
+            "containers": {
+                "live": containers.live,
+                "gone": containers.gone,
+                "cgroups": containers.cgroups,
+                "ahead": containers.ahead,
+            },
+            "engine": engine,
+            "ladder": self.ladder,
+        })
+    }
+}
+
 fn control(
     loaded: &Loaded,
     hub: Arc<Hub>,
-    ladder: &Ladder,
-    drain: &Arc<DrainCounts>,
-    counts: &Arc<Counts>,
+    stages: Stages,
+    sender: &SyncSender<Input>,
 ) -> Result<Option<Server>, CliError> {
     let path = &loaded.config.control.socket;
     if path.as_os_str().is_empty() {
@@ -170,27 +280,56 @@ fn control(
         std::fs::create_dir_all(folder)
             .map_err(|error| CliError::failure(format!("make folder {}: {error}", folder.display())))?;
     }
-    let (drain, counts, started) = (drain.clone(), counts.clone(), Instant::now());
-    let mode = loaded.config.mode.name();
-    let ladder = serde_json::to_value(ladder).unwrap_or_default();
-    let status = move || {
-        let lost = counts.lost.load(Ordering::Relaxed) + drain.dropped.load(Ordering::Relaxed);
-        serde_json::json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "pid": std::process::id(),
-            "mode": mode,
-            "uptime_seconds": started.elapsed().as_secs(),
-            "events_received": drain.received.load(Ordering::Relaxed),
-            "events_judged": counts.events.load(Ordering::Relaxed),
-            "events_malformed": drain.malformed.load(Ordering::Relaxed),
-            "events_dropped": drain.dropped.load(Ordering::Relaxed),
-            "events_lost": lost,
-            "findings": counts.findings.load(Ordering::Relaxed),
-            "prevented": counts.prevented.load(Ordering::Relaxed),
-            "ladder": ladder,
-        })
+    let (mode, started) = (loaded.config.mode.name(), Instant::now());
+    let status = move || stages.status(mode, started);
+    let sender = sender.clone();
+    let other = sender.clone();
+    let handover = move || other.try_send(Input::Handover).is_ok();
+    // An order that finds the queue full is dropped, and with it its way to an answer: the client is told.
+    let orders = move |order| drop(sender.try_send(Input::Order(Box::new(order))));
+    let answers = Answers { status: Arc::new(status), handover: Arc::new(handover), orders: Arc::new(orders) };
+    Ok(Some(Server::start(path, hub, answers)?))
+}
+
+/// Containers to which something is done: name and the beginning of the id.
+fn held(counts: &Counts, wanted: impl Fn(&View) -> bool) -> Vec<String> {
+    let views = counts.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let short = |view: &View| {
+        let id = view.id.get(..12).unwrap_or(&view.id);
+        if view.name.is_empty() { id.to_owned() } else { format!("{} ({id})", view.name) }
     };
-    Ok(Some(Server::start(path, hub, Arc::new(status))?))
+    views.iter().filter(|view| wanted(view)).map(short).collect()
+}
+
+/// Asks the engine to stop a container, in a thread of its own: it takes as long as the container.
+fn stopper(loaded: &Loaded, sender: &SyncSender<Input>) -> Option<Stop> {
+    let engine = &loaded.config.engine;
+    if !engine.docker {
+        return None;
+    }
+    let settings = docker::Settings::new(&engine.docker_socket);
+    let sender = sender.clone();
+    let running = Arc::new(AtomicUsize::new(0));
+    Some(Box::new(move |container| {
+        if running.fetch_add(1, Ordering::Relaxed) >= STOPS {
+            running.fetch_sub(1, Ordering::Relaxed);
+            return Err(format!("the engine is stopping {STOPS} containers already"));
+        }
+        let (settings, sender, at_work) = (settings.clone(), sender.clone(), running.clone());
+        let (key, id) = (container.key, container.id.clone());
+        let spawned = spawn("stop", move || {
+            let begun = Instant::now();
+            let result = docker::stop_once(&settings, &id, GRACE).map_err(|error| error.to_string());
+            let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+            at_work.fetch_sub(1, Ordering::Relaxed);
+            // The pipeline has ended: nobody is left to tell.
+            let _ = sender.send(Input::Stopped(key, Box::new(stop_report(result, took_us))));
+        });
+        spawned.map_err(|error| {
+            running.fetch_sub(1, Ordering::Relaxed);
+            error.to_string()
+        })
+    }))
 }
 
 fn engine(
@@ -265,17 +404,15 @@ impl Running {
     /// The pipeline's thread, until it is told to stop.
     fn serve(mut self) {
         let mut next = Instant::now() + TICK;
-        loop {
+        let (mut flow, mut pending) = (Flow::Go, false);
+        while flow == Flow::Go {
             let wait = next.saturating_duration_since(Instant::now());
-            match self.inputs.recv_timeout(wait) {
-                Ok(input) => {
-                    if !self.pipeline.on_input(input) {
-                        break;
-                    }
-                }
+            match self.inputs.recv_timeout(if pending { wait.min(SETTLE) } else { wait }) {
+                Ok(input) => flow = self.pipeline.on_input(input),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Disconnected) => flow = Flow::Stop,
             }
+            pending = self.pipeline.settle();
             if Instant::now() >= next {
                 next = Instant::now() + TICK;
                 self.pipeline.tick();
@@ -284,9 +421,28 @@ impl Running {
             }
         }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        let Self { pipeline, .. } = self;
-        if !pipeline.stop("asked to stop").close(PATIENCE) {
+        self.end(flow == Flow::Handover);
+    }
+
+    /// Reads what is there, writes what waits, and leaves or removes the programs.
+    fn end(self, handover: bool) {
+        let Self { inputs, mut pipeline, _control, _engine, drain, programs, _cgroup2, pins } = self;
+        let release = pipeline.releases() && !handover;
+        // It reads both rings a last time.
+        drop(drain);
+        while let Ok(input) = inputs.try_recv() {
+            if matches!(input, Input::Event(_)) {
+                pipeline.on_input(input);
+            }
+        }
+        if !pipeline.stop(if handover { "another daemon takes over" } else { "asked to stop" }, PATIENCE) {
             tracing::warn!("not everything could be written before the end");
         }
+        // The next daemon wants the socket as soon as it has the lock.
+        drop(_control);
+        if release && let Some(Err(error)) = pins.map(Pins::remove_all) {
+            tracing::error!(%error, "what is pinned could not be removed; `bulkhead unload` may");
+        }
+        drop(programs);
     }
 }

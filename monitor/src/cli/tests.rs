@@ -22,6 +22,10 @@ fn every_subcommand_is_understood() {
         "bulkhead events --follow --json -n 5",
         "bulkhead events --socket /s",
         "bulkhead status --json --config /x.toml",
+        "bulkhead quarantine web",
+        "bulkhead release --socket /s 0123abcd",
+        "bulkhead freeze web --config /x.toml",
+        "bulkhead thaw web",
         "bulkhead audit --config /x.toml --json",
         "bulkhead demo",
         "bulkhead docs --write .",
@@ -29,7 +33,7 @@ fn every_subcommand_is_understood() {
     ] {
         assert!(parse(line).is_ok(), "{line}");
     }
-    for line in ["bulkhead", "bulkhead ru", "bulkhead validate", "bulkhead docs", "bulkhead run x"] {
+    for line in ["bulkhead", "bulkhead ru", "bulkhead validate", "bulkhead docs", "bulkhead run x", "bulkhead freeze"] {
         assert!(parse(line).unwrap_err().use_stderr(), "{line}");
     }
 }
@@ -57,6 +61,12 @@ fn without_a_daemon_the_clients_say_so() {
     assert!(error.to_string().contains("no daemon answers at /nonexistent/c.sock"), "{error}");
     let args = EventsArgs { follow: true, json: true, last: None, socket };
     assert_eq!(events::main(&args).unwrap_err().exit(), Exit::Failure);
+    let socket = SocketArg { socket: Some("/nonexistent/c.sock".into()), config: ConfigArg::default() };
+    let order = |container: &str| OrderArgs { container: container.into(), socket: socket.clone() };
+    let error = order::main(Deed::Quarantine, &order("web")).unwrap_err();
+    assert_eq!(error.exit(), Exit::Failure);
+    assert!(error.to_string().contains("no daemon answers at /nonexistent/c.sock"), "{error}");
+    assert_eq!(order::main(Deed::Thaw, &order("")).unwrap_err().exit(), Exit::Usage);
 }
 
 #[test]

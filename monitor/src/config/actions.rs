@@ -5,9 +5,12 @@ use crate::finding::{Action, FindingKind};
 
 section! {
     /// What is done about each kind of finding in a container whose mode is `protect`: `alert`, `deny`
-    /// (refuse the act with EPERM where this kernel offers such a door, else kill) or `kill`. In `monitor`
-    /// everything is an alert. Acted on by default is only what has no honest look-alike and cannot wait
-    /// for a person.
+    /// (refuse the act with EPERM where this kernel offers such a door, else kill), `kill` (the culprit and
+    /// its descendants), `freeze` (every process of the container stops where it is), `quarantine` (no
+    /// packet and no connection of the container passes, established ones included) or `stop` (the engine
+    /// stops the container). The last three let the act itself happen and contain its consequences;
+    /// docs/responses.md tells what each can do. In `monitor` everything is an alert. Acted on by default is
+    /// only what has no honest look-alike and cannot wait for a person.
     Actions {
         /// Kill: a mining program has no state to lose. Holds for evidence of at least `miner.kill_score`;
         /// below that it stays an alert.

@@ -9,6 +9,8 @@ use std::path::Path;
 const SOCKET_PATH_MAX: usize = 107;
 /// Smallest rotation size that makes sense: an alert with a long command line is about this big.
 const MIN_ROTATION: u64 = 4096;
+/// The daemon beats once a second; one late beat must not release anything.
+const MIN_HEARTBEAT_LIMIT_S: u32 = 3;
 
 /// Checks what the types cannot.
 pub(super) fn across(config: &Config, path: &Path, text: &str) -> Result<(), ConfigError> {
@@ -26,6 +28,19 @@ pub(super) fn across(config: &Config, path: &Path, text: &str) -> Result<(), Con
     }
     if config.output.file.as_ref().is_some_and(|f| f.as_os_str().is_empty()) {
         return fail(&["output", "file"], "the path is empty".into());
+    }
+    if config.output.events.as_ref().is_some_and(|f| f.as_os_str().is_empty()) {
+        return fail(&["output", "events"], "the path is empty".into());
+    }
+    if config.output.events.is_some() && config.output.events == config.output.file {
+        return fail(&["output", "events"], "it is the same file as output.file".into());
+    }
+    let pins = &config.pins.root;
+    if !pins.as_os_str().is_empty() && pins.is_relative() {
+        return fail(&["pins", "root"], "the path is not absolute".into());
+    }
+    if config.pins.heartbeat_limit_s < MIN_HEARTBEAT_LIMIT_S {
+        return fail(&["pins", "heartbeat_limit_s"], format!("it must be at least {MIN_HEARTBEAT_LIMIT_S}"));
     }
     let socket = config.control.socket.as_os_str();
     if socket.as_bytes().len() > SOCKET_PATH_MAX {

@@ -217,32 +217,6 @@ impl Lists {
     }
 }
 
-impl ImageList {
-    /// The entry that covers an image reference (`[registry/]repository[:tag][@digest]`).
-    pub fn find(&self, reference: &str) -> Option<&DeniedImage> {
-        let plain = reference.split('@').next().unwrap_or(reference);
-        // A glob is written without registry: it is tried from every component on, so that
-        // `evil/*` covers `mirror.example:5000/hub/evil/tool` as well.
-        let starts = std::iter::once(0).chain(plain.match_indices('/').map(|(i, _)| i + 1));
-        let tails: Vec<&str> = starts.map(|i| &plain[i..]).collect();
-        self.image.iter().find(|entry| tails.iter().any(|tail| matches(&entry.image, tail)))
-    }
-
-    /// The entry for a digest.
-    pub fn find_digest(&self, digest: &str) -> Option<&DeniedDigest> {
-        self.digest.iter().find(|entry| entry.digest.as_str().eq_ignore_ascii_case(digest))
-    }
-}
-
-/// With or without its tag: `a/b` covers `a/b:1`.
-fn matches(glob: &Glob, tail: &str) -> bool {
-    let untagged = match tail.rsplit_once(':') {
-        Some((name, tag)) if !tag.contains('/') => name,
-        _ => tail,
-    };
-    glob.is_match(tail) || glob.is_match(untagged)
-}
-
 impl PoolList {
     /// Is `host` the name of a pool?
     pub fn is_pool(&self, host: &str) -> bool {

@@ -15,7 +15,8 @@ pub use actions::Actions;
 pub use data::Lists;
 pub use error::ConfigError;
 pub use sections::{
-    Control, Data, Drift, Engine, Format, Host, ImageRule, Images, Level, Log, Miner, Mode, Output, Scope, Sensitive,
+    Control, DaemonExit, Data, DoorKind, Drift, Engine, Format, Host, ImageRule, Images, Kernel, Level, Log, Miner,
+    Mode, Output, Pins, Scope, Sensitive,
 };
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,11 @@ doc::section! {
         /// A program that is not part of its image: `evidence` for other findings, or an `alert` of its own.
         /// A container's label `bulkhead.drift` comes first.
         drift: Drift = Drift::Evidence;
+        /// What becomes of enforcement when the daemon is not there, because it was stopped or killed: `keep`
+        /// (it goes on, and the next daemon reads what happened meanwhile; `bulkhead unload` ends it) or
+        /// `release` (a daemon that is stopped removes it, and one that was killed leaves it for no longer
+        /// than `pins.heartbeat_limit_s`).
+        on_daemon_exit: DaemonExit = DaemonExit::Keep;
         /// Modes by image.
         image: Vec<ImageRule> = Vec::new();
         /// Actions by finding kind.
@@ -41,8 +47,12 @@ doc::section! {
         host: Host = Host::default();
         /// Container engines.
         engine: Engine = Engine::default();
+        /// The programs in the kernel.
+        kernel: Kernel = Kernel::default();
         /// Where alerts go.
         output: Output = Output::default();
+        /// What outlives the daemon, and where.
+        pins: Pins = Pins::default();
         /// The control socket.
         control: Control = Control::default();
         /// Miners.

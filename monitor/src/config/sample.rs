@@ -1,7 +1,7 @@
 //! The sample file and the reference page, rendered from the declarations.
 
 use super::doc::{Key, Section};
-use super::{Actions, Config, Control, Data, Engine, Host, Images, Log, Miner, Output, Scope, Sensitive};
+use super::{Actions, Config, Control, Data, Engine, Host, Images, Kernel, Log, Miner, Output, Pins, Scope, Sensitive};
 use std::fmt::Write as _;
 
 const HEAD: &str = "\
@@ -32,7 +32,9 @@ fn tables() -> Vec<Table> {
         table::<Actions>("actions"),
         table::<Host>("host"),
         table::<Engine>("engine"),
+        table::<Kernel>("kernel"),
         table::<Output>("output"),
+        table::<Pins>("pins"),
         table::<Control>("control"),
         table::<Miner>("miner"),
         table::<Images>("images"),
@@ -44,7 +46,7 @@ fn tables() -> Vec<Table> {
 
 /// Keys of the root that are no tables.
 fn root_keys() -> Vec<Key> {
-    Config::keys().into_iter().filter(|k| ["mode", "drift"].contains(&k.name)).collect()
+    Config::keys().into_iter().filter(|k| ["mode", "drift", "on_daemon_exit"].contains(&k.name)).collect()
 }
 
 /// Every table name of the root, for the test that none is left out.

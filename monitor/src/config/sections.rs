@@ -43,6 +43,16 @@ words! {
 }
 
 words! {
+    /// What becomes of enforcement when the daemon is not there.
+    DaemonExit {
+        /// It goes on.
+        Keep = "keep",
+        /// It ends.
+        Release = "release",
+    }
+}
+
+words! {
     /// How alerts are written.
     Format {
         /// For people.
@@ -67,6 +77,16 @@ words! {
         Debug = "debug",
         /// And everything.
         Trace = "trace",
+    }
+}
+
+words! {
+    /// A kind of hook that can be left out.
+    DoorKind {
+        /// BPF LSM programs.
+        Lsm = "lsm",
+        /// Entry and exit of kernel functions.
+        Fentry = "fentry",
     }
 }
 
@@ -116,6 +136,15 @@ section! {
 }
 
 section! {
+    /// The programs in the kernel.
+    Kernel {
+        /// Doors not to use although this kernel opens them: `lsm`, `fentry`. What they would do is left to
+        /// the next best (`bulkhead check` shows which). For finding out where a problem comes from.
+        avoid: Vec<DoorKind> = Vec::new(), example "[\"lsm\"]";
+    }
+}
+
+section! {
     /// Where alerts go.
     Output {
         /// `human`, `json`, or `auto`: human on a terminal, else JSON.
@@ -127,6 +156,23 @@ section! {
         max_bytes: u64 = 64 * 1024 * 1024;
         /// Rotated files kept (`.1` is the newest); 0 starts the file afresh.
         keep: u32 = 4;
+        /// File that gets every event as well, one JSON object a line: program starts and ends, connections
+        /// and opens, findings or not. Rotated as `file` is. Much is written on a busy host.
+        events: Option<PathBuf> = None, example "\"/var/log/bulkhead/events.jsonl\"";
+    }
+}
+
+section! {
+    /// Programs, maps and rings are pinned in a BPF file system, so that a new daemon takes over where the
+    /// last one ended (docs/restart.md).
+    Pins {
+        /// Folder for the pins, of this daemon alone. If there is no BPF file system, one is mounted: at
+        /// `/sys/fs/bpf` for a folder below it, else at the folder itself. An empty path pins nothing:
+        /// everything ends with the daemon, whatever `on_daemon_exit` says.
+        root: PathBuf = "/sys/fs/bpf/bulkhead".into();
+        /// Seconds without a heartbeat after which the programs take the daemon for dead. At least 3: it
+        /// beats once a second.
+        heartbeat_limit_s: u32 = 10;
     }
 }
 
@@ -148,7 +194,7 @@ section! {
         kill_score: Score = Score(90);
         /// Further pool domains, with everything below them.
         pools: Vec<Domain> = Vec::new(), example "[\"pool.example\"]";
-        /// Networks of pools you know; a connection there weighs as much as a pool's name.
+        /// Networks of pools you know; a connection there weighs as much as a pool's name (50), never on top of it.
         pool_networks: Vec<Cidr> = Vec::new(), example "[\"198.51.100.0/24\"]";
         /// Further program names of miners.
         names: Vec<String> = Vec::new(), example "[\"my-miner\"]";

@@ -18,7 +18,7 @@ use super::path;
 use super::registry::{Metadata, Registry};
 use crate::event::ContainerKey;
 use api::Api;
-pub use api::{EngineError, Listed, list_once};
+pub use api::{EngineError, Listed, list_once, stop_once};
 use bollard::models::EventMessage;
 use bollard::query_parameters::EventsOptionsBuilder;
 use futures_util::StreamExt;
@@ -243,10 +243,6 @@ impl Client {
         }
     }
 }
-
-#[cfg(test)]
-#[path = "docker/live_tests.rs"]
-mod live_tests;
 
 #[cfg(test)]
 #[path = "docker/fault_tests.rs"]

@@ -68,9 +68,8 @@ fn read(path: &'static str) -> Result<String, HierarchyError> {
 pub fn choose(mountinfo: &str, cgroups: &str) -> Option<Hierarchy> {
     for controller in CONTROLLERS {
         let id = hierarchy_id(cgroups, controller);
-        let mount = mounts(mountinfo).find(|m| m.fs == "cgroup" && m.options.split(',').any(|o| o == controller));
-        if let (Some(id), Some(mount)) = (id, mount) {
-            return Some(Hierarchy { id, controller: controller.to_owned(), mount: mount.point });
+        if let (Some(id), Some(mount)) = (id, v1(mountinfo, controller)) {
+            return Some(Hierarchy { id, controller: controller.to_owned(), mount });
         }
     }
     let mount = unified(mountinfo)?;
@@ -87,6 +86,13 @@ pub fn unified(mountinfo: &str) -> Option<PathBuf> {
     };
     found.sort_by_key(rank);
     found.into_iter().next()
+}
+
+/// Where the v1 hierarchy of a controller is mounted.
+pub fn v1(mountinfo: &str, controller: &str) -> Option<PathBuf> {
+    mounts(mountinfo)
+        .find(|m| m.fs == "cgroup" && m.options.split(',').any(|option| option == controller))
+        .map(|m| m.point)
 }
 
 /// Path of a cgroup in `hierarchy`, from the contents of `/proc/PID/cgroup`.

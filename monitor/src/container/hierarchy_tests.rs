@@ -82,14 +82,3 @@ fn this_host_has_one() {
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
     assert!(path_of(&own, &h).is_some());
 }
-
-#[test]
-#[ignore = "needs root: mounts a cgroup v2"]
-fn a_private_mount_comes_and_goes() {
-    let dir = tempfile::tempdir().unwrap();
-    let point = dir.path().join("cgroup");
-    let mount = mount_private(&point).unwrap();
-    assert!(mount.path().join("cgroup.procs").exists());
-    drop(mount);
-    assert!(!point.exists());
-}

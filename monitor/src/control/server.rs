@@ -2,9 +2,10 @@
 //! client, at most [`CLIENTS`] of them.
 
 use super::hub::{Hub, REMEMBERED, Subscription};
-use super::{ControlError, Request};
+use super::{Answer, ControlError, Order, Request};
 use crate::output::notice::{NoticeKind, NoticeRow};
 use crate::output::{Clock, Notice, writer};
+use crate::response::Deed;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
@@ -12,7 +13,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::mpsc::RecvTimeoutError;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 /// Clients at a time.
@@ -24,8 +25,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a quiet follower is looked at for having hung up.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Gives the object that `status` answers with.
-pub type Status = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+/// What the daemon does when it is asked.
+#[derive(Clone)]
+pub struct Answers {
+    /// Gives the object that `status` answers with.
+    pub status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
+    /// Begins the handover to another daemon; `false` if it cannot now.
+    pub handover: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Carries an order out.
+    pub orders: Arc<dyn Fn(Order) + Send + Sync>,
+}
 
 /// The listening socket. Dropping it ends the service and removes the file.
 pub struct Server {
@@ -37,7 +46,7 @@ pub struct Server {
 
 struct Service {
     hub: Arc<Hub>,
-    status: Status,
+    answers: Answers,
     owner: u32,
     stop: Arc<AtomicBool>,
     clients: AtomicUsize,
@@ -49,11 +58,11 @@ impl Server {
     ///
     /// # Errors
     /// The path is taken or cannot be used.
-    pub fn start(path: &Path, hub: Arc<Hub>, status: Status) -> Result<Self, ControlError> {
-        Self::start_for(path, hub, status, rustix::process::geteuid().as_raw())
+    pub fn start(path: &Path, hub: Arc<Hub>, answers: Answers) -> Result<Self, ControlError> {
+        Self::start_for(path, hub, answers, rustix::process::geteuid().as_raw())
     }
 
-    pub(super) fn start_for(path: &Path, hub: Arc<Hub>, status: Status, owner: u32) -> Result<Self, ControlError> {
+    pub(super) fn start_for(path: &Path, hub: Arc<Hub>, answers: Answers, owner: u32) -> Result<Self, ControlError> {
         let fail = |source: io::Error| ControlError::Io { path: path.into(), source };
         clear_stale(path)?;
         let listener = UnixListener::bind(path).map_err(fail)?;
@@ -62,7 +71,7 @@ impl Server {
         let meta = std::fs::symlink_metadata(path).map_err(fail)?;
         let stop = Arc::new(AtomicBool::new(false));
         let clients = AtomicUsize::new(0);
-        let service = Arc::new(Service { hub, status, owner, stop: stop.clone(), clients });
+        let service = Arc::new(Service { hub, answers, owner, stop: stop.clone(), clients });
         let thread = std::thread::Builder::new()
             .name("control".into())
             .spawn(move || accept(&listener, &service))
@@ -168,13 +177,37 @@ fn serve(stream: &mut UnixStream, service: &Service) -> io::Result<()> {
     BufReader::new(stream.try_clone()?.take(REQUEST_MAX)).read_line(&mut line)?;
     match serde_json::from_str(&line) {
         Err(error) => refuse(stream, &format!("not a request: {error}")),
-        Ok(Request::Status) => send(stream, &(service.status)().to_string()),
+        Ok(Request::Status) => send(stream, &(service.answers.status)().to_string()),
+        Ok(Request::Order { order, container }) => {
+            let answer = give(stream, service, order, container);
+            send(stream, &serde_json::to_string(&answer)?)
+        }
+        Ok(Request::Handover) if (service.answers.handover)() => {
+            send(stream, &serde_json::json!({ "handing_over": true, "pid": std::process::id() }).to_string())
+        }
+        Ok(Request::Handover) => refuse(stream, "it is too busy to hand over now"),
         Ok(Request::Findings) => service.hub.recent(REMEMBERED).iter().try_for_each(|row| send(stream, row)),
         Ok(Request::Events { backlog }) => {
             let (past, subscription) = service.hub.follow(backlog);
             past.iter().try_for_each(|row| send(stream, row))?;
             follow(stream, &subscription, &service.stop)
         }
+    }
+}
+
+/// Hands an order over and waits for what comes of it.
+fn give(stream: &UnixStream, service: &Service, deed: Deed, container: String) -> Answer {
+    let refused = |why: &str| Answer::Refused { error: why.into() };
+    let Ok(peer) = rustix::net::sockopt::socket_peercred(stream) else {
+        return refused("the peer's credentials cannot be read");
+    };
+    let (answer, answered) = sync_channel(1);
+    let pid = u32::try_from(peer.pid.as_raw_nonzero().get()).unwrap_or(0);
+    (service.answers.orders)(Order { deed, container, uid: peer.uid.as_raw(), pid, answer });
+    match answered.recv_timeout(PATIENCE) {
+        Ok(answer) => answer,
+        Err(RecvTimeoutError::Timeout) => refused("the daemon is too busy to say what came of it; see its rows"),
+        Err(RecvTimeoutError::Disconnected) => refused("the daemon is too busy to take orders, or is ending"),
     }
 }
 

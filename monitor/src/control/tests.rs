@@ -5,14 +5,45 @@ use crate::output::{Observer as _, samples};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-fn status() -> Status {
-    Arc::new(|| serde_json::json!({ "mode": "monitor" }))
+fn answers() -> Answers {
+    Answers {
+        status: Arc::new(|| serde_json::json!({ "mode": "monitor" })),
+        handover: Arc::new(|| false),
+        orders: orders(),
+    }
+}
+
+/// Knows one container.
+fn orders() -> Arc<dyn Fn(Order) + Send + Sync> {
+    Arc::new(|order: Order| {
+        let answer = match order.container.as_str() {
+            "web" => Answer::Done { done: format!("{} of web by {}", order.deed.name(), order.uid) },
+            "busy" => return,
+            _ => Answer::Unknown { unknown: "which?".into() },
+        };
+        order.answer.try_send(answer).unwrap();
+    })
+}
+
+#[test]
+fn orders_are_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, _hub, _server) = server(&folder);
+    let give = |container: &str| {
+        let request = Request::Order { order: Deed::Quarantine, container: container.into() };
+        let line = ask(&path, request).unwrap().lines().next().unwrap().unwrap();
+        serde_json::from_str::<Answer>(&line).unwrap()
+    };
+    let me = rustix::process::geteuid().as_raw();
+    assert_eq!(give("web"), Answer::Done { done: format!("quarantine of web by {me}") });
+    assert_eq!(give("x"), Answer::Unknown { unknown: "which?".into() });
+    assert!(matches!(give("busy"), Answer::Refused { error } if error.contains("too busy")));
 }
 
 fn server(folder: &tempfile::TempDir) -> (PathBuf, Arc<Hub>, Server) {
     let path = folder.path().join("run/control.sock");
     let hub = Hub::new();
-    let server = Server::start(&path, hub.clone(), status()).unwrap();
+    let server = Server::start(&path, hub.clone(), answers()).unwrap();
     (path, hub, server)
 }
 
@@ -96,7 +127,7 @@ fn only_the_owner_is_served() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c.sock");
     let me = rustix::process::geteuid().as_raw();
-    let _server = Server::start_for(&path, Hub::new(), status(), me + 1).unwrap();
+    let _server = Server::start_for(&path, Hub::new(), answers(), me + 1).unwrap();
     let line = ask(&path, Request::Status).unwrap().lines().next().unwrap().unwrap();
     assert_eq!(refusal(&line).unwrap(), format!("uid {me} may not use this socket"));
 }
@@ -118,13 +149,13 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c.sock");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    let first = Server::start(&path, Hub::new(), status()).unwrap();
-    let second = Server::start(&path, Hub::new(), status()).err().unwrap();
+    let first = Server::start(&path, Hub::new(), answers()).unwrap();
+    let second = Server::start(&path, Hub::new(), answers()).err().unwrap();
     assert!(matches!(second, ControlError::InUse(_)));
     assert!(ask(&path, Request::Status).is_ok(), "the first goes on");
     drop(first);
     std::fs::write(&path, "x").unwrap();
-    let third = Server::start(&path, Hub::new(), status()).err().unwrap();
+    let third = Server::start(&path, Hub::new(), answers()).err().unwrap();
     assert!(matches!(third, ControlError::NotASocket(_)));
 }
 
@@ -138,4 +169,19 @@ fn nonsense_gets_an_answer() {
         let line = BufReader::new(stream).lines().next().unwrap().unwrap();
         assert!(refusal(&line).unwrap().starts_with("not a request: "), "{line}");
     }
+}
+
+#[test]
+fn a_handover_is_begun_or_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counter = asked.clone();
+    // The second one finds it too busy.
+    let handover = Arc::new(move || counter.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0);
+    let path = folder.path().join("control.sock");
+    let _server = Server::start(&path, Hub::new(), Answers { handover, ..answers() }).unwrap();
+    let answer = || ask(&path, Request::Handover).unwrap().lines().next().unwrap().unwrap();
+    assert!(refusal(&answer()).is_none());
+    assert!(refusal(&answer()).is_some_and(|why| why.contains("busy")));
+    assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 2);
 }

@@ -98,11 +98,11 @@ impl<'a> Context<'a> {
 
     /// Is the process, or the one that made it, a package manager out of the image?
     pub fn is_package_manager(&self, key: ProcessKey, task_flags: u32) -> bool {
-        task_flags & state::TASK_PACKAGE_MANAGER != 0
+        state::is_package_manager(task_flags)
             || self
                 .processes
                 .get(key)
-                .is_some_and(|p| p.has(state::TASK_PACKAGE_MANAGER) || self.settings.is_trusted_writer(p))
+                .is_some_and(|p| state::is_package_manager(p.task_flags) || self.settings.is_trusted_writer(p))
     }
 
     /// Was the process started from outside its container: by the runtime's exec, or as the first?

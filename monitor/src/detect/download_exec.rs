@@ -10,6 +10,7 @@ use super::bounded::Bounded;
 use super::context::{Context, describe};
 use crate::event::{Body, Connect, Event, Exec, Form, HOST, Open, Origin, ProcessKey, Reason, Stdio, file, state};
 use crate::finding::{Detection, FindingKind, Severity};
+use crate::provenance::Process;
 use monitor_common::exec::EXEC_STDIN_TAINTED;
 use text::Arrivals;
 
@@ -101,8 +102,16 @@ impl DownloadExec {
         }
         let name = &open.file.path;
         let from = origin_words(open.origin.as_ref(), cx);
-        let message = format!("{} runs {name}, which came from the network{from}", cx.describe(event.process));
-        let what = if sourced && !script { "sourced_from_network" } else { "script_from_network" };
+        let (does, what) = if open.file.has(file::FILE_EXEC) {
+            ("starts", "executable_from_network")
+        } else if open.file.has(file::FILE_MAPPED) {
+            ("loads as code", "code_from_network")
+        } else if sourced && !script {
+            ("runs", "sourced_from_network")
+        } else {
+            ("runs", "script_from_network")
+        };
+        let message = format!("{} {does} {name}, which came from the network{from}", cx.describe(event.process));
         let mut detection = Detection::new(FindingKind::DownloadExec, event.process, message).with(
             event.id,
             what,
@@ -115,14 +124,14 @@ impl DownloadExec {
 
     /// What comes from the network honestly, or did not come from there at all.
     fn is_honest(&self, event: &Event, task_flags: u32, origin: Option<&Origin>, cx: &Context<'_>) -> bool {
-        if task_flags & state::TASK_PACKAGE_MANAGER != 0 {
+        if state::is_package_manager(task_flags) {
             return true;
         }
         let Some(origin) = origin else { return false };
         let Some(source) = cx.processes.get(origin.process) else {
             return false;
         };
-        if cx.is_package_manager(source.key, 0) || has_trusted_ancestor(source.key, cx) {
+        if cx.is_package_manager(source.key, 0) || has_trusted_ancestor(source, cx) {
             return true;
         }
         // sshd's and inetd's sessions came in; what they carry is somebody's own session.
@@ -144,9 +153,18 @@ impl DownloadExec {
     }
 }
 
-/// npm's and pip's helpers, git's transports: the trusted program is a few forks up.
-fn has_trusted_ancestor(key: ProcessKey, cx: &Context<'_>) -> bool {
-    cx.processes.ancestors(key).take(3).any(|a| cx.settings.is_trusted_writer(a))
+/// npm's and pip's helpers, git's transports: the trusted program is a few forks up. A build script in an
+/// interpreter may fetch files as part of its installation; a shell, and a downloader that a shell below the
+/// trusted program started, is a program like any other.
+fn has_trusted_ancestor(source: &Process, cx: &Context<'_>) -> bool {
+    if source.has(state::TASK_SHELL) {
+        return false;
+    }
+    let script = source.has(state::TASK_INTERPRETER);
+    let above = cx.processes.ancestors(source.key).take(3);
+    above
+        .take_while(|a| script || !a.has(state::TASK_SHELL) || cx.settings.is_trusted_writer(a))
+        .any(|a| cx.settings.is_trusted_writer(a))
 }
 
 /// What the kernel half saw at exec.

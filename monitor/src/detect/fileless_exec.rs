@@ -2,7 +2,7 @@
 
 use super::Detector;
 use super::context::{Context, describe};
-use crate::event::{Body, Event, Exec, HOST, Reason, file};
+use crate::event::{Body, Event, Exec, HOST, Open, Reason, file};
 use crate::finding::{Detection, FindingKind};
 
 /// See the module.
@@ -10,8 +10,12 @@ pub struct FilelessExec;
 
 impl Detector for FilelessExec {
     fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
-        let Body::Exec(exec) = &event.body else {
-            return None;
+        let exec = match &event.body {
+            Body::Exec(exec) => exec,
+            Body::Open(open) if event.prevented() && event.reason == Reason::FilelessExec => {
+                return Some(refused(event, open, cx));
+            }
+            _ => return None,
         };
         let fileless = exec.exe.has(file::FILE_MEMFD) || exec.exe.has(file::FILE_UNLINKED);
         if event.container == HOST || !fileless && event.reason != Reason::FilelessExec {
@@ -34,6 +38,16 @@ impl Detector for FilelessExec {
     }
 }
 
+/// Refused before it became a program.
+fn refused(event: &Event, open: &Open, cx: &Context<'_>) -> Detection {
+    let message = format!("{} tried to start a program from memory", cx.describe(event.process));
+    let detail = format!("executable {} (inode {})", open.file.path, open.file.inode.ino);
+    let mut detection =
+        Detection::new(FindingKind::FilelessExec, event.process, message).with(event.id, "memfd", 0, detail);
+    detection.file = Some(open.file.path.clone());
+    detection
+}
+
 fn is_honest(event: &Event, exec: &Exec, cx: &Context<'_>) -> bool {
     // `runc init` runs from a sealed memfd copy of runc, started by runc outside the container. A
     // name (`runc_cloned:…`) proves nothing; where its parent lives does.
@@ -49,8 +63,8 @@ fn is_honest(event: &Event, exec: &Exec, cx: &Context<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::detect::testing::{Lab, kinds};
-    use crate::event::file;
+    use crate::detect::testing::{Lab, kinds, open};
+    use crate::event::{Body, Reason, Verdict, file};
     use crate::finding::FindingKind::FilelessExec;
 
     #[test]
@@ -60,6 +74,15 @@ mod tests {
             let found = lab.exec_with(20, 9, &["/memfd:x"], |e| e.exe.flags |= flag);
             assert_eq!(kinds(&found), [FilelessExec]);
         }
+    }
+
+    #[test]
+    fn refused_before_it_starts() {
+        let mut lab = Lab::new();
+        let body = Body::Open(Box::new(open("/memfd:x", file::FILE_EXEC, 0)));
+        let mut event = lab.event(20, body);
+        (event.reason, event.verdict) = (Reason::FilelessExec, Verdict::Denied);
+        assert_eq!(kinds(&lab.send(event)), [FilelessExec]);
     }
 
     #[test]

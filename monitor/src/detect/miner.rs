@@ -98,7 +98,8 @@ impl Miner {
         let named = self.answers.name_of(event.container, connect.peer.ip(), event.time_ns);
         let named = named.map(|(name, kind)| (name.to_owned(), kind));
         let port = cx.settings.pool_ports.contains(&connect.peer.port());
-        if named.is_none() && !port && self.suspects.get(&event.process).is_none() {
+        let network = cx.settings.pool_network(connect.peer.ip());
+        if named.is_none() && network.is_none() && !port && self.suspects.get(&event.process).is_none() {
             return None;
         }
         let suspect = self.suspect(event.process, cx)?;
@@ -108,6 +109,10 @@ impl Miner {
             let weight = if kind == PoolName::Pool { w.pool_connect } else { w.pool_site };
             let detail = format!("connects to {}, the address it was given for {name}", connect.peer);
             add(suspect, event, "pool_connect", weight, detail);
+        }
+        if let Some(network) = network {
+            let detail = format!("connects to {}, in the pool network {network}", connect.peer);
+            add(suspect, event, "pool_network", w.pool_network, detail);
         }
         if port {
             add(suspect, event, "pool_port", w.port, format!("port {} is common for pools", connect.peer.port()));

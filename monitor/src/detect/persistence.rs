@@ -29,7 +29,7 @@ impl Detector for Persistence {
         }
         let on_host = cx.containers.is_host_file(event.container, &open.file);
         let place = if on_host { " on a host mount" } else { "" };
-        let message = format!("{} opens {}{place} for writing", cx.describe(event.process), open.file.path);
+        let message = format!("{} {}{place}", cx.describe(event.process), act(open));
         Some(detection(event, open, kind, message, on_host))
     }
 }
@@ -42,9 +42,9 @@ impl Detector for Escape {
             return None;
         }
         let message = format!(
-            "{} reaches out of its container: it opens the host's {} for writing",
+            "{} reaches out of its container, into the host's files: it {}",
             cx.describe(event.process),
-            open.file.path
+            act(open)
         );
         Some(detection(event, open, FindingKind::Escape, message, on_host))
     }
@@ -62,7 +62,9 @@ fn suspicious<'e>(event: &'e Event, cx: &Context<'_>) -> Option<(&'e Open, Findi
     if event.prevented() {
         return Some((open, kind));
     }
-    if open.task_flags & state::TASK_PACKAGE_MANAGER != 0 {
+    // No package brings SSH keys: a script that writes one does not install.
+    let key_by_script = kind == FindingKind::PersistenceSshKey && open.task_flags & state::TASK_PACKAGE_SCRIPT != 0;
+    if state::may_install(open.task_flags) && !key_by_script {
         return None;
     }
     let on_host = cx.containers.is_host_file(event.container, &open.file);
@@ -109,13 +111,23 @@ fn is_escape_file(file: &File) -> bool {
     ESCAPES.iter().any(|e| file.path.strip_suffix(e).is_some_and(|head| head.is_empty() || head.ends_with('/')))
 }
 
+/// What was done, in words.
+fn act(open: &Open) -> String {
+    let path = &open.file.path;
+    if open.file.has(file::FILE_NAMED) {
+        return format!("moves or links a file to {path}");
+    }
+    format!("opens {path} for writing")
+}
+
 fn detection(event: &Event, open: &Open, kind: FindingKind, message: String, on_host: bool) -> Detection {
     let made = if open.file.has(file::FILE_CREATED) { ", created" } else { "" };
+    let how = if open.file.has(file::FILE_NAMED) { "named by a rename or link" } else { "opened for writing" };
     let mut detection = Detection::new(kind, event.process, message).with(
         event.id,
         "sensitive_write",
         0,
-        format!("{} opened for writing{made}", open.file.path),
+        format!("{} {how}{made}", open.file.path),
     );
     if on_host {
         let detail = "the file is not on the container's own file system".to_owned();

@@ -8,7 +8,7 @@ mod relay;
 
 use super::Detector;
 use super::context::Context;
-use crate::event::{Body, Connect, Event, Exec, Form, ProcessKey, Reason, Stdio, state};
+use crate::event::{Body, Connect, Event, Exec, Form, Open, ProcessKey, Reason, Stdio, state};
 use crate::finding::{Detection, FindingKind};
 use commands::Commands;
 use monitor_common::exec::EXEC_RELAY;
@@ -24,6 +24,7 @@ impl Detector for ReverseShell {
     fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
         match &event.body {
             Body::Exec(exec) => self.exec(event, exec, cx),
+            Body::Open(open) => refused(event, open, cx),
             Body::Moved { stdio, task_flags } => moved(event, stdio, *task_flags, cx),
             Body::Connect(connect) => relay_connect(event, connect, cx),
             Body::Payload(payload) => {
@@ -152,6 +153,28 @@ fn prevented(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<Detection> 
         detail,
     );
     detection.peer = exec.stdio.iter().find_map(Stdio::outbound).or_else(|| relay::peer_of(event, exec.parent, cx));
+    Some(detection)
+}
+
+/// The shell was refused before it became one.
+fn refused(event: &Event, open: &Open, cx: &Context<'_>) -> Option<Detection> {
+    if !event.prevented() || event.reason != Reason::ReverseShell {
+        return None;
+    }
+    let peer = open.origin.as_ref().and_then(|origin| origin.peer);
+    let to = peer.map_or_else(|| "a remote host".to_owned(), |p| p.to_string());
+    let who = cx.describe(event.process);
+    let message =
+        format!("{who} tried to start {} with its standard input and output on a connection to {to}", open.file.path);
+    let detail = format!("descriptors 0 and 1 or 2: connection to {to}");
+    let mut detection = Detection::new(FindingKind::ReverseShell, event.process, message).with(
+        event.id,
+        "stdio_is_outbound_socket",
+        0,
+        detail,
+    );
+    detection.peer = peer;
+    detection.file = Some(open.file.path.clone());
     Some(detection)
 }
 

@@ -2,6 +2,8 @@
 
 use crate::event::state;
 use crate::provenance::Process;
+use ipnet::IpNet;
+use std::net::IpAddr;
 
 /// Weights of the miner detector's evidence. A finding needs [`Settings::miner_alert`]; nothing but
 /// the protocol itself reaches that alone.
@@ -21,6 +23,8 @@ pub struct Weights {
     pub msr: u32,
     /// A connection to an address from the answer to the container's own query for a pool's name.
     pub pool_connect: u32,
+    /// A connection into a network that the configuration lists as a pool's.
+    pub pool_network: u32,
     /// TLS server name of a pool, from a client that is no web client.
     pub pool_sni: u32,
     /// The same from a web client, or for the pool's web site.
@@ -51,6 +55,7 @@ impl Default for Weights {
             template_for_wallet: 60,
             msr: 50,
             pool_connect: 50,
+            pool_network: 50,
             pool_sni: 60,
             pool_site: 20,
             pool_proxy: 70,
@@ -82,6 +87,8 @@ pub struct Settings {
     pub pools: Vec<String>,
     /// Pool domains that are web sites as well: only mining host names below them count.
     pub pool_sites: Vec<String>,
+    /// Networks of pools.
+    pub pool_networks: Vec<IpNet>,
     /// Miner program names, without extension, lower case.
     pub miner_names: Vec<String>,
     /// Ports that pools use and few others do. Context only.
@@ -112,6 +119,7 @@ impl Default for Settings {
             weights: Weights::default(),
             pools: owned(POOLS),
             pool_sites: owned(POOL_SITES),
+            pool_networks: Vec::new(),
             miner_names: owned(MINER_NAMES),
             pool_ports: POOL_PORTS.to_vec(),
             trusted_writers: owned(TRUSTED_WRITERS),
@@ -168,6 +176,11 @@ impl Settings {
             .iter()
             .any(|prefix| label.starts_with(prefix))
             .then_some(PoolName::Pool)
+    }
+
+    /// The listed pool network that the address lies in.
+    pub fn pool_network(&self, ip: IpAddr) -> Option<&IpNet> {
+        self.pool_networks.iter().find(|network| network.contains(&ip))
     }
 
     /// Is it a miner's program name (path, version and extension left away)?

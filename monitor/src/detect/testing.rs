@@ -206,7 +206,6 @@ pub fn exec(parent: u32, args: &[&str]) -> Exec {
         fingerprint: Fingerprint::default(),
         stdio: [Stdio::Device, Stdio::Device, Stdio::Device],
         origin: None,
-        old_comm: "sh".to_owned(),
         comm: name.chars().take(15).collect(),
         filename: args[0].to_owned(),
         args: args.iter().map(|a| (*a).to_owned()).collect(),

@@ -167,7 +167,6 @@ fn exec(bytes: &[u8]) -> Result<Body, DecodeError> {
         fingerprint: raw.fingerprint,
         stdio: three(&raw.stdio),
         origin: origin(&raw.origin),
-        old_comm: text(&raw.old_comm),
         comm: text(&raw.comm),
         filename: text(&raw.filename),
         args,

@@ -1,8 +1,14 @@
-//! Loads the programs, attaches each by the best door this kernel opens, and owns their maps.
+//! Loads the programs and attaches each by the best door this kernel opens; or takes over what a
+//! daemon before this one has left attached.
 
-use super::btf::{self, Btf, BtfError};
-use super::hooks::{Door, Fact, HOOKS, Hook, Power};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
+use super::btf::{self, Btf, BtfError, Resolved};
+use super::hooks::{Door, Fact, HOOKS, Hook};
+use super::ladder::{Ladder, State, Step};
+use super::ledger::{Handover, Ledger};
+use super::links::{self, Keeper, Programs};
+use super::maps::{Maps, Rings, Source};
+use super::pins::{self, Folder, PinError, Pins};
+use aya::maps::MapError;
 use aya::programs::links::CgroupAttachMode;
 use aya::programs::{
     BtfTracePoint, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, FEntry, FExit, Lsm, Program, ProgramError,
@@ -10,19 +16,9 @@ use aya::programs::{
 };
 use aya::{Ebpf, EbpfLoader};
 use monitor_common::field::{Field, MISSING};
-use monitor_common::policy::Policy;
-use monitor_common::state::{Config, Fingerprint, InodeKey, LossKey};
-use serde::Serialize;
+use monitor_common::state::Config;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-
-/// Wraps a plain type so that aya accepts it as map key or value.
-#[repr(transparent)]
-#[derive(Clone, Copy)]
-pub struct Raw<T>(pub T);
-
-// SAFETY: bytemuck::Pod guarantees a fixed layout without padding in which every bit pattern is valid.
-unsafe impl<T: bytemuck::Pod> aya::Pod for Raw<T> {}
 
 /// Why the kernel half is not running.
 #[derive(Debug, thiserror::Error)]
@@ -67,95 +63,15 @@ pub enum LoadError {
         /// Why.
         source: MapError,
     },
+    /// Something cannot be pinned or unpinned.
+    #[error(transparent)]
+    Pin(#[from] PinError),
 }
 
 impl LoadError {
     /// Is the kernel (rather than the caller's rights or the build) to blame?
     pub fn is_kernel_too_old(&self) -> bool {
         matches!(self, Self::Btf(_) | Self::AyaBtf(_) | Self::Hook { .. })
-    }
-}
-
-/// What became of one hook.
-#[derive(Clone, Debug, Serialize)]
-pub struct Step {
-    /// Program name.
-    pub program: &'static str,
-    /// What it tells.
-    pub fact: Fact,
-    /// Kind of door.
-    pub door: &'static str,
-    /// What it hangs on.
-    pub target: String,
-    /// How far it can act.
-    pub power: Power,
-    /// `active`, `not_needed` (a better door is open) or `refused`.
-    pub state: State,
-    /// For `refused`: the kernel's answer; for `active`: empty.
-    pub why: String,
-    /// What is lost if nothing else tells of it.
-    pub without: &'static str,
-    /// Instructions the verifier walked; 0 if the program is not loaded or the kernel (before
-    /// 5.16) does not tell.
-    pub verified: u32,
-}
-
-/// State of a hook.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// Attached.
-    Active,
-    /// A better door of the same fact is open.
-    NotNeeded,
-    /// The kernel said no.
-    Refused,
-}
-
-/// The ladder as it stands on this host.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Ladder {
-    /// Every hook of the table, in its order.
-    pub steps: Vec<Step>,
-    /// Kernel fields this kernel lacks, with what reads them empty.
-    pub missing_fields: Vec<String>,
-}
-
-impl Ladder {
-    /// In a sentence: by which door each fact comes in and how far it can act there, and what was
-    /// refused.
-    pub fn summary(&self) -> String {
-        let word = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-        let mut doors: Vec<String> = Vec::new();
-        let mut refused: Vec<&str> = Vec::new();
-        for step in &self.steps {
-            let fact = word(serde_json::to_value(step.fact).unwrap_or_default());
-            let power = word(serde_json::to_value(step.power).unwrap_or_default());
-            let line = format!("{fact} by {} ({power})", step.door);
-            match step.state {
-                State::Active if !doors.contains(&line) => doors.push(line),
-                State::Refused => refused.push(step.program),
-                State::Active | State::NotNeeded => {}
-            }
-        }
-        let mut text = doors.join(", ");
-        if !refused.is_empty() {
-            text = format!("{text}; refused by this kernel: {}", refused.join(", "));
-        }
-        text
-    }
-
-    /// Facts nothing tells of. (What cannot be refused is told of by others.)
-    pub fn blind(&self) -> Vec<Fact> {
-        let mut blind: Vec<Fact> = self
-            .steps
-            .iter()
-            .map(|step| step.fact)
-            .filter(|fact| *fact != Fact::Refusal)
-            .filter(|fact| !self.steps.iter().any(|step| step.fact == *fact && step.state == State::Active))
-            .collect();
-        blind.dedup();
-        blind
     }
 }
 
@@ -171,41 +87,39 @@ pub struct Options<'a> {
     pub cgroup_root: &'a Path,
     /// Run-time configuration.
     pub config: Config,
+    /// Kinds of doors ([`Door::name`]) not to use.
+    pub avoid: &'a [&'static str],
+    /// Where links and maps are pinned; without it they end with the process.
+    pub pins: Option<&'a Pins>,
+}
+
+/// What of a former daemon's was there, and what became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nothing was there.
+    Fresh,
+    /// The same programs: they were taken over as they are, attached all the time.
+    Adopted,
+    /// Other programs: they were replaced, and so many of their maps were kept.
+    Replaced {
+        /// Maps kept, with what they know.
+        kept: usize,
+    },
+    /// Programs with other layouts: they were replaced, and what their maps knew (taint) is lost.
+    Incompatible,
 }
 
 /// The loaded kernel half.
 pub struct Kernel {
-    // Dropping it detaches every program.
-    _ebpf: Ebpf,
+    // Dropping it detaches every program that is not pinned.
+    programs: Programs,
     ladder: Ladder,
     maps: Maps,
-}
-
-/// Maps the daemon writes and reads.
-pub struct Maps {
-    containers: HashMap<MapData, u64, Raw<Policy>>,
-    config: Array<MapData, Raw<Config>>,
-    classes: HashMap<MapData, u32, u32>,
-    fingerprints: HashMap<MapData, Raw<Fingerprint>, u32>,
-    sensitive: HashMap<MapData, u64, u32>,
-    runtime_sockets: HashMap<MapData, Raw<InodeKey>, u32>,
-    socket_names: HashMap<MapData, u32, u32>,
-    descriptor_names: HashMap<MapData, u32, u32>,
-    tasks: HashMap<MapData, u32, Raw<monitor_common::state::Task>>,
-    sockets: HashMap<MapData, u64, Raw<monitor_common::state::Socket>>,
-    loss: HashMap<MapData, Raw<LossKey>, u64>,
-}
-
-/// The two rings.
-pub struct Rings {
-    /// Ordinary records.
-    pub events: RingBuf<MapData>,
-    /// Records with a reason.
-    pub verdicts: RingBuf<MapData>,
+    origin: Origin,
 }
 
 impl Kernel {
-    /// Loads and attaches everything.
+    /// Loads and attaches everything, or takes it over.
     ///
     /// # Errors
     /// When a required hook is refused, type information is missing, or the object does not load.
@@ -214,25 +128,17 @@ impl Kernel {
             return Err(LoadError::NoObject);
         }
         let resolved = Btf::read(Path::new(btf::VMLINUX))?.fields()?;
-        let aya_btf = aya::Btf::from_sys_fs()?;
-        let controller = controller_index(options.controller, &resolved.offsets);
-        let mut ebpf = EbpfLoader::new()
-            .btf(Some(&aya_btf))
-            .verifier_log_level(aya::VerifierLogLevel::STATS)
-            .override_global("OFFSETS", &resolved.offsets[..], true)
-            .override_global("HIERARCHY", &options.hierarchy, true)
-            .override_global("CONTROLLER", &controller, true)
-            .load(options.object)
-            .map_err(|source| LoadError::Object(Box::new(source)))?;
-        // Maps are filled before the first program runs.
-        let rings = Rings { events: ring(&mut ebpf, "EVENTS")?, verdicts: ring(&mut ebpf, "VERDICTS")? };
-        let mut maps = Maps::take(&mut ebpf)?;
-        maps.set_config(&options.config);
-        let cgroup = File::open(options.cgroup_root)
-            .map_err(|source| LoadError::Cgroup { path: options.cgroup_root.into(), source })?;
-        let steps = attach_all(&mut ebpf, &aya_btf, &cgroup)?;
-        let ladder = Ladder { steps, missing_fields: resolved.missing };
-        Ok((Self { _ebpf: ebpf, ladder, maps }, rings))
+        let (mut kernel, rings) = match options.pins {
+            None => {
+                let (kernel, rings, _) = build(options, resolved, None, None)?;
+                (kernel, rings)
+            }
+            Some(pins) => pinned(options, resolved, pins)?,
+        };
+        let mut handover = kernel.maps.ledger.handover();
+        handover.lives += 1;
+        kernel.maps.ledger.set_handover(&handover);
+        Ok((kernel, rings))
     }
 
     /// The ladder as it was climbed.
@@ -240,9 +146,15 @@ impl Kernel {
         &self.ladder
     }
 
-    /// Takes the programs and the maps apart: programs stay attached as long as the first lives.
-    pub fn split(self) -> (Ebpf, Ladder, Maps) {
-        (self._ebpf, self.ladder, self.maps)
+    /// What was there before.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Takes the programs and the maps apart: programs stay attached as long as the first lives, and
+    /// beyond if they are pinned.
+    pub fn split(self) -> (Programs, Ladder, Maps) {
+        (self.programs, self.ladder, self.maps)
     }
 }
 
@@ -256,30 +168,138 @@ fn controller_index(controller: &str, offsets: &[u32]) -> u32 {
     offsets[field as usize]
 }
 
-fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<RingBuf<MapData>, LoadError> {
-    RingBuf::try_from(take(ebpf, name)?).map_err(|source| LoadError::Map { name, source })
+/// With pins: the same version is adopted; otherwise a new one is made beside the old one, and the
+/// old one removed once the new one is whole.
+fn pinned(options: &Options<'_>, resolved: Resolved, pins: &Pins) -> Result<(Kernel, Rings), LoadError> {
+    let version = version(options, &resolved);
+    let mut there = pins.versions();
+    if there.contains(&version) {
+        match adopt(&pins.folder(&version), options, &resolved) {
+            Ok(adopted) => {
+                for old in there.iter().filter(|name| **name != version) {
+                    pins.remove(old)?;
+                }
+                return Ok(adopted);
+            }
+            Err(why) => tracing::warn!(why, "the pinned programs are not whole and are replaced"),
+        }
+        let aside = format!("{version}-old");
+        pins.remove(&aside)?;
+        pins.rename(&version, &aside)?;
+        there = pins.versions();
+    }
+    let former = there.iter().rev().find(|name| name.starts_with(&pins::abi_prefix())).map(|name| pins.folder(name));
+    let unfinished = pins.unfinished()?;
+    let built = build(options, resolved, former.as_ref(), Some(&unfinished));
+    // After a failure, what is there already stays as it is.
+    let (mut kernel, rings, kept) = built.inspect_err(|_| drop(pins.discard()))?;
+    pins.finish(&version)?;
+    for old in &there {
+        pins.remove(old)?;
+    }
+    kernel.origin = match (former, there.is_empty()) {
+        (Some(_), _) => Origin::Replaced { kept },
+        (None, true) => Origin::Fresh,
+        (None, false) => Origin::Incompatible,
+    };
+    Ok((kernel, rings))
 }
 
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, LoadError> {
-    ebpf.take_map(name).ok_or_else(|| LoadError::Map { name, source: MapError::InvalidName { name: name.into() } })
+fn version(options: &Options<'_>, resolved: &Resolved) -> String {
+    let table = format!("{HOOKS:?}{:?}", options.avoid);
+    let hierarchy = options.hierarchy.to_le_bytes();
+    let offsets: Vec<u8> = resolved.offsets.iter().flat_map(|offset| offset.to_le_bytes()).collect();
+    pins::version(&[options.object, &offsets, &hierarchy, options.controller.as_bytes(), table.as_bytes()])
 }
 
-fn table<K: aya::Pod, V: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<HashMap<MapData, K, V>, LoadError> {
-    HashMap::try_from(take(ebpf, name)?).map_err(|source| LoadError::Map { name, source })
+/// Takes over what is attached already. The error says what is missing.
+fn adopt(folder: &Folder, options: &Options<'_>, resolved: &Resolved) -> Result<(Kernel, Rings), String> {
+    let ledger = Ledger::pinned(&folder.maps()).ok_or("the ledger is missing")?;
+    let (programs, steps) = links::adopt(&folder.links(), &ledger.handover())?;
+    let maps = folder.maps();
+    let mut source = Source::Pinned(&maps);
+    let rings = Rings::open(&mut source).map_err(|error| error.to_string())?;
+    let mut maps = Maps::open(&mut source, ledger).map_err(|error| error.to_string())?;
+    maps.set_config(&options.config);
+    let ladder = Ladder { steps, missing_fields: resolved.missing.clone() };
+    Ok((Kernel { programs, ladder, maps, origin: Origin::Adopted }, rings))
 }
 
-/// Loads the hooks in table order; of one fact only the best rank that works stays.
-fn attach_all(ebpf: &mut Ebpf, btf: &aya::Btf, cgroup: &File) -> Result<Vec<Step>, LoadError> {
-    let mut steps: Vec<Step> = Vec::with_capacity(HOOKS.len());
+/// Loads and attaches; maps of `former` whose definition is the same are used again; everything is
+/// pinned in `folder`. Tells also how many maps were kept.
+fn build(
+    options: &Options<'_>,
+    resolved: Resolved,
+    former: Option<&Folder>,
+    folder: Option<&Folder>,
+) -> Result<(Kernel, Rings, usize), LoadError> {
+    let aya_btf = aya::Btf::from_sys_fs()?;
+    let controller = controller_index(options.controller, &resolved.offsets);
+    let kept = former.map(|former| links::reusable(options.object, &former.maps())).unwrap_or_default();
+    let mut loader = EbpfLoader::new();
+    loader
+        .btf(Some(&aya_btf))
+        .verifier_log_level(aya::VerifierLogLevel::STATS)
+        .override_global("OFFSETS", &resolved.offsets[..], true)
+        .override_global("HIERARCHY", &options.hierarchy, true)
+        .override_global("CONTROLLER", &controller, true);
+    for (name, path) in &kept {
+        loader.map_pin_path(name, path.as_path());
+    }
+    let mut ebpf = loader.load(options.object).map_err(|source| LoadError::Object(Box::new(source)))?;
+    let mut ledger = former.and_then(|former| Ledger::pinned(&former.maps()));
+    let failed = |source| LoadError::Map { name: "HANDOVER", source };
+    if ledger.is_none() {
+        ledger = Some(Ledger::create().map_err(failed)?);
+    }
+    if let Some(folder) = folder {
+        links::pin_maps(&ebpf, &folder.maps()).map_err(|source| LoadError::Map { name: "maps", source })?;
+        ledger = ledger.map(|ledger| ledger.pin(&folder.maps())).transpose().map_err(failed)?;
+    }
+    let Some(ledger) = ledger else { return Err(failed(MapError::OutOfBounds { index: 0, max_entries: 0 })) };
+    // Maps are filled before the first program runs.
+    let mut source = Source::Loaded(&mut ebpf);
+    let rings = Rings::open(&mut source)?;
+    let mut maps = Maps::open(&mut source, ledger)?;
+    maps.set_config(&options.config);
+    let cgroup = File::open(options.cgroup_root)
+        .map_err(|source| LoadError::Cgroup { path: options.cgroup_root.into(), source })?;
+    let mut keeper = Keeper::new(folder.map(Folder::links));
+    let steps = attach_all(&mut ebpf, &aya_btf, &cgroup, options.avoid, &mut keeper)?;
+    let mut handover = Handover { links: [0; 4], ..maps.ledger.handover() };
+    let programs = keeper.finish(ebpf, &mut handover);
+    maps.ledger.set_handover(&handover);
+    let ladder = Ladder { steps, missing_fields: resolved.missing };
+    Ok((Kernel { programs, ladder, maps, origin: Origin::Fresh }, rings, kept.len()))
+}
+
+/// Loads the hooks, then attaches them in table order; of one fact only the best rank that works
+/// stays. All are loaded before the first is attached: verification takes seconds, and for as long as
+/// former programs run beside these, events are told twice.
+fn attach_all(
+    ebpf: &mut Ebpf,
+    btf: &aya::Btf,
+    cgroup: &File,
+    avoid: &[&'static str],
+    keeper: &mut Keeper,
+) -> Result<Vec<Step>, LoadError> {
+    let load = |ebpf: &mut Ebpf, hook: &Hook| match avoid.contains(&hook.door.name()) {
+        true => Err("left out by kernel.avoid in the config".to_owned()),
+        false => load(ebpf, btf, hook),
+    };
+    let mut loaded: Vec<Option<Result<(), String>>> = Vec::with_capacity(HOOKS.len());
     for hook in HOOKS {
-        let better = HOOKS
-            .iter()
-            .zip(&steps)
-            .any(|(other, step)| other.fact == hook.fact && other.rank < hook.rank && step.state == State::Active);
+        let better = better(hook, |index| matches!(loaded.get(index), Some(Some(Ok(())))));
+        loaded.push((!better).then(|| load(ebpf, hook)));
+    }
+    let mut steps: Vec<Step> = Vec::with_capacity(HOOKS.len());
+    for (hook, loaded) in HOOKS.iter().zip(loaded) {
+        let better = better(hook, |index| steps.get(index).is_some_and(|step| step.state == State::Active));
         let (state, why) = if better {
             (State::NotNeeded, String::new())
         } else {
-            match attach(ebpf, btf, cgroup, hook) {
+            let loaded = loaded.unwrap_or_else(|| load(ebpf, hook));
+            match loaded.and_then(|()| attach(ebpf, cgroup, hook, keeper)) {
                 Ok(()) => (State::Active, String::new()),
                 Err(why) => (State::Refused, why),
             }
@@ -287,19 +307,15 @@ fn attach_all(ebpf: &mut Ebpf, btf: &aya::Btf, cgroup: &File) -> Result<Vec<Step
         if hook.required && state == State::Refused {
             return Err(LoadError::Hook { program: hook.program, door: hook.door.name(), fact: hook.fact, why });
         }
-        steps.push(Step {
-            program: hook.program,
-            fact: hook.fact,
-            door: hook.door.name(),
-            target: hook.door.target(),
-            power: hook.power,
-            state,
-            why,
-            without: hook.without,
-            verified: verified(ebpf, hook.program),
-        });
+        steps.push(Step::new(hook, state, why, verified(ebpf, hook.program)));
     }
     Ok(steps)
+}
+
+/// Is a better door of the same fact open? `open` is asked by position in the table.
+fn better(hook: &Hook, open: impl Fn(usize) -> bool) -> bool {
+    let mut others = HOOKS.iter().enumerate();
+    others.any(|(index, other)| other.fact == hook.fact && other.rank < hook.rank && open(index))
 }
 
 fn verified(ebpf: &Ebpf, program: &str) -> u32 {
@@ -309,59 +325,79 @@ fn verified(ebpf: &Ebpf, program: &str) -> u32 {
         .unwrap_or(0)
 }
 
-fn attach(ebpf: &mut Ebpf, btf: &aya::Btf, cgroup: &File, hook: &Hook) -> Result<(), String> {
+fn load(ebpf: &mut Ebpf, btf: &aya::Btf, hook: &Hook) -> Result<(), String> {
     let program = ebpf.program_mut(hook.program).ok_or("the object has no such program")?;
     match hook.door {
         Door::Lsm(name) => {
             lsm_is_active()?;
+            cast::<Lsm>(program)?.load(name, btf)
+        }
+        Door::BtfTracepoint(name) => cast::<BtfTracePoint>(program)?.load(name, btf),
+        Door::Fentry(name) => cast::<FEntry>(program)?.load(name, btf),
+        Door::Fexit(name) => cast::<FExit>(program)?.load(name, btf),
+        Door::CgroupSockAddr => cast::<CgroupSockAddr>(program)?.load(),
+        Door::CgroupSkb(_) => cast::<CgroupSkb>(program)?.load(),
+        Door::Syscall(_) => cast::<TracePoint>(program)?.load(),
+    }
+    .map_err(explain)
+}
+
+/// Attaches a loaded program; its links go to the keeper, which pins them.
+fn attach(ebpf: &mut Ebpf, cgroup: &File, hook: &Hook, keeper: &mut Keeper) -> Result<(), String> {
+    let program = ebpf.program_mut(hook.program).ok_or("the object has no such program")?;
+    match hook.door {
+        Door::Lsm(_) => {
             let program: &mut Lsm = cast(program)?;
-            program.load(name, btf).map_err(explain)?;
-            program.attach().map_err(explain)?;
+            let id = program.attach().map_err(explain)?;
+            keeper.keep(hook, 0, || program.take_link(id))
         }
-        Door::BtfTracepoint(name) => {
+        Door::BtfTracepoint(_) => {
             let program: &mut BtfTracePoint = cast(program)?;
-            program.load(name, btf).map_err(explain)?;
-            program.attach().map_err(explain)?;
+            let id = program.attach().map_err(explain)?;
+            keeper.keep(hook, 0, || program.take_link(id))
         }
-        Door::Fentry(name) => {
+        Door::Fentry(_) => {
             let program: &mut FEntry = cast(program)?;
-            program.load(name, btf).map_err(explain)?;
-            program.attach().map_err(explain)?;
+            let id = program.attach().map_err(explain)?;
+            keeper.keep(hook, 0, || program.take_link(id))
         }
-        Door::Fexit(name) => {
+        Door::Fexit(_) => {
             let program: &mut FExit = cast(program)?;
-            program.load(name, btf).map_err(explain)?;
-            program.attach().map_err(explain)?;
+            let id = program.attach().map_err(explain)?;
+            keeper.keep(hook, 0, || program.take_link(id))
         }
         Door::CgroupSockAddr => {
             let program: &mut CgroupSockAddr = cast(program)?;
-            program.load().map_err(explain)?;
-            program.attach(cgroup, CgroupAttachMode::Single).map_err(explain)?;
+            let id = program.attach(cgroup, CgroupAttachMode::Single).map_err(explain)?;
+            keeper.keep(hook, 0, || program.take_link(id))
         }
         Door::CgroupSkb(ingress) => {
             let program: &mut CgroupSkb = cast(program)?;
             let kind = if ingress { CgroupSkbAttachType::Ingress } else { CgroupSkbAttachType::Egress };
-            program.load().map_err(explain)?;
-            program.attach(cgroup, kind, CgroupAttachMode::Single).map_err(explain)?;
+            let id = program.attach(cgroup, kind, CgroupAttachMode::Single).map_err(explain)?;
+            keeper.keep(hook, 0, || program.take_link(id))
         }
-        Door::Syscall(names) => {
-            let program: &mut TracePoint = cast(program)?;
-            program.load().map_err(explain)?;
-            let mut attached = 0;
-            let mut why = String::new();
-            for name in names {
-                // An architecture may lack the older system calls.
-                match program.attach("syscalls", name) {
-                    Ok(_) => attached += 1,
-                    Err(error) => why = explain(error),
+        Door::Syscall(names) => attach_syscalls(cast(program)?, hook, names, keeper),
+    }
+}
+
+fn attach_syscalls(program: &mut TracePoint, hook: &Hook, names: &[&str], keeper: &mut Keeper) -> Result<(), String> {
+    let (mut attached, mut why) = (0, String::new());
+    for (index, name) in names.iter().enumerate() {
+        // An architecture may lack the older system calls.
+        match program.attach("syscalls", name) {
+            Ok(id) => {
+                attached += 1;
+                if keeper.keep(hook, index, || program.take_link(id)).is_err() {
+                    // Before 5.15 such a link is no BPF link: it stays the program's own.
+                    program.attach("syscalls", name).map_err(explain)?;
+                    keeper.stays(hook);
                 }
             }
-            if attached == 0 {
-                return Err(why);
-            }
+            Err(error) => why = explain(error),
         }
     }
-    Ok(())
+    if attached == 0 { Err(why) } else { Ok(()) }
 }
 
 fn cast<'a, T>(program: &'a mut Program) -> Result<&'a mut T, String>
@@ -400,106 +436,4 @@ fn explain(error: ProgramError) -> String {
         source = inner.source();
     }
     text
-}
-
-impl Maps {
-    fn take(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
-        let config =
-            Array::try_from(take(ebpf, "CONFIG")?).map_err(|source| LoadError::Map { name: "CONFIG", source })?;
-        Ok(Self {
-            containers: table(ebpf, "CONTAINERS")?,
-            config,
-            classes: table(ebpf, "CLASSES")?,
-            fingerprints: table(ebpf, "FINGERPRINTS")?,
-            sensitive: table(ebpf, "SENSITIVE")?,
-            runtime_sockets: table(ebpf, "RUNTIME_SOCKETS")?,
-            socket_names: table(ebpf, "SOCKET_NAMES")?,
-            descriptor_names: table(ebpf, "DESCRIPTOR_NAMES")?,
-            tasks: table(ebpf, "TASKS")?,
-            sockets: table(ebpf, "SOCKETS")?,
-            loss: table(ebpf, "LOSS")?,
-        })
-    }
-
-    /// Sets the run-time configuration.
-    pub fn set_config(&mut self, config: &Config) {
-        note("CONFIG", self.config.set(0, Raw(*config), 0));
-    }
-
-    /// Sets a container's policy (also of a nested cgroup: `policy.root` names the outermost).
-    pub fn set_policy(&mut self, cgroup: u64, policy: &Policy) {
-        note("CONTAINERS", self.containers.insert(cgroup, Raw(*policy), 0));
-    }
-
-    /// The policy the programs see.
-    pub fn policy(&self, cgroup: u64) -> Option<Policy> {
-        self.containers.get(&cgroup, 0).ok().map(|raw| raw.0)
-    }
-
-    /// Forgets a cgroup: it is not a container after all, or gone.
-    pub fn forget(&mut self, cgroup: u64) {
-        let _ = self.containers.remove(&cgroup);
-    }
-
-    /// Cgroups the programs take for containers.
-    pub fn containers(&self) -> Vec<(u64, Policy)> {
-        self.containers.iter().filter_map(Result::ok).map(|(key, raw)| (key, raw.0)).collect()
-    }
-
-    /// Sets the class of a program name ([`monitor_common::hash::program`]).
-    pub fn set_class(&mut self, name: u32, bits: u32) {
-        note("CLASSES", self.classes.insert(name, bits, 0));
-    }
-
-    /// Sets the class of a program's content.
-    pub fn set_fingerprint(&mut self, print: &Fingerprint, bits: u32) {
-        note("FINGERPRINTS", self.fingerprints.insert(Raw(*print), bits, 0));
-    }
-
-    /// Marks a file name as sensitive; `key` by [`monitor_common::hash::path_key`].
-    pub fn set_sensitive(&mut self, key: u64, reason: u32) {
-        note("SENSITIVE", self.sensitive.insert(key, reason, 0));
-    }
-
-    /// Marks a socket file as a container runtime's.
-    pub fn set_runtime_socket(&mut self, key: InodeKey) {
-        note("RUNTIME_SOCKETS", self.runtime_sockets.insert(Raw(key), 1, 0));
-    }
-
-    /// Marks a socket name as one a runtime uses.
-    pub fn set_socket_name(&mut self, name: u32) {
-        note("SOCKET_NAMES", self.socket_names.insert(name, 1, 0));
-    }
-
-    /// Tells the programs what `/dev/fd/N` hashes to.
-    pub fn set_descriptor_names(&mut self) {
-        for fd in 0..256 {
-            let name = monitor_common::hash::name(fd.to_string().as_bytes());
-            note("DESCRIPTOR_NAMES", self.descriptor_names.insert(name, 1, 0));
-        }
-    }
-
-    /// Adds a process from before the programs were there.
-    pub fn add_task(&mut self, tgid: u32, task: &monitor_common::state::Task) {
-        // Never over a newer entry that the programs made themselves.
-        const BPF_NOEXIST: u64 = 1;
-        let _ = self.tasks.insert(tgid, Raw(*task), BPF_NOEXIST);
-    }
-
-    /// Adds an outbound socket from before the programs were there.
-    pub fn add_socket(&mut self, cookie: u64, socket: &monitor_common::state::Socket) {
-        let _ = self.sockets.insert(cookie, Raw(*socket), 1);
-    }
-
-    /// Records lost in the kernel so far, by container and kind.
-    pub fn losses(&self) -> Vec<(LossKey, u64)> {
-        self.loss.iter().filter_map(Result::ok).map(|(key, count)| (key.0, count)).collect()
-    }
-}
-
-/// A map write can fail only when the map is full: worth a line, not the end.
-fn note(map: &'static str, result: Result<(), MapError>) {
-    if let Err(error) = result {
-        tracing::warn!(map, %error, "write to a kernel map failed");
-    }
 }

@@ -1,9 +1,10 @@
 //! The drain thread: decodes, counts, hands over. It never waits for anybody but the kernel.
 
 use super::decode::decode;
-use super::loader::Rings;
+use super::maps::Rings;
 use crate::event::Event;
 use aya::maps::{MapData, RingBuf};
+use monitor_common::header::Header;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,6 +27,37 @@ pub struct Counts {
     pub dropped: AtomicU64,
 }
 
+/// Records from before this daemon read the rings, as they come.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    /// Records that each CPU had begun when this daemon took the rings.
+    begun: Vec<u64>,
+    /// Of these, records read by this daemon.
+    pub read: AtomicU64,
+    /// How often both rings were seen empty since.
+    pub emptied: AtomicU64,
+}
+
+impl Backlog {
+    /// What was begun until now, by CPU.
+    pub fn new(begun: Vec<u64>) -> Self {
+        Self { begun, ..Self::default() }
+    }
+
+    /// Records begun before, all CPUs.
+    pub fn total(&self) -> u64 {
+        self.begun.iter().sum()
+    }
+
+    fn note(&self, record: &[u8]) {
+        let Some(header) = record.get(..size_of::<Header>()) else { return };
+        let header: Header = bytemuck::pod_read_unaligned(header);
+        if self.begun.get(header.cpu as usize).is_some_and(|begun| header.seq < *begun) {
+            self.read.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 /// A running drain.
 pub struct Drain {
     /// Running counts.
@@ -40,10 +72,14 @@ impl Drain {
     ///
     /// # Errors
     /// When no eventfd or thread can be made.
-    pub fn start<T: From<Event> + Send + 'static>(rings: Rings, sender: SyncSender<T>) -> std::io::Result<Self> {
+    pub fn start<T: From<Event> + Send + 'static>(
+        rings: Rings,
+        sender: SyncSender<T>,
+        backlog: Arc<Backlog>,
+    ) -> std::io::Result<Self> {
         let counts = Arc::new(Counts::default());
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
-        let worker = Worker { sender, counts: counts.clone(), waiting: VecDeque::new() };
+        let worker = Worker { sender, counts: counts.clone(), backlog, waiting: VecDeque::new() };
         let stopped = stop.clone();
         let thread = std::thread::Builder::new().name("drain".into()).spawn(move || worker.run(rings, &stopped))?;
         Ok(Self { counts, stop, thread: Some(thread) })
@@ -62,6 +98,7 @@ impl Drop for Drain {
 struct Worker<T> {
     sender: SyncSender<T>,
     counts: Arc<Counts>,
+    backlog: Arc<Backlog>,
     /// Verdicts read and not handed over yet.
     waiting: VecDeque<Event>,
 }
@@ -97,7 +134,7 @@ impl<T: From<Event>> Worker<T> {
         self.read_verdicts(&mut rings.verdicts);
         loop {
             let event = match rings.events.next() {
-                Some(record) => Self::decoded(&self.counts, &record),
+                Some(record) => self.decoded(&record),
                 None => break,
             };
             let Some(event) = event else { continue };
@@ -111,18 +148,21 @@ impl<T: From<Event>> Worker<T> {
         while let Some(verdict) = self.waiting.pop_front() {
             self.hand_over(verdict);
         }
+        self.backlog.emptied.fetch_add(1, Ordering::Relaxed);
     }
 
     fn read_verdicts(&mut self, ring: &mut RingBuf<MapData>) {
         while let Some(record) = ring.next() {
-            if let Some(event) = Self::decoded(&self.counts, &record) {
+            if let Some(event) = self.decoded(&record) {
                 self.waiting.push_back(event);
             }
         }
         self.waiting.make_contiguous().sort_by_key(|event| event.time_ns);
     }
 
-    fn decoded(counts: &Counts, record: &[u8]) -> Option<Event> {
+    fn decoded(&self, record: &[u8]) -> Option<Event> {
+        let counts = &self.counts;
+        self.backlog.note(record);
         counts.received.fetch_add(1, Ordering::Relaxed);
         match decode(record) {
             Ok(event) => Some(event),

@@ -28,7 +28,9 @@ pub fn categories(kind: FindingKind) -> &'static [&'static str] {
 pub fn types(outcome: &Outcome) -> &'static [&'static str] {
     match outcome {
         Outcome::Denied { .. } | Outcome::Killed { .. } => &["info", "denied"],
-        Outcome::Observed | Outcome::Refused { .. } => &["info"],
+        Outcome::Observed | Outcome::Frozen | Outcome::Quarantined | Outcome::Stopping | Outcome::Refused { .. } => {
+            &["info"]
+        }
     }
 }
 

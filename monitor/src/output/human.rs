@@ -5,6 +5,7 @@
 use super::escape::shown;
 use super::notice::{NoticeKind, NoticeRow};
 use super::record::{Alert, OutcomeName, Row, TreeNode};
+use super::response::ResponseRow;
 use crate::finding::Severity;
 use std::fmt::Write as _;
 
@@ -43,6 +44,7 @@ impl Human {
     pub fn render(&self, row: &Row) -> String {
         match row {
             Row::Alert(alert) => self.alert(alert),
+            Row::Response(response) => self.response(response),
             Row::Notice(notice) => self.notice(notice),
         }
     }
@@ -96,6 +98,9 @@ impl Human {
                 let pids = if pids.is_empty() { String::new() } else { format!(": {}", pids.join(" ")) };
                 self.paint(GREEN, &format!("[KILLED by {by}{pids}]"))
             }
+            OutcomeName::Frozen => self.paint(GREEN, "[container FROZEN]"),
+            OutcomeName::Quarantined => self.paint(GREEN, "[container QUARANTINED]"),
+            OutcomeName::Stopping => self.paint(YELLOW, "[the engine is STOPPING the container]"),
             OutcomeName::Refused => {
                 let why = shown(body.refused_why.as_deref().unwrap_or("no reason given"));
                 self.paint(RED, &format!("[NOT STOPPED: {why}]"))
@@ -117,6 +122,16 @@ impl Human {
             };
             let _ = writeln!(out, "{indent}{branch}{line}");
         }
+    }
+
+    fn response(&self, row: &ResponseRow) -> String {
+        let style = if row.bulkhead.response.done { GREEN } else { RED };
+        format!(
+            "{} {}  {}\n",
+            self.paint(DIM, &time(&row.timestamp)),
+            self.paint(style, &shown(row.event.action.name())),
+            shown(&row.message)
+        )
     }
 
     fn notice(&self, row: &NoticeRow) -> String {
@@ -190,6 +205,16 @@ mod tests {
         assert!(text.contains("amends f-1"));
         let notice = Human::new(false).render(&samples::notice_row());
         assert_eq!(notice, "12:03:04.200Z started  Bulkhead 0.1.0 is watching\n");
+    }
+
+    #[test]
+    fn a_response_is_a_line() {
+        let text: String = samples::responses().iter().map(|row| Human::new(false).render(row)).collect();
+        insta::assert_snapshot!(text, @r"
+        12:03:04.200Z quarantine  web-1 is cut off from all networks (by network namespace)
+        12:03:04.200Z freeze  freeze of web-1 refused: it is frozen already
+        12:03:04.200Z kill  1 process of web-1 killed (by network namespace)
+        ");
     }
 
     #[test]

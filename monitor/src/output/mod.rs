@@ -5,14 +5,17 @@
 pub mod category;
 mod clock;
 pub mod escape;
+pub mod events;
 pub mod human;
 pub mod notice;
 pub mod record;
+pub mod response;
 pub mod schema;
 pub mod sink;
 pub mod writer;
 
 pub use clock::Clock;
+pub use events::Events;
 pub use notice::Notice;
 pub use record::{Alert, Row};
 pub use writer::{Counters, Observer, Output, OutputError};

@@ -55,6 +55,13 @@ impl Notice {
         Self::new(NoticeKind::State, "stopped", format!("Bulkhead stops: {why}"))
     }
 
+    /// Records were lost that a former daemon had read and not dealt with when it ended.
+    pub fn handover_loss(lost: u64) -> Self {
+        let message = format!("{lost} events were lost when the former daemon ended");
+        Self::new(NoticeKind::Metric, "event_loss", message)
+            .with(serde_json::json!({ "container": "", "kind": "any", "lost": lost, "cause": "daemon_ended" }))
+    }
+
     /// Records of a container were lost.
     pub fn event_loss(container: &str, kind: &str, lost: u64) -> Self {
         let message = format!("{lost} {kind} events of container {container} were lost");

@@ -4,7 +4,10 @@
 
 mod build;
 
+pub(super) use build::container as container_fields;
+
 use super::notice::NoticeRow;
+use super::response::ResponseRow;
 use crate::finding::FindingKind;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -230,7 +233,7 @@ rows! {
         finding: FindingField,
         /// What came of it.
         outcome: OutcomeName,
-        /// By which rung of the capability ladder, if it was denied or killed.
+        /// By which rung of the capability ladder, if it was denied, killed or quarantined.
         enforced_by: Option<RungName>,
         /// Why an action that was due was not taken.
         refused_why: Option<String>,
@@ -298,7 +301,10 @@ names! {
     /// `event.kind` of an alert.
     AlertKind { Alert = "alert" }
     /// What came of a finding.
-    OutcomeName { Observed = "observed", Denied = "denied", Killed = "killed", Refused = "refused" }
+    OutcomeName {
+        Observed = "observed", Denied = "denied", Killed = "killed", Frozen = "frozen", Quarantined = "quarantined",
+        Stopping = "stopping", Refused = "refused",
+    }
     /// Rung of the ladder.
     RungName { Lsm = "lsm", Cgroup = "cgroup", Signal = "signal", Pidfd = "pidfd" }
 }
@@ -325,6 +331,8 @@ impl JsonSchema for FindingName {
 pub enum Row {
     /// An alert (`event.kind` is `alert`).
     Alert(Box<Alert>),
+    /// Something was done about a container, or refused (`event.kind` is `event`).
+    Response(Box<ResponseRow>),
     /// News of the daemon itself.
     Notice(Box<NoticeRow>),
 }

@@ -1,7 +1,9 @@
 //! Findings for the tests of this stage.
 
+use super::response::ResponseRow;
 use super::{Alert, Clock, Notice, Row, notice::NoticeRow};
 use crate::finding::{ContainerView, EnforcedBy, Evidence, Finding, FindingKind, Outcome, ProcessView, Severity};
+use crate::response::{Deed, Done, Origin, Report, Response};
 use jiff::{SignedDuration, Timestamp};
 
 /// 2026-03-01 12:03:04.2 UTC, 1000.077 s after boot.
@@ -72,4 +74,21 @@ pub fn reverse_shell_row() -> Row {
 pub fn notice_row() -> Row {
     let notice = Notice::started("0.1.0", serde_json::json!([{ "fact": "exec", "door": "tp_btf" }]));
     Row::Notice(Box::new(NoticeRow::new(&notice, "node-1", &clock())))
+}
+
+/// A quarantine by a finding, a refused order, a kill that is finished later.
+pub fn responses() -> Vec<Row> {
+    let container = reverse_shell().container;
+    let finding = Origin::Finding { id: Some("f-1".into()), kind: FindingKind::ReverseShell };
+    let by = vec!["network namespace".to_owned()];
+    let done = Done { by, processes: vec![901], remark: String::new() };
+    let of = |deed, result, origin| {
+        let response = Response { report: Report { deed, result, took_us: 412 }, origin, container: container.clone() };
+        Row::Response(Box::new(ResponseRow::new(&response, "node-1", &clock())))
+    };
+    vec![
+        of(Deed::Quarantine, Ok(done.clone()), finding),
+        of(Deed::Freeze, Err("it is frozen already".into()), Origin::Order { uid: 0, pid: 77 }),
+        of(Deed::Kill, Ok(done), Origin::Daemon),
+    ]
 }

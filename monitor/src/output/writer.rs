@@ -4,10 +4,12 @@
 use super::human::Human;
 use super::notice::{NoticeKind, NoticeRow};
 use super::record::{Alert, Row};
+use super::response::ResponseRow;
 use super::sink::{RotatedFile, Sink, Stdout};
 use super::{Clock, Notice};
 use crate::config::{self, Format};
 use crate::finding::Finding;
+use crate::response::Response;
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,11 +51,14 @@ pub struct Counters {
     pub failed: AtomicU64,
     /// Lost because the queue was full.
     pub dropped: AtomicU64,
+    /// Findings and notices that were taken off the queue and dealt with, written or not.
+    pub settled: AtomicU64,
 }
 
 enum Job {
     Finding(Box<Finding>),
     Notice(Box<Notice>),
+    Response(Box<Response>),
     Reopen,
     Stop,
 }
@@ -62,6 +67,8 @@ enum Job {
 pub struct Output {
     queue: SyncSender<Job>,
     counters: Arc<Counters>,
+    /// Findings and notices that went into the queue.
+    submitted: AtomicU64,
     done: Receiver<()>,
 }
 
@@ -116,22 +123,32 @@ impl Output {
                 let _ = finished.send(());
             })
             .map_err(OutputError::Thread)?;
-        Ok(Self { queue, counters, done })
+        Ok(Self { queue, counters, submitted: AtomicU64::new(0), done })
     }
 
     /// Hands over a finding; never waits.
     pub fn finding(&self, finding: Finding) {
-        self.hand_over(Job::Finding(Box::new(finding)));
+        self.submit(Job::Finding(Box::new(finding)));
     }
 
     /// Hands over a notice; never waits.
     pub fn notice(&self, notice: Notice) {
-        self.hand_over(Job::Notice(Box::new(notice)));
+        self.submit(Job::Notice(Box::new(notice)));
+    }
+
+    /// Hands over what was done about a container; never waits.
+    pub fn response(&self, response: Response) {
+        self.hand_over(Job::Response(Box::new(response)));
     }
 
     /// Opens the file anew before the next row.
     pub fn reopen(&self) {
         self.hand_over(Job::Reopen);
+    }
+
+    /// Findings and notices that went into the queue so far; compared with [`Counters::settled`].
+    pub fn submitted(&self) -> u64 {
+        self.submitted.load(Relaxed)
     }
 
     /// What became of the rows so far.
@@ -152,10 +169,18 @@ impl Output {
         self.done.recv_timeout(end.saturating_duration_since(std::time::Instant::now())).is_ok()
     }
 
-    fn hand_over(&self, job: Job) {
-        if self.queue.try_send(job).is_err() {
+    fn submit(&self, job: Job) {
+        if self.hand_over(job) {
+            self.submitted.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn hand_over(&self, job: Job) -> bool {
+        let sent = self.queue.try_send(job).is_ok();
+        if !sent {
             self.counters.dropped.fetch_add(1, Relaxed);
         }
+        sent
     }
 }
 
@@ -177,8 +202,16 @@ impl Writer {
                 Job::Finding(finding) => {
                     let alert = Alert::new(&finding, &self.host, &Clock::now());
                     self.row(&Row::Alert(Box::new(alert)));
+                    self.counters.settled.fetch_add(1, Relaxed);
                 }
-                Job::Notice(notice) => self.notice(&notice),
+                Job::Notice(notice) => {
+                    self.notice(&notice);
+                    self.counters.settled.fetch_add(1, Relaxed);
+                }
+                Job::Response(response) => {
+                    let row = ResponseRow::new(&response, &self.host, &Clock::now());
+                    self.row(&Row::Response(Box::new(row)));
+                }
                 Job::Reopen => self.sink.reopen(),
                 Job::Stop => break,
             }

@@ -1,15 +1,17 @@
 //! From configuration to what the stages work with: an immutable snapshot that is built and checked
 //! as a whole, so that a reload either takes effect or changes nothing.
 
-use crate::config::{Drift, Lists, Loaded, Mode as ConfigMode};
+use crate::config::{DaemonExit, DoorKind, Drift, Lists, Loaded, Mode as ConfigMode};
 use crate::container::denylist::{Denylist, DenylistError};
 use crate::container::sockets;
 use crate::detect::Settings;
 use crate::event::Fingerprint;
-use crate::kernel::loader::Maps;
+use crate::kernel::maps::Maps;
+use crate::kernel::pins::fnv64;
 use crate::respond::policy::{Mode, Rules};
 use monitor_common::hash;
 use monitor_common::state::{Config as KernelConfig, InodeKey};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// Names a runtime's socket goes by, wherever it is mounted.
@@ -34,6 +36,16 @@ pub struct Compiled {
     pub watch_host: bool,
     /// The engine's socket.
     pub engine_socket: PathBuf,
+    /// Kinds of hooks not to use.
+    pub avoid: Vec<&'static str>,
+    /// Tells configurations apart from which containers' policies would be made otherwise.
+    pub rules_id: u64,
+    /// There is an engine that will tell of containers.
+    pub engine: bool,
+    /// Enforcement ends with the daemon.
+    pub release: bool,
+    /// Age of the heartbeat from which on the daemon counts as dead, ns.
+    pub heartbeat_limit_ns: u64,
 }
 
 impl Compiled {
@@ -52,6 +64,11 @@ impl Compiled {
             lists: loaded.lists.clone(),
             watch_host: config.host.watch,
             engine_socket: config.engine.docker_socket.clone(),
+            avoid: config.kernel.avoid.iter().flat_map(|kind| doors(*kind)).copied().collect(),
+            rules_id: rules_id(loaded),
+            engine: config.engine.docker,
+            release: config.on_daemon_exit == DaemonExit::Release,
+            heartbeat_limit_ns: u64::from(config.pins.heartbeat_limit_s) * 1_000_000_000,
         })
     }
 
@@ -61,9 +78,29 @@ impl Compiled {
             default_enforce: self.rules.default_enforce(),
             watch_host: u32::from(self.watch_host),
             self_tgid: std::process::id(),
+            // In force or not is the maps' to know: it outlives a reload.
+            responses: 0,
             reserved: 0,
+            release: u32::from(self.release),
+            heartbeat_ns: boot_ns(),
+            limit_ns: self.heartbeat_limit_ns,
         }
     }
+}
+
+/// Names of the doors of a kind.
+fn doors(kind: DoorKind) -> &'static [&'static str] {
+    match kind {
+        DoorKind::Lsm => &["lsm"],
+        DoorKind::Fentry => &["fentry", "fexit"],
+    }
+}
+
+/// A hash of what [`rules`] reads, in the order of the declarations.
+fn rules_id(loaded: &Loaded) -> u64 {
+    let config = &loaded.config;
+    let text = serde_json::to_string(&(config.mode, &config.image, &config.actions, &config.scope)).unwrap_or_default();
+    fnv64(text.bytes())
 }
 
 fn mode(mode: ConfigMode) -> Mode {
@@ -94,6 +131,7 @@ fn settings(loaded: &Loaded) -> Settings {
         miner_kill: config.miner.kill_score.0,
         pools: lists.pools.domains.iter().map(|domain| domain.as_str().to_owned()).collect(),
         pool_sites: lists.pools.mixed_domains.iter().map(|domain| domain.as_str().to_owned()).collect(),
+        pool_networks: lists.pools.networks.iter().map(|network| network.0).collect(),
         pool_ports: lists.pools.ports.clone(),
         miner_names: lists.miners.names.iter().map(|name| name.to_ascii_lowercase()).collect(),
         ..Settings::default()
@@ -109,7 +147,8 @@ pub fn classify(lists: &Lists, name: &str, _print: Fingerprint) -> u32 {
     lists.programs.classes().find(|(known, _)| hash::program(known.as_bytes()) == wanted).map_or(0, |(_, bits)| bits)
 }
 
-/// Writes names, paths and sockets into the kernel half's maps.
+/// Writes names, paths and sockets into the kernel half's maps, and takes out those of an earlier
+/// configuration.
 pub fn fill_maps(maps: &mut Maps, compiled: &Compiled) {
     for (name, bits) in compiled.lists.programs.classes() {
         maps.set_class(hash::program(name.as_bytes()), bits);
@@ -119,9 +158,13 @@ pub fn fill_maps(maps: &mut Maps, compiled: &Compiled) {
             maps.set_fingerprint(&print, bits);
         }
     }
+    let (mut classes, mut sensitive) = (HashSet::new(), HashSet::new());
+    classes.extend(compiled.lists.programs.classes().map(|(name, _)| hash::program(name.as_bytes())));
     for (pattern, reason) in compiled.lists.sensitive.patterns() {
         maps.set_sensitive(pattern.key(), reason as u32);
+        sensitive.insert(pattern.key());
     }
+    maps.keep_names(&classes, &sensitive);
     for name in SOCKET_NAMES {
         maps.set_socket_name(hash::name(name.as_bytes()));
     }
@@ -162,4 +205,38 @@ pub fn programs(lists: &Lists, root: &str) -> Vec<(PathBuf, u32)> {
 pub fn boot_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn the_builtin_denylist_covers_any_registry_and_tag() {
+        let denylist = Compiled::new(&Loaded::builtin().unwrap()).unwrap().denylist;
+        for bad in [
+            "docker123321/mysql5",
+            "docker.io/docker123321/tomcat11:1",
+            "mirror.example:5000/hub/docker123321/cron",
+            "docker123321/kk@sha256:0000",
+            "registry.example/cmd.cat/chattr",
+        ] {
+            assert!(denylist.check(bad).is_some(), "{bad}");
+        }
+        for good in ["mysql:5", "notdocker123321/mysql", "docker123321", "pocosow/centos-tools", ""] {
+            assert!(denylist.check(good).is_none(), "{good}");
+        }
+    }
+
+    #[test]
+    fn the_miner_detector_gets_the_configured_networks() {
+        let config = "[miner]\npool_networks = [\"198.51.100.0/24\"]\n";
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("b.toml");
+        std::fs::write(&file, config).unwrap();
+        let settings = Compiled::new(&Loaded::load(&file).unwrap()).unwrap().settings;
+        assert!(settings.pool_network("198.51.100.7".parse().unwrap()).is_some());
+        assert!(settings.pool_network("198.51.101.7".parse().unwrap()).is_none());
+    }
 }

@@ -1,31 +1,40 @@
 //! The one way through: event → container and lineage → detectors → response → output. One thread,
 //! fed through one bounded queue by the drain, the engine client and the signal thread.
 
+mod account;
 mod compile;
 mod facts;
 mod finding;
 mod older;
+mod orders;
+mod told;
 
+pub use account::Account;
 pub use compile::{Compiled, boot_ns, classify, fill_maps};
+pub use orders::{Settings as ResponseSettings, stop_report};
 
 use crate::container::Registry;
 use crate::container::docker::Notice as EngineNotice;
 use crate::container::host_mounts::HostMounts;
 use crate::container::registry::Change;
+use crate::control::Order;
 use crate::detect::{Context, Detectors};
 use crate::event::{Body, Cgroup, ContainerKey, Event, HOST, Verdict};
 use crate::finding::{Detection, Finding, Outcome};
-use crate::kernel::loader::Maps;
+use crate::kernel::maps::Maps;
 use crate::output::notice::NoticeKind;
-use crate::output::{Notice, Output};
+use crate::output::{Events, Notice, Output};
 use crate::provenance::ProcessTable;
-use crate::respond;
+use crate::respond::{self, Held, Means};
+use crate::response::{Origin, Report};
+use crate::startup::STARTUP_ID;
 use crate::{container, kernel::classes};
 use facts::Facts;
 use older::Older;
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// Findings kept for an amendment while a container's metadata is incomplete.
 const UNAMENDED: usize = 1024;
@@ -37,10 +46,47 @@ pub enum Input {
     Event(Event),
     /// The engine client has something.
     Engine(EngineNotice),
+    /// An order on the control socket.
+    Order(Box<Order>),
+    /// The engine has stopped a container, or not.
+    Stopped(ContainerKey, Box<Report>),
     /// SIGHUP: a new configuration that has been checked already.
     Reload(Box<Compiled>),
     /// SIGTERM or SIGINT.
     Stop,
+    /// Another daemon takes over.
+    Handover,
+}
+
+/// What is to be done after an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// The next one.
+    Go,
+    /// The end.
+    Stop,
+    /// The end, for another daemon to go on.
+    Handover,
+}
+
+/// What the pipeline is made of.
+pub struct Parts {
+    /// The kernel half's maps.
+    pub maps: Maps,
+    /// The containers.
+    pub registry: Registry,
+    /// The configuration.
+    pub compiled: Compiled,
+    /// Where alerts go.
+    pub output: Output,
+    /// Where all events go.
+    pub events: Option<Events>,
+    /// Counts for `status`.
+    pub counts: Arc<Counts>,
+    /// Bookkeeping of records.
+    pub account: Account,
+    /// What containers are stopped and cut off with.
+    pub responses: ResponseSettings,
 }
 
 impl From<Event> for Input {
@@ -58,8 +104,12 @@ pub struct Counts {
     pub findings: AtomicU64,
     /// Of these, acts that were denied or killed.
     pub prevented: AtomicU64,
-    /// Records the kernel half lost, all containers and kinds.
+    /// Records lost on any way, all daemons since the maps were made.
     pub lost: AtomicU64,
+    /// Processes remembered now.
+    pub processes: AtomicU64,
+    /// Containers that are quarantined or frozen.
+    pub held: Mutex<Vec<respond::held::View>>,
 }
 
 /// See the module.
@@ -72,16 +122,21 @@ pub struct Pipeline {
     facts: Facts,
     older: Older,
     output: Output,
+    events: Option<Events>,
     counts: Arc<Counts>,
+    account: Account,
     /// Findings about containers whose metadata is incomplete, oldest first.
     unamended: VecDeque<Finding>,
     losses: HashMap<(ContainerKey, u32), u64>,
     serial: u64,
+    held: Held,
+    stop: Option<respond::Stop>,
 }
 
 impl Pipeline {
     /// Puts the stages together.
-    pub fn new(maps: Maps, registry: Registry, compiled: Compiled, output: Output, counts: Arc<Counts>) -> Self {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { maps, registry, compiled, output, events, counts, account, responses } = parts;
         let mounts = HostMounts::read().unwrap_or_else(|error| {
             tracing::warn!(%error, "the host's mounts cannot be read: writes to them are not told from others");
             HostMounts::from_mountinfo("")
@@ -92,22 +147,28 @@ impl Pipeline {
             detectors: Detectors::new(),
             older: Older::default(),
             unamended: VecDeque::new(),
-            losses: HashMap::new(),
+            losses: maps.ledger.losses_told().into_iter().map(|(key, n)| ((key.container, key.kind), n)).collect(),
             serial: 0,
+            held: Held::new(responses.unified, responses.packets),
+            stop: responses.stop,
             maps,
             registry,
             compiled,
             output,
+            events,
             counts,
+            account,
         }
     }
 
     /// Takes over what runs already: containers, their policy, their processes; and judges it by
     /// the same rules. A process that starts meanwhile is known to the kernel half already.
     pub fn take_over(&mut self) {
+        let quarantined = self.quarantined_before();
         for change in self.registry.scan() {
             self.changed(&change);
         }
+        self.inherit(quarantined);
         let lists = &self.compiled.lists;
         let host = self.compiled.watch_host;
         let events = crate::startup::scan(&self.registry, &|name, print| classify(lists, name, print), host);
@@ -122,20 +183,38 @@ impl Pipeline {
                 tracing::error!(%error, "what already runs could not be read; only what starts from now on is judged")
             }
         }
+        self.account.set_rules(self.compiled.rules_id);
+        self.maps.ledger.set_handover(&self.account.handover());
     }
 
-    /// Handles one input; false to stop.
-    pub fn on_input(&mut self, input: Input) -> bool {
+    /// Handles one input.
+    pub fn on_input(&mut self, input: Input) -> Flow {
         match input {
             Input::Event(mut event) => {
                 self.older.rename(&mut event);
+                if let Some(events) = &mut self.events {
+                    events.event(&event, self.registry.get(event.container).as_deref());
+                }
                 self.on_event(event);
+                self.account.judged();
+                self.settle();
             }
             Input::Engine(notice) => self.on_engine(&notice),
+            Input::Order(order) => self.on_order(&order),
+            Input::Stopped(key, report) => self.on_stopped(key, *report),
             Input::Reload(compiled) => self.reload(*compiled),
-            Input::Stop => return false,
+            Input::Stop => return Flow::Stop,
+            Input::Handover => return Flow::Handover,
         }
-        true
+        Flow::Go
+    }
+
+    /// Notes how many records are dealt with. True if some wait for the outputs.
+    pub fn settle(&mut self) -> bool {
+        if let Some(handover) = self.account.settle(&self.output, self.events.as_ref()) {
+            self.maps.ledger.set_handover(&handover);
+        }
+        self.account.is_pending()
     }
 
     fn on_event(&mut self, event: Event) {
@@ -161,14 +240,43 @@ impl Pipeline {
     /// Acts on a detection and reports it.
     fn found(&mut self, event: &Event, detection: Detection) {
         let descendants = self.processes.descendants(detection.culprit);
-        let outcome = respond::act(&self.compiled.rules, &self.registry, event, &detection, &descendants);
-        if detection.repeat {
-            return;
+        let mut means = Means {
+            rules: &self.compiled.rules,
+            registry: &self.registry,
+            reflex: &mut self.maps,
+            held: &mut self.held,
+            stop: self.stop.as_ref(),
+        };
+        let acted = respond::act(&mut means, event, &detection, &descendants);
+        let (kind, stopping) = (detection.kind, acted.outcome == Outcome::Stopping);
+        let told = self.is_told(event, &detection);
+        let id = (!detection.repeat && !told).then(|| self.report(event, detection, acted.outcome));
+        let origin = Origin::Finding { id, kind };
+        let pursued = acted.hunt.and_then(|hunt| self.held.pursue(&mut self.maps, &self.registry, hunt));
+        for report in acted.reports.into_iter().chain(pursued) {
+            self.responded(event.container, origin.clone(), report);
         }
-        self.report(event, detection, outcome);
+        if stopping && !self.held.is_stopping(event.container) {
+            self.held.stopping(event.container, origin);
+        }
     }
 
-    fn report(&mut self, event: &Event, detection: Detection, outcome: Outcome) {
+    /// Did a daemon before this one report it? It is remembered for the next.
+    fn is_told(&mut self, event: &Event, detection: &Detection) -> bool {
+        if detection.repeat {
+            return false;
+        }
+        let key = told::key(detection.kind, detection.culprit);
+        if event.id & STARTUP_ID != 0 && self.maps.ledger.was_told(&key) {
+            tracing::debug!(kind = ?detection.kind, pid = detection.culprit.tgid, "told by a daemon before this one");
+            return true;
+        }
+        self.maps.ledger.tell(&key, event.time_ns);
+        false
+    }
+
+    /// Reports a detection under an id of its own, which is answered.
+    fn report(&mut self, event: &Event, detection: Detection, outcome: Outcome) -> String {
         self.serial += 1;
         let view = self.registry.view(event.container);
         let finding = finding::complete(event, detection, outcome, view, &self.processes, self.serial);
@@ -182,7 +290,9 @@ impl Pipeline {
             }
             self.unamended.push_back(finding.clone());
         }
+        let id = finding.id.clone();
         self.output.finding(finding);
+        id
     }
 
     fn on_cgroup(&mut self, cgroup: &Cgroup) {
@@ -199,15 +309,29 @@ impl Pipeline {
             self.maps.forget(change.cgroup);
             if change.is_container() {
                 self.facts.forget(change.container);
+                self.forget_responses(change.container);
             }
             return;
         }
         let Some(container) = self.registry.get(change.container) else { return };
-        self.maps.set_policy(change.cgroup, &self.compiled.rules.compile(&container));
+        if !self.is_confirmed(change.cgroup, &container) {
+            self.maps.set_policy(change.cgroup, &self.held.policy(&self.compiled.rules, &container));
+        }
         self.fingerprint(&container);
         if change.is_container() && container.metadata.complete {
             self.judge_image(change.container);
         }
+    }
+
+    /// Has a daemon before this one matched the container, by the same rules, with labels and an image that
+    /// are not known here yet? Then its policy holds until they are.
+    fn is_confirmed(&self, cgroup: u64, container: &container::registry::Container) -> bool {
+        self.compiled.engine
+            && !container.metadata.complete
+            && self.account.handover().rules == self.compiled.rules_id
+            && self.maps.policy(cgroup).is_some_and(|policy| {
+                policy.root == container.key && policy.flags & monitor_common::policy::POLICY_CONFIRMED != 0
+            })
     }
 
     /// Learns what the image's shells and interpreters look like, so that a copy of one is known.
@@ -239,7 +363,7 @@ impl Pipeline {
         if let Some(label) = respond::policy::invalid_label(&container) {
             tracing::warn!(container = %container.id, label, "label bulkhead.mode names no mode and is ignored");
         }
-        let policy = self.compiled.rules.compile(&container);
+        let policy = self.held.policy(&self.compiled.rules, &container);
         for cgroup in self.registry.cgroups_of(key) {
             self.maps.set_policy(cgroup, &policy);
         }
@@ -263,6 +387,11 @@ impl Pipeline {
             return;
         }
         let detection = container::denylist::detection(&container.metadata, &found);
+        let told = told::container(key);
+        if self.maps.ledger.was_told(&told) {
+            return;
+        }
+        self.maps.ledger.tell(&told, boot_ns());
         let event = facts::container_event(&self.registry, key);
         self.report(&event, detection, Outcome::Observed);
     }
@@ -272,8 +401,9 @@ impl Pipeline {
         self.facts.drift_alert(self.compiled.settings.drift_alert);
         fill_maps(&mut self.maps, &self.compiled);
         self.maps.set_config(&self.compiled.kernel_config());
+        self.account.set_rules(self.compiled.rules_id);
         for container in self.registry.live() {
-            let policy = self.compiled.rules.compile(&container);
+            let policy = self.held.policy(&self.compiled.rules, &container);
             for cgroup in self.registry.cgroups_of(container.key) {
                 self.maps.set_policy(cgroup, &policy);
             }
@@ -281,30 +411,46 @@ impl Pipeline {
         self.output.notice(Notice::new(NoticeKind::State, "reloaded", "configuration reloaded"));
     }
 
-    /// Once a second: what the kernel half could not hand over.
+    /// Once a second: the heartbeat; responses are kept up with what containers do, and what the kernel half could
+    /// not hand over is told.
     pub fn tick(&mut self) {
-        let mut total = 0;
+        self.maps.beat(boot_ns());
+        for (container, report) in self.held.tick(&mut self.maps, &self.registry) {
+            self.responded(container, Origin::Daemon, report);
+        }
         for (key, lost) in self.maps.losses() {
-            total += lost;
             let before = self.losses.insert((key.container, key.kind), lost).unwrap_or(0);
             if lost > before {
                 let view = self.registry.view(key.container);
                 let kind = u16::try_from(key.kind).ok().and_then(|kind| crate::event::Kind::try_from(kind).ok());
                 let kind = kind.map_or("unknown".to_owned(), |kind| format!("{kind:?}").to_lowercase());
                 self.output.notice(Notice::event_loss(&view.id, &kind, lost - before));
+                self.maps.ledger.tell_loss(&key, lost);
             }
         }
-        self.counts.lost.store(total, Ordering::Relaxed);
+        if let Some(lost) = self.account.lost_with_former() {
+            self.output.notice(Notice::handover_loss(lost));
+        }
+        self.settle();
+        let handover = self.account.handover();
+        self.maps.ledger.set_handover(&handover);
+        self.counts.lost.store(handover.lost + self.maps.ring_full(), Ordering::Relaxed);
+        self.counts.processes.store(self.processes.len() as u64, Ordering::Relaxed);
     }
 
-    /// Ends the stages; what is left to do is to write what waits.
-    pub fn stop(self, why: &str) -> Output {
+    /// Is enforcement to end with the daemon?
+    pub fn releases(&self) -> bool {
+        self.compiled.release
+    }
+
+    /// Ends the stages and writes what waits; `false` if that took longer than `patience`.
+    pub fn stop(mut self, why: &str, patience: Duration) -> bool {
         self.output.notice(Notice::stopped(why));
-        self.output
-    }
-
-    /// Processes remembered, for `status`.
-    pub fn processes(&self) -> usize {
-        self.processes.len()
+        let events = self.events.take().is_none_or(|events| events.close(patience));
+        let written = self.output.close(patience) && events;
+        if written {
+            self.maps.ledger.set_handover(&self.account.all_written());
+        }
+        written
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::container::Registry;
 use crate::event::{Body, Event, ProcessKey, Stdio};
-use crate::kernel::loader::Maps;
+use crate::kernel::maps::Maps;
 use crate::provenance::{Process, Program, Resolve};
 use crate::respond::kill::same_start;
 use crate::startup::STARTUP_ID;
@@ -27,6 +27,7 @@ impl Older {
             task.parent_tgid = exec.parent.tgid;
             task.stdin = pipe(&exec.stdio[0]);
             task.stdout = pipe(&exec.stdio[1]);
+            found_line(maps, event.process.tgid, &mut task);
             maps.add_task(event.process.tgid, &task);
         }
     }
@@ -57,6 +58,20 @@ impl Older {
         if matches!(event.body, Body::Exit { .. }) && event.id & STARTUP_ID == 0 {
             self.0.remove(&event.process.tgid);
         }
+    }
+}
+
+/// Whose descendant it is, as far as its parent is noted already and in the same container.
+fn found_line(maps: &Maps, tgid: u32, task: &mut Task) {
+    let parent = maps.task(task.parent_tgid).filter(|parent| parent.container == task.container);
+    if let Some(parent) = parent {
+        task.lineage = parent.lineage;
+        task.depth = parent.depth;
+    }
+    let depth = task.depth as usize;
+    if let Some(slot) = task.lineage.get_mut(depth) {
+        *slot = monitor_common::lineage::id(tgid, task.start_ns);
+        task.depth += 1;
     }
 }
 

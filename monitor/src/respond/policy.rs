@@ -98,16 +98,17 @@ impl Rules {
     pub fn enforce_bits(&self) -> u32 {
         ENFORCEABLE
             .iter()
-            .filter(|(kind, _)| self.action(*kind) != Action::Alert)
+            .filter(|(kind, _)| self.action(*kind).is_reflex())
             .fold(0, |bits, (_, reason)| bits | 1 << *reason as u32)
     }
 
     /// What the kernel half does about a container that it has just seen come to life and that
     /// the daemon has not answered for yet: nothing may slip through the gap, but a container that
-    /// could still turn out to be out of scope is not touched.
+    /// could still turn out to be out of scope, or of an image with another mode, is not touched.
     pub fn default_enforce(&self) -> u32 {
         let scoped = !(self.scope_cgroups.is_empty() && self.scope_labels.is_empty());
-        if self.default_mode == Mode::Protect && !scoped { self.enforce_bits() } else { 0 }
+        let exempting = self.image_modes.iter().any(|(_, mode)| *mode != Mode::Protect);
+        if self.default_mode == Mode::Protect && !scoped && !exempting { self.enforce_bits() } else { 0 }
     }
 
     /// The container's mode, as far as is known now: its label, else its image, else the default.
@@ -231,6 +232,11 @@ mod tests {
         assert_eq!(rules(Mode::Off).compile(&c).flags, POLICY_OFF | POLICY_CONFIRMED);
         assert_eq!(rules(Mode::Protect).default_enforce(), BITS);
         assert_eq!(rules(Mode::Monitor).default_enforce(), 0);
+        let glob = Glob::new("debug/*").unwrap().compile_matcher();
+        let exempting = Rules { image_modes: vec![(glob.clone(), Mode::Monitor)], ..rules(Mode::Protect) };
+        assert_eq!(exempting.default_enforce(), 0, "not before its image is known to be another");
+        let strict = Rules { image_modes: vec![(glob, Mode::Protect)], ..rules(Mode::Protect) };
+        assert_eq!(strict.default_enforce(), BITS);
     }
 
     #[test]

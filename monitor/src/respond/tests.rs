@@ -3,6 +3,7 @@
 //! On real child processes; the container is a registry entry that the test's own cgroup stands
 //! for where that can be arranged, so the checks read the real /proc.
 
+use super::testing::{Notes, act};
 use super::*;
 use crate::container::hierarchy::{self, Hierarchy};
 use crate::container::registry::Metadata;
@@ -133,4 +134,129 @@ fn what_the_kernel_did_is_told() {
     assert_eq!(denied, Outcome::Denied { by: EnforcedBy::Cgroup });
     let observed = act(&r, &registry(), &event(KEY, Verdict::Observed, Rung::None, gone), &miner(gone), &[]);
     assert!(matches!(observed, Outcome::Refused { why } if why.contains("already ended")));
+}
+
+fn task(tgid: u32, start_ns: u64, line: &[u32]) -> monitor_common::state::Task {
+    let mut task: monitor_common::state::Task = bytemuck::Zeroable::zeroed();
+    (task.container, task.start_ns, task.depth) = (KEY, start_ns, line.len() as u32 + 1);
+    task.lineage[..line.len()].copy_from_slice(line);
+    task.lineage[line.len()] = monitor_common::lineage::id(tgid, start_ns);
+    task
+}
+
+#[test]
+fn a_line_is_followed_through_generations_that_have_ended() {
+    let culprit = ProcessKey { tgid: 4_000_001, start_ns: 7_000_000_000 };
+    let own = monitor_common::lineage::id(culprit.tgid, culprit.start_ns);
+    let mut notes = Notes::default();
+    notes.tasks.insert(4_000_900, task(4_000_900, 9_000_000_000, &[11, own, 12, 13]));
+    notes.tasks.insert(4_000_901, task(4_000_901, 9_000_000_000, &[11, 14]));
+    let mut hunt = Hunt::start(&mut notes, KEY, &[culprit]);
+    assert_eq!(notes.doomed, HashMap::from([(own, KEY)]));
+    assert_eq!(notes.bits, monitor_common::state::RESPONSE_DOOM);
+    assert_eq!(hunt.look(&notes, &registry()), 1, "the descendant, and not its neighbour");
+    assert_eq!(hunt.look(&notes, &registry()), 0, "once");
+    assert!(hunt.killed().is_empty(), "there is no such process");
+    assert!(hunt.run(&notes, &registry()));
+    hunt.end(&mut notes, true);
+    assert!(notes.doomed.is_empty() && notes.bits == 0);
+}
+
+#[test]
+fn beyond_the_last_generation_told_apart_its_place_counts() {
+    let culprit = ProcessKey { tgid: 4_000_001, start_ns: 7_000_000_000 };
+    let mut notes = Notes::default();
+    let mut deep = task(culprit.tgid, culprit.start_ns, &[5; monitor_common::lineage::LINEAGE - 1]);
+    deep.lineage[monitor_common::lineage::LINEAGE - 1] = 99;
+    notes.tasks.insert(culprit.tgid, deep);
+    let _hunt = Hunt::start(&mut notes, KEY, &[culprit]);
+    assert_eq!(notes.doomed, HashMap::from([(99, KEY)]));
+}
+
+#[test]
+fn a_quarantine_is_a_policy_bit_that_outlives_other_changes() {
+    use monitor_common::policy::{POLICY_QUARANTINE, POLICY_WATCHED};
+    let (registry, rules) = (registry(), rules(Mode::Monitor, Action::Kill));
+    let container = registry.get(KEY).unwrap();
+    let (mut notes, mut held) = (Notes::default(), Held::new(None, true));
+    let report = held.quarantine(&mut notes, &registry, &rules, &container);
+    assert!(report.result.is_ok(), "{report:?}");
+    assert_eq!(notes.policies[&KEY].flags & (POLICY_QUARANTINE | POLICY_WATCHED), POLICY_QUARANTINE | POLICY_WATCHED);
+    assert_ne!(held.policy(&rules, &container).flags & POLICY_QUARANTINE, 0, "what a reload writes");
+    assert!(held.quarantine(&mut notes, &registry, &rules, &container).result.is_err(), "twice");
+    assert!(held.views(&registry)[0].quarantined);
+    assert!(held.release(&mut notes, &registry, &rules, &container).result.is_ok());
+    assert_eq!((notes.policies[&KEY].flags & POLICY_QUARANTINE, notes.bits), (0, 0));
+    assert!(held.release(&mut notes, &registry, &rules, &container).result.is_err(), "twice");
+    held.quarantine(&mut notes, &registry, &rules, &container);
+    assert!(held.forget(&mut notes, KEY) && notes.bits == 0 && held.views(&registry).is_empty());
+    assert!(!held.forget(&mut notes, KEY));
+}
+
+fn contained(mode: Mode, action: Action, stop: Option<&Stop>) -> Acted {
+    let (registry, rules) = (registry(), rules(mode, action));
+    let (mut notes, mut held) = (Notes::default(), Held::new(None, true));
+    let culprit = ProcessKey { tgid: 4_000_000, start_ns: 5 };
+    let mut means = Means { rules: &rules, registry: &registry, reflex: &mut notes, held: &mut held, stop };
+    act_on(&mut means, culprit)
+}
+
+fn act_on(means: &mut Means<'_>, culprit: ProcessKey) -> Acted {
+    super::act(means, &event(KEY, Verdict::Observed, Rung::None, culprit), &miner(culprit), &[])
+}
+
+#[test]
+fn findings_contain_the_whole_container_in_protect_only() {
+    let acted = contained(Mode::Protect, Action::Quarantine, None);
+    assert_eq!((acted.outcome, acted.reports.len()), (Outcome::Quarantined, 1));
+    for mode in [Mode::Monitor, Mode::Off] {
+        for action in [Action::Quarantine, Action::Freeze, Action::Stop] {
+            let acted = contained(mode, action, None);
+            assert!(acted.outcome == Outcome::Observed && acted.reports.is_empty(), "{mode:?} {action:?}");
+        }
+    }
+    let acted = contained(Mode::Protect, Action::Stop, None);
+    assert!(matches!(&acted.outcome, Outcome::Refused { why } if why.contains("no container engine")), "{acted:?}");
+    assert!(acted.reports[0].result.is_err(), "a refusal is on record");
+    let stop: Stop = Box::new(|container| if container.id == ID { Ok(()) } else { Err("another".into()) });
+    assert_eq!(contained(Mode::Protect, Action::Stop, Some(&stop)).outcome, Outcome::Stopping);
+    let acted = contained(Mode::Protect, Action::Freeze, None);
+    assert!(matches!(&acted.outcome, Outcome::Refused { why } if why.contains("no processes")), "{acted:?}");
+}
+
+#[test]
+fn what_contains_is_no_bit_of_the_kernel_half() {
+    let of = |action| Rules { actions: HashMap::from([(FindingKind::ReverseShell, action)]), ..Rules::default() };
+    assert_ne!(of(Action::Kill).enforce_bits(), 0);
+    for action in [Action::Alert, Action::Freeze, Action::Quarantine, Action::Stop] {
+        assert_eq!(of(action).enforce_bits(), 0, "{action:?}");
+    }
+}
+
+#[test]
+fn orders_find_containers_and_respect_the_rails() {
+    use order::{OrderError, allowed, find};
+    let registry = registry();
+    let container = find(&registry, ID).unwrap();
+    assert_eq!(find(&registry, &ID[..6]).unwrap().key, KEY);
+    assert!(matches!(find(&registry, "host"), Err(OrderError::Refused(_))));
+    for nobody in ["", "nobody", "f"] {
+        assert!(matches!(find(&registry, nobody), Err(OrderError::Unknown(_))), "{nobody}");
+    }
+    let path = format!("/docker/3fa1{}", &"0".repeat(60));
+    let other = Cgroup { id: KEY + 1, parent: 1, gone: false, hierarchy: registry.hierarchy().id, path };
+    registry.on_cgroup(&other).unwrap();
+    let error = find(&registry, "3fa1").unwrap_err().to_string();
+    assert!(error.contains("2 containers begin with"), "{error}");
+    let mut r = rules(Mode::Monitor, Action::Alert);
+    assert_eq!(allowed(&r, &registry, &container, Deed::Freeze), Ok(()), "a person's order, in monitor too");
+    r.scope_cgroups = vec!["/elsewhere".into()];
+    assert!(allowed(&r, &registry, &container, Deed::Freeze).is_err());
+    assert_eq!(allowed(&r, &registry, &container, Deed::Release), Ok(()), "what undoes is always allowed");
+    let r = rules(Mode::Off, Action::Alert);
+    assert!(allowed(&r, &registry, &container, Deed::Quarantine).is_err());
+    let gone = Container { gone: true, ..Container::clone(&container) };
+    assert!(allowed(&r, &registry, &gone, Deed::Thaw).is_err());
+    let host = Container { key: HOST, ..Container::clone(&container) };
+    assert!(allowed(&r, &registry, &host, Deed::Thaw).is_err());
 }

@@ -131,7 +131,6 @@ fn exec(
         fingerprint: task.fingerprint,
         stdio: task.stdio.clone(),
         origin,
-        old_comm: task.comm.clone(),
         comm: task.comm.clone(),
         filename: task.exe.path.clone(),
         args: task.args.clone(),

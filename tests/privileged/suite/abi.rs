@@ -31,7 +31,7 @@ fn layouts() -> Vec<Layout> {
         header::Header { abi, kind, len, seq, time_ns, tgid, tid, start_ns, container, cpu, uid, verdict, reason, rung, reserved, peer_tgid }
         exec::Stdio { kind, dev, ino, peer }
         exec::Exec {
-            header, parent_tgid, flags, parent_start_ns, task_flags, form, exe, fingerprint, stdio, origin, old_comm, comm,
+            header, parent_tgid, flags, parent_start_ns, task_flags, form, exe, fingerprint, stdio, origin, comm,
             filename, args_total, args_len, args_tail, args_area
         }
         exec::Fork { header, parent_tgid, reserved, parent_start_ns, comm }
@@ -48,14 +48,16 @@ fn layouts() -> Vec<Layout> {
         state::Origin { tgid, hops, start_ns, peer, time_ns }
         state::Taint { origin, container }
         state::Task {
-            start_ns, container, flags, parent_tgid, stdin, stdout, fifo_out, writes, write_next, script, origin, last_open
+            start_ns, container, flags, parent_tgid, stdin, stdout, fifo_out, writes, write_next, script, origin, last_open,
+            lineage, depth
         }
         state::Pipe { reader, writer, shell, tainted, barrier, down, origin }
         state::Socket { tgid, sent, received, start_ns, container, peer, uid, reserved }
         state::Fingerprint { size, code, data }
         state::CgroupChange { header, parent, gone, hierarchy, path }
         state::LossKey { container, kind, reserved }
-        state::Config { default_enforce, watch_host, self_tgid, reserved }
+        state::CutKey { id, kind, reserved }
+        state::Config { default_enforce, watch_host, self_tgid, responses, release, reserved, heartbeat_ns, limit_ns }
     }
 }
 

@@ -17,23 +17,28 @@ const TRIES: usize = 50;
 const COMMANDS: &str = "echo owned > /tmp/effect\nexit\n";
 
 /// A container, and the daemon that watches it.
-struct Stage {
-    container: Container,
-    watch: Arc<Watch>,
+pub struct Stage {
+    /// Attacked.
+    pub container: Container,
+    /// On watch.
+    pub watch: Arc<Watch>,
 }
 
-fn stage(mode: &'static str) -> Result<Stage> {
+/// Makes them.
+pub fn stage(mode: &'static str) -> Result<Stage> {
     let watch = shared::watch(mode)?;
     let container = Container::start(&watch.group)?;
     Ok(Stage { container, watch })
 }
 
 impl Stage {
-    fn has(&self, path: &str) -> bool {
-        self.container.path(path).exists()
+    /// Is the file there in the container?
+    pub fn has(&self, path: &str) -> bool {
+        fs::symlink_metadata(self.container.path(path)).is_ok()
     }
 
-    fn holds(&self, path: &str, text: &str) -> bool {
+    /// Is the text in the file?
+    pub fn holds(&self, path: &str, text: &str) -> bool {
         fs::read_to_string(self.container.path(path)).is_ok_and(|found| found.contains(text))
     }
 }

@@ -32,11 +32,16 @@ pub struct Group {
 }
 
 impl Group {
-    /// Makes it in the hierarchy by which containers are told here, and in the unified one.
+    /// Makes it in the hierarchy by which containers are told here, in the freezer's, and in the unified one.
     pub fn make() -> Result<Self> {
+        Self::make_in(&mounts()?)
+    }
+
+    /// Makes it in these hierarchies only.
+    pub fn make_in(mounts: &[PathBuf]) -> Result<Self> {
         let name = format!("{PREFIX}{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed));
         let mut group = Self { name, folders: Vec::new() };
-        for mount in mounts()? {
+        for mount in mounts {
             let folder = mount.join(&group.name);
             fs::create_dir(&folder).with_context(|| format!("make {}", folder.display()))?;
             group.folders.push(folder);
@@ -92,15 +97,17 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Shell redirections that open the membership files as descriptors 8 and, where there are two
-    /// hierarchies, 9; and the commands that join by them.
-    fn redirections(&self) -> (String, &'static str) {
-        let files: Vec<String> = self.folders.iter().map(|f| f.join("cgroup.procs").display().to_string()).collect();
-        match files.as_slice() {
-            [one] => (format!("exec 8>{one}"), "echo 0 >&8; exec 8>&-"),
-            [one, two, ..] => (format!("exec 8>{one} 9>{two}"), "echo 0 >&8; echo 0 >&9; exec 8>&- 9>&-"),
-            [] => (String::new(), ":"),
+    /// Shell redirections that open the membership files as descriptors from 7 on, and the commands that
+    /// join by them.
+    fn redirections(&self) -> (String, String) {
+        let mut open = String::from("exec");
+        let (mut join, mut close) = (String::from(":"), String::from("exec"));
+        for (fd, folder) in (7..).zip(&self.folders) {
+            open.push_str(&format!(" {fd}>{}", folder.join("cgroup.procs").display()));
+            join.push_str(&format!("; echo 0 >&{fd}"));
+            close.push_str(&format!(" {fd}>&-"));
         }
+        (open, format!("{join}; {close}"))
     }
 
     /// A command whose process joins the cgroup, then executes `argv` in the harness's namespaces.
@@ -138,7 +145,7 @@ impl Container {
         let cgroup = group.cgroup()?;
         let scratch = tempfile::tempdir().context("make a scratch folder")?;
         let (open, join) = cgroup.redirections();
-        let script = SETUP.replace("@OPEN@", &open).replace("@JOIN@", join);
+        let script = SETUP.replace("@OPEN@", &open).replace("@JOIN@", &join);
         let mut unshare = Command::new("unshare");
         unshare
             .args(["--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child", "--propagation", "private"])
@@ -187,6 +194,11 @@ impl Container {
     pub fn run(&self, script: &str) -> Result<ExitStatus> {
         wait(self.spawn(script)?, pace::wait(Duration::from_secs(20)))
             .with_context(|| format!("run in the container: {script}"))
+    }
+
+    /// Its first process.
+    pub fn init(&self) -> u32 {
+        self.init
     }
 
     /// Where a path of the container is to be found from outside.
@@ -285,11 +297,13 @@ pub fn sweep() -> Result<()> {
     Ok(())
 }
 
-fn mounts() -> Result<Vec<PathBuf>> {
+/// The hierarchies containers are made in: the one they are told by, the freezer's, the unified one.
+pub fn mounts() -> Result<Vec<PathBuf>> {
     let watched = hierarchy::detect()?.mount;
     let mountinfo = fs::read_to_string("/proc/self/mountinfo").context("read the mounts")?;
-    let unified = hierarchy::unified(&mountinfo).filter(|mount| *mount != watched);
-    Ok([Some(watched), unified].into_iter().flatten().collect())
+    let others = [hierarchy::v1(&mountinfo, "freezer"), hierarchy::unified(&mountinfo)];
+    let others = others.into_iter().flatten().filter(|mount| *mount != watched);
+    Ok(std::iter::once(watched.clone()).chain(others).collect())
 }
 
 fn container_id() -> String {

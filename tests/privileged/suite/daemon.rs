@@ -26,18 +26,43 @@ pub struct Settings {
     pub engine: String,
     /// Shell commands run before the daemon, in its own mount namespace.
     pub prelude: String,
+    /// Content of the `[actions]` table.
+    pub actions: String,
+    /// Where it pins and what becomes of it; nothing is pinned by default.
+    pub pins: Option<Pins>,
+}
+
+/// What outlives the daemon.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    /// A BPF file system of the test's own.
+    pub root: PathBuf,
+    /// `keep` or `release`.
+    pub on_exit: &'static str,
+    /// The file for all events, shared by the daemons of a test.
+    pub events: PathBuf,
+    /// The control socket, shared likewise.
+    pub socket: Option<PathBuf>,
 }
 
 impl Settings {
     /// The common case.
     pub fn mode(mode: &'static str) -> Self {
-        Self { mode, host: false, engine: "docker = false".into(), prelude: String::new() }
+        Self {
+            mode,
+            host: false,
+            engine: "docker = false".into(),
+            prelude: String::new(),
+            actions: String::new(),
+            pins: None,
+        }
     }
 }
 
 /// A running daemon; killed on drop if it was not stopped.
 pub struct Daemon {
     child: Child,
+    socket: PathBuf,
     group: String,
     scratch: tempfile::TempDir,
 }
@@ -83,7 +108,9 @@ impl Daemon {
             .stdout(Stdio::null())
             .stderr(log);
         let child = end_with_us(&mut command).spawn().context("start the daemon")?;
-        let mut daemon = Self { child, group: group.path(), scratch };
+        let socket = settings.pins.as_ref().and_then(|pins| pins.socket.clone());
+        let socket = socket.unwrap_or_else(|| scratch.path().join("control.sock"));
+        let mut daemon = Self { child, socket, group: group.path(), scratch };
         daemon.await_ready(&notifications)?;
         Ok(daemon)
     }
@@ -130,7 +157,25 @@ impl Daemon {
 
     /// Its control socket.
     pub fn socket(&self) -> PathBuf {
-        self.scratch.path().join("control.sock")
+        self.socket.clone()
+    }
+
+    /// Kills it as the kernel does when memory is short.
+    pub fn kill_9(&mut self) -> Result<()> {
+        self.child.kill().context("kill the daemon")?;
+        self.child.wait().context("wait for the daemon").map(drop)
+    }
+
+    /// Waits until it ends by itself.
+    pub fn await_end(&mut self) -> Result<ExitStatus> {
+        let deadline = Instant::now() + STOP_WAIT;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        bail!("the daemon did not end within {STOP_WAIT:?}:\n{}", self.log())
     }
 
     /// Rows written so far.
@@ -189,6 +234,26 @@ impl Daemon {
             .with_context(|| format!("status: {}", String::from_utf8_lossy(&output.stderr)))
     }
 
+    /// Runs `bulkhead ORDER CONTAINER`: its exit status, and what it says on both outputs.
+    pub fn order(&self, order: &str, container: &str) -> Result<(Option<i32>, String)> {
+        let output = Command::new(program()?).args([order, container, "--socket"]).arg(self.socket()).output()?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((output.status.code(), String::from_utf8_lossy(&said).into_owned()))
+    }
+
+    /// Responses on record.
+    pub fn responses(&self, action: &str) -> Vec<Value> {
+        let wanted = |row: &Value| row["event"]["dataset"] == "bulkhead.response" && row["event"]["action"] == action;
+        self.rows().into_iter().filter(wanted).collect()
+    }
+
+    /// Waits for a response.
+    pub fn await_response(&self, action: &str) -> Result<Value> {
+        self.await_row(&format!("{action} response"), ALERT_WAIT, |row| {
+            row["event"]["dataset"] == "bulkhead.response" && row["event"]["action"] == action
+        })
+    }
+
     /// Resident memory.
     pub fn rss_bytes(&self) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
@@ -217,14 +282,7 @@ impl Daemon {
     /// Asks it to end, and tells how it did.
     pub fn stop(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::TERM)?;
-        let deadline = Instant::now() + pace::wait(STOP_WAIT);
-        while Instant::now() < deadline {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(status);
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        bail!("the daemon did not end in time after SIGTERM:\n{}", self.log())
+        self.await_end().context("after SIGTERM")
     }
 }
 
@@ -257,10 +315,24 @@ fn brief(row: &Value) -> String {
 
 fn config(group: &str, scratch: &Path, settings: &Settings) -> String {
     let scratch = scratch.display();
+    let nothing = Pins { root: "".into(), on_exit: "keep", events: "".into(), socket: None };
+    let pins = settings.pins.as_ref().unwrap_or(&nothing);
+    let socket = pins.socket.clone().unwrap_or_else(|| format!("{scratch}/control.sock").into());
+    let events = match pins.events.to_str() {
+        None | Some("") => String::new(),
+        Some(path) => format!("events = \"{path}\"\n"),
+    };
     format!(
-        "mode = \"{}\"\n[scope]\ncgroups = [\"{group}\"]\n[host]\nwatch = {}\n[engine]\n{}\n[output]\nformat = \"json\"\n\
-         file = \"{scratch}/out/alerts.jsonl\"\n[control]\nsocket = \"{scratch}/control.sock\"\n[log]\nlevel = \"debug\"\n",
-        settings.mode, settings.host, settings.engine
+        "mode = \"{}\"\non_daemon_exit = \"{}\"\n[scope]\ncgroups = [\"{group}\"]\n[host]\nwatch = {}\n[engine]\n{}\n[output]\nformat = \"json\"\n\
+         file = \"{scratch}/out/alerts.jsonl\"\n{events}[pins]\nroot = \"{}\"\nheartbeat_limit_s = 3\n\
+         [control]\nsocket = \"{}\"\n[log]\nlevel = \"debug\"\n[actions]\n{}\n",
+        settings.mode,
+        pins.on_exit,
+        settings.host,
+        settings.engine,
+        pins.root.display(),
+        socket.display(),
+        settings.actions
     )
 }
 

@@ -30,17 +30,16 @@ impl Peer {
     }
 
     /// Answers every HTTP request with `body`.
-    pub fn web(listener: TcpListener, body: &str) -> Result<Self> {
-        let answer = format!(
-            "HTTP/1.0 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            body.len()
-        );
+    pub fn web(listener: TcpListener, body: impl AsRef<[u8]>) -> Result<Self> {
+        let body = body.as_ref();
+        let head = "HTTP/1.0 200 OK\r\nContent-Type: image/jpeg\r\nConnection: close\r\nContent-Length:";
+        let answer = [format!("{head} {}\r\n\r\n", body.len()).as_bytes(), body].concat();
         Self::serve(listener, move |mut stream, received| {
             let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
             let mut request = [0; 4096];
             if let Ok(count @ 1..) = stream.read(&mut request) {
                 received.fetch_add(count, Ordering::SeqCst);
-                let _ = stream.write_all(answer.as_bytes());
+                let _ = stream.write_all(&answer);
             }
         })
     }

@@ -12,9 +12,17 @@ mod daemon;
 mod engine;
 mod faults;
 mod identity;
+mod kill_set;
 mod lab;
+mod live;
 mod pace;
+mod packages;
+mod quarantine;
+mod refusals;
+mod responses;
+mod restart;
 mod shared;
+mod storm;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::path::Path;
@@ -28,6 +36,8 @@ enum Needs {
     KernelTypes,
     /// Root, the daemon with its kernel half, and a few tools.
     Daemon,
+    /// Root and a Docker engine with an image, named in the environment.
+    Engine,
 }
 
 type Body = fn() -> anyhow::Result<()>;
@@ -42,6 +52,14 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("sourced_script_is_found", Needs::Daemon, attacks::sourced_script_is_found),
     ("cron_and_key_writes", Needs::Daemon, attacks::cron_and_key_writes),
     ("host_mount_write_is_escape", Needs::Daemon, attacks::host_mount_write_is_escape),
+    ("names_are_refused", Needs::Daemon, refusals::names_are_refused),
+    ("rename_over_profile_is_refused", Needs::Daemon, refusals::rename_over_profile_is_refused),
+    ("creation_is_refused", Needs::Daemon, refusals::creation_is_refused),
+    ("downloaded_code_never_runs", Needs::Daemon, refusals::downloaded_code_never_runs),
+    ("own_library_is_no_finding", Needs::Daemon, refusals::own_library_is_no_finding),
+    ("shell_on_a_socket_never_starts", Needs::Daemon, refusals::shell_on_a_socket_never_starts),
+    ("runtime_socket_is_refused", Needs::Daemon, refusals::runtime_socket_is_refused),
+    ("package_scripts_are_judged", Needs::Daemon, packages::package_scripts_are_judged),
     ("runtime_layouts_are_told_apart", Needs::Daemon, identity::runtime_layouts_are_told_apart),
     ("short_lived_container_is_identified", Needs::Daemon, identity::short_lived_container_is_identified),
     ("churn_2000_containers_rss_flat", Needs::Daemon, identity::churn_2000_containers_rss_flat),
@@ -55,11 +73,41 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("output_full_keeps_detecting", Needs::Daemon, faults::output_full_keeps_detecting),
     ("control_socket_root_only", Needs::Daemon, faults::control_socket_root_only),
     ("docker_absent_says_once", Needs::Daemon, faults::docker_absent_says_once),
+    ("private_cgroup_mount_comes_and_goes", Needs::Daemon, live::private_cgroup_mount_comes_and_goes),
+    (
+        "live_container_is_completed_and_its_culprit_killed",
+        Needs::Engine,
+        live::live_container_is_completed_and_its_culprit_killed,
+    ),
+    ("live_containers_before_and_short_are_named", Needs::Engine, live::live_containers_before_and_short_are_named),
+    ("live_audit_finds_bad_image_and_shell", Needs::Engine, live::live_audit_finds_bad_image_and_shell),
+    ("quarantine_cuts_on_v1", Needs::Daemon, quarantine::quarantine_cuts_on_v1),
+    ("quarantine_cuts_on_hybrid", Needs::Daemon, quarantine::quarantine_cuts_on_hybrid),
+    ("quarantine_cuts_on_v2", Needs::Daemon, quarantine::quarantine_cuts_on_v2),
+    ("freeze_stops_and_thaw_resumes", Needs::Daemon, responses::freeze_stops_and_thaw_resumes),
+    ("orders_are_checked_and_on_record", Needs::Daemon, responses::orders_are_checked_and_on_record),
+    ("findings_freeze_quarantine_and_stop", Needs::Daemon, responses::findings_freeze_quarantine_and_stop),
+    ("a_set_cannot_outrun_the_killer", Needs::Daemon, kill_set::a_set_cannot_outrun_the_killer),
+    ("killed_daemon_leaves_enforcement", Needs::Daemon, restart::killed_daemon_leaves_enforcement),
+    ("taint_survives_a_killed_daemon", Needs::Daemon, restart::taint_survives_a_killed_daemon),
+    (
+        "stopped_daemon_leaves_enforcement_with_keep",
+        Needs::Daemon,
+        restart::stopped_daemon_leaves_enforcement_with_keep,
+    ),
+    ("killed_daemon_releases_after_the_limit", Needs::Daemon, restart::killed_daemon_releases_after_the_limit),
+    ("unload_removes_everything", Needs::Daemon, restart::unload_removes_everything),
+    ("second_daemon_takes_over_or_says_why_not", Needs::Daemon, restart::second_daemon_takes_over_or_says_why_not),
+    ("other_programs_keep_the_maps", Needs::Daemon, restart::other_programs_keep_the_maps),
+    ("findings_are_not_told_again", Needs::Daemon, restart::findings_are_not_told_again),
+    ("storm_over_a_killed_daemon_is_accounted_for", Needs::Daemon, storm::storm_over_a_killed_daemon_is_accounted_for),
+    ("overflow_without_a_daemon_is_counted", Needs::Daemon, storm::overflow_without_a_daemon_is_counted),
+    ("rows_of_a_killed_daemon_are_counted", Needs::Daemon, storm::rows_of_a_killed_daemon_are_counted),
     ("policy_off_label", Needs::Daemon, engine::policy_off_label),
 ];
 
 /// Programs the stages are made with.
-const TOOLS: &[&str] = &["bash", "curl", "ip", "nsenter", "setpriv", "unshare"];
+const TOOLS: &[&str] = &["bash", "curl", "dpkg", "dpkg-deb", "ip", "nsenter", "perl", "setpriv", "unshare"];
 
 fn main() -> std::process::ExitCode {
     let mut arguments = Arguments::from_args();
@@ -68,7 +116,7 @@ fn main() -> std::process::ExitCode {
     let root = rustix::process::geteuid().is_root();
     if root
         && !arguments.list
-        && let Err(error) = container::sweep()
+        && let Err(error) = container::sweep().and_then(|()| restart::sweep())
     {
         eprintln!("what an earlier run left behind could not be removed: {error:#}");
     }
@@ -99,6 +147,12 @@ fn missing(needs: Needs) -> Option<String> {
     }
     match needs {
         Needs::Object | Needs::KernelTypes => None,
+        Needs::Engine
+            if [live::SOCKET_VARIABLE, live::IMAGE_VARIABLE].iter().any(|v| std::env::var_os(v).is_none()) =>
+        {
+            Some("no Docker engine is named: `cargo xtask test` starts one".into())
+        }
+        Needs::Engine => (!rustix::process::geteuid().is_root()).then(|| "needs root".into()),
         Needs::Daemon if !rustix::process::geteuid().is_root() => Some("needs root".into()),
         Needs::Daemon if daemon::binary().is_none() => {
             Some("no bulkhead program: `cargo xtask build`, or name one in BULKHEAD_BINARY".into())

@@ -46,7 +46,13 @@ impl Daemon {
         let log_file = File::create(&log).context("create the daemon's log")?;
         let alerts = File::create(scratch.join("alerts.jsonl")).context("create the alerts' file")?;
         let mut command = Command::new(program);
-        command.arg("run").env("NOTIFY_SOCKET", &socket).stdin(Stdio::null()).stdout(alerts).stderr(log_file);
+        // What stayed attached would be measured as the machine without the monitor.
+        command
+            .args(["run", "--no-pins"])
+            .env("NOTIFY_SOCKET", &socket)
+            .stdin(Stdio::null())
+            .stdout(alerts)
+            .stderr(log_file);
         if config.exists() {
             command.arg("--config").arg(config);
         }
@@ -85,12 +91,22 @@ impl Daemon {
     /// Resident memory shortly after it became ready, before it has seen any load.
     pub fn resting_rss_bytes(&self) -> Result<u64> {
         std::thread::sleep(REST);
-        self.status_field("VmRSS:")
+        self.rss_bytes()
     }
 
     /// Largest resident memory so far.
     pub fn peak_rss_bytes(&self) -> Result<u64> {
         self.status_field("VmHWM:")
+    }
+
+    /// Resident memory now.
+    pub fn rss_bytes(&self) -> Result<u64> {
+        self.status_field("VmRSS:")
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     fn status_field(&self, name: &str) -> Result<u64> {

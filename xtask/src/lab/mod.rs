@@ -1,15 +1,19 @@
-//! The lab: a container engine of its own, images made from Debian packages, and the attacker's side
+//! The lab: a container engine of its own (or none), images made from Debian packages, and the attacker's side
 //! of the wire, all inside a private network namespace. Nothing in it reaches the network or touches
 //! an engine that already runs on the machine; nothing but the cache folder outlives it.
 //!
 //! What is played in the lab, and how it is judged, is `scenarios`' business.
 
+pub mod bare;
 pub mod container;
+pub mod docker;
 pub mod engine;
+pub mod house;
 pub mod images;
 pub mod leftovers;
 pub mod network;
 pub mod process;
+pub mod runtime;
 pub mod services;
 pub mod workshop;
 

@@ -27,16 +27,7 @@ pub struct Network {
 impl Network {
     /// Makes the namespace with its bridge and addresses.
     pub fn new(interrupt: &Interrupt) -> Result<Self> {
-        let namespace = thread::spawn(|| -> Result<OwnedFd> {
-            // SAFETY: only the network namespace of this short-lived thread changes; file
-            // descriptors, memory and working directory stay shared, which is what makes other
-            // flags of unshare(2) unsound.
-            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }
-                .context("unshare(CLONE_NEWNET): the lab needs root")?;
-            Ok(File::open("/proc/thread-self/ns/net").context("opening the new network namespace")?.into())
-        })
-        .join()
-        .map_err(|_| anyhow!("the thread that makes the namespace panicked"))??;
+        let namespace = fresh()?;
         let network = Self { namespace };
         let interrupt = interrupt.clone();
         network.inside(move || set_up(&interrupt))??;
@@ -46,15 +37,39 @@ impl Network {
     /// Runs `work` on a thread of its own inside the namespace. Sockets and processes made there
     /// stay inside.
     pub fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-        let namespace = self.namespace.try_clone().context("dup")?;
-        thread::spawn(move || -> Result<T> {
-            rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
-                .context("setns(CLONE_NEWNET)")?;
-            Ok(work())
-        })
-        .join()
-        .map_err(|_| anyhow!("a thread inside the lab's network panicked"))?
+        within(&self.namespace, work)
     }
+
+    /// The namespace itself.
+    pub fn namespace(&self) -> Result<OwnedFd> {
+        self.namespace.try_clone().context("dup")
+    }
+}
+
+/// A new network namespace with nothing in it but a loopback device that is down.
+pub fn fresh() -> Result<OwnedFd> {
+    thread::spawn(|| -> Result<OwnedFd> {
+        // SAFETY: only the network namespace of this short-lived thread changes; file
+        // descriptors, memory and working directory stay shared, which is what makes other
+        // flags of unshare(2) unsound.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }
+            .context("unshare(CLONE_NEWNET): the lab needs root")?;
+        Ok(File::open("/proc/thread-self/ns/net").context("opening the new network namespace")?.into())
+    })
+    .join()
+    .map_err(|_| anyhow!("the thread that makes the namespace panicked"))?
+}
+
+/// Runs `work` on a thread of its own inside `namespace`.
+pub fn within<T: Send + 'static>(namespace: &OwnedFd, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let namespace = namespace.try_clone().context("dup")?;
+    thread::spawn(move || -> Result<T> {
+        rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+            .context("setns(CLONE_NEWNET)")?;
+        Ok(work())
+    })
+    .join()
+    .map_err(|_| anyhow!("a thread inside the lab's network panicked"))?
 }
 
 fn ip(arguments: &str, interrupt: &Interrupt) -> Result<String> {

@@ -120,12 +120,17 @@ pub fn run_fed(
     limit: Duration,
     interrupt: &Interrupt,
 ) -> Result<Finished> {
-    let mut child = command
+    let child = command
         .stdin(stdin.unwrap_or_else(Stdio::null))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("starting {command:?}"))?;
+    attend(child, limit, interrupt)
+}
+
+/// Waits for a child whose output is piped, at most `limit`; then it is killed.
+pub fn attend(mut child: Child, limit: Duration, interrupt: &Interrupt) -> Result<Finished> {
     let stdout = child.stdout.take().map(|s| thread::spawn(|| read_bounded(s)));
     let stderr = child.stderr.take().map(|s| thread::spawn(|| read_bounded(s)));
     let ended = end(&mut child, limit, interrupt)?;

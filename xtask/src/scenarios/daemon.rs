@@ -12,8 +12,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Loading every program on a busy machine; a second is the goal on an idle one.
-const READY_LIMIT: Duration = Duration::from_secs(20);
+/// Loading every program on a busy machine; a second is the goal on an idle one. One that dies is noticed at once.
+const READY_LIMIT: Duration = Duration::from_secs(60);
 
 /// Where a run's alerts, config and log are; kept after the run.
 pub struct Files {
@@ -60,8 +60,13 @@ fn config(engine: &Engine, mode: Mode, files: &Files) -> Result<String> {
     };
     set("output", "format", "json".into());
     set("output", "file", text(files.alerts()).into());
-    set("engine", "docker_socket", text(engine.socket()).into());
+    match engine.runtime().api_socket() {
+        Some(socket) => set("engine", "docker_socket", text(socket).into()),
+        None => set("engine", "docker", false.into()),
+    }
     set("control", "socket", text(engine.run_dir().join("control.sock")).into());
+    // Runs are side by side, and nothing is to outlive one.
+    set("pins", "root", "".into());
     set("scope", "cgroups", vec![engine.cgroup()].into());
     root.insert("mode".to_owned(), mode.name().into());
     toml::to_string(&root).context("writing the config")
@@ -98,7 +103,7 @@ impl Daemon {
         // For whoever cleans up after a runner that was killed.
         fs::write(engine.monitor_pid_file(), child.id().to_string())?;
         let mut daemon = Self { child, log: files.log(), stop: Interrupt::default() };
-        daemon.wait_ready(&socket, engine.interrupt())?;
+        daemon.wait_ready(&socket, engine.patient(READY_LIMIT), engine.interrupt())?;
         let stop = daemon.stop.clone();
         // Later messages (status, watchdog) are read too, or the monitor would block on a full socket.
         thread::spawn(move || {
@@ -110,8 +115,8 @@ impl Daemon {
         Ok(daemon)
     }
 
-    fn wait_ready(&mut self, socket: &UnixDatagram, interrupt: &Interrupt) -> Result<()> {
-        let deadline = Instant::now() + READY_LIMIT;
+    fn wait_ready(&mut self, socket: &UnixDatagram, limit: Duration, interrupt: &Interrupt) -> Result<()> {
+        let deadline = Instant::now() + limit;
         let mut buffer = [0_u8; 1024];
         loop {
             if let Ok(n) = socket.recv(&mut buffer)
@@ -126,7 +131,7 @@ impl Daemon {
                 bail!("interrupted");
             }
             if Instant::now() > deadline {
-                bail!("the monitor is not ready after {} s:\n{}", READY_LIMIT.as_secs(), self.log_tail());
+                bail!("the monitor is not ready after {} s:\n{}", limit.as_secs(), self.log_tail());
             }
         }
     }

@@ -118,7 +118,13 @@ fn ten() -> u64 {
 impl Scenario {
     /// Whether part of it happens on the host's side, or on the host's network.
     pub fn is_on_host(&self) -> bool {
-        !self.host_run.is_empty() || self.engine_args.iter().any(|arg| arg.contains("host"))
+        let mut before = "";
+        let on_its_network = self.engine_args.iter().any(|arg| {
+            let joined = matches!(before, "--network" | "--net") && arg == "host";
+            before = arg;
+            joined || matches!(arg.as_str(), "--network=host" | "--net=host")
+        });
+        !self.host_run.is_empty() || on_its_network
     }
 
     /// Nothing may be found in it.
@@ -180,7 +186,8 @@ pub fn read(paths: &[PathBuf]) -> Result<Vec<Scenario>> {
     Ok(scenarios)
 }
 
-fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+/// The files that `paths` name, folders opened.
+pub fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in paths {
         if !path.is_dir() {
@@ -275,6 +282,18 @@ mod tests {
         assert_eq!(scenario.engine_args[1], "/s/etc:/mnt/etc");
         assert!(matches!(&scenario.serve["x.sh"], Served::Text(text) if text == "touch /s/x"));
         assert!(!scenario.wants_scratch());
+    }
+
+    #[test]
+    fn only_its_network_makes_a_container_one_of_the_host() {
+        let on_host = |arguments: &[&str]| {
+            let mut scenario = parse("[[scenario]]\nid = 'b'\nimage = 'x'\nrun = 'y'\n").unwrap().remove(0);
+            scenario.engine_args = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+            scenario.is_on_host()
+        };
+        assert!(on_host(&["--network", "host"]) && on_host(&["--net=host"]));
+        assert!(!on_host(&["--add-host", "pool:203.0.113.66"]) && !on_host(&["-v", "/scratch/host-1/etc:/mnt"]));
+        assert!(parse(FULL).unwrap().remove(0).is_on_host());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod alerts;
 mod daemon;
 mod file;
+mod guest;
 mod host;
 mod play;
 mod report;
@@ -17,9 +18,12 @@ pub use verdict::Mode;
 
 use crate::build;
 use crate::lab::Engine;
+use crate::lab::house::Terms;
 use crate::lab::images::Images;
 use crate::lab::process::Interrupt;
+use crate::lab::runtime::Kind;
 use crate::lab::services::Services;
+use crate::vm::matrix::Layout;
 use alerts::Feed;
 use anyhow::{Result, bail};
 use daemon::Files;
@@ -38,9 +42,18 @@ pub struct Args {
     /// Mode of the monitor under test.
     #[arg(long, value_enum, default_value_t)]
     pub mode: Mode,
-    /// Kernel to run on.
-    #[arg(long, default_value = "host", value_name = "host")]
+    /// Kernel to run on: this machine's, or a Debian kernel series such as 6.12, under QEMU.
+    #[arg(long, default_value = "host", value_name = "host|VERSION")]
     pub kernel: String,
+    /// Leave `bpf` out of the guest's security modules.
+    #[arg(long)]
+    pub no_lsm: bool,
+    /// Cgroup hierarchies of the guest; v2 unless told.
+    #[arg(long)]
+    pub cgroup: Option<Layout>,
+    /// What makes the containers.
+    #[arg(long, value_enum, default_value_t)]
+    pub engine: Kind,
     /// Play everything so many times.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub repeat: u32,
@@ -60,6 +73,12 @@ pub struct Args {
     /// mostly wait.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub jobs: Option<u32>,
+    /// Multiplies every limit and settling time: for an emulated machine.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub slowness: u32,
+    /// A folder with images and programs that are not to be built here.
+    #[arg(long, value_name = "FOLDER", hide = true)]
+    pub prebuilt: Option<PathBuf>,
     /// The monitor to test, instead of the one built here.
     #[arg(long, value_name = "PATH")]
     pub monitor: Option<PathBuf>,
@@ -67,8 +86,8 @@ pub struct Args {
 
 /// Plays the scenarios and prints the table.
 pub fn run(args: &Args) -> Result<Summary> {
-    if args.kernel != "host" {
-        bail!("--kernel {}: scenarios run on the kernel of this machine only (`host`)", args.kernel);
+    if args.kernel == "host" && (args.no_lsm || args.cgroup.is_some()) {
+        bail!("--no-lsm and --cgroup are of a guest: name its kernel (--kernel 6.12)");
     }
     let mut scenarios = file::read(&args.files)?;
     if let Some(word) = &args.only {
@@ -84,7 +103,11 @@ pub fn run(args: &Args) -> Result<Summary> {
         Some(path) => path.clone(),
         None => build::all(build::Profile::Release)?,
     };
-    let engine = Arc::new(Engine::start(&interrupt)?);
+    if args.kernel != "host" {
+        return guest::run(args, &scenarios, &binary, report, &interrupt);
+    }
+    let terms = Terms { slowness: args.slowness, prebuilt: args.prebuilt.clone() };
+    let engine = Arc::new(Engine::start(args.engine, terms, &interrupt)?);
     let services = Arc::new(Services::start(&engine)?);
     let mut images = Images::new(&args.images);
     let files = Files::new(engine.cache())?;

@@ -4,11 +4,12 @@ use super::alerts::{Feed, Owner};
 use super::file::{Scenario, Served};
 use super::host::HostRun;
 use super::verdict::{Mode, Seen};
-use crate::lab::container::{self, Container, Recipe};
+use crate::lab::container::{Container, Recipe};
 use crate::lab::process::Finished;
 use crate::lab::services::{Services, Session};
 use crate::lab::{ATTACKER, ATTACKER_V6, Engine, images};
 use anyhow::{Context, Result, bail};
+use rustix::fs::{AtFlags, CWD, statat};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -63,7 +64,7 @@ impl Remains {
     pub fn remove(self, engine: &Engine, services: &Services) {
         services.sessions().close(&self.addresses);
         if let Some(container) = &self.container
-            && let Err(error) = container.remove(engine)
+            && let Err(error) = engine.runtime().remove(container)
         {
             eprintln!("lab: {error:#}");
         }
@@ -74,7 +75,7 @@ impl Remains {
             let _gone = std::fs::remove_dir_all(path);
         }
         if !self.tag.is_empty() {
-            let _untagged = engine.call(["image", "rm", "-f", "--no-prune", &self.tag]);
+            engine.runtime().images().forget(&self.tag);
         }
     }
 }
@@ -88,15 +89,15 @@ pub fn play(stage: &Stage<'_>, mut scenario: Scenario, image: &str, number: usiz
     (seen, remains)
 }
 
-/// An image of its own under the name the scenario asks for. A mere tag would name the shared image too,
-/// and a monitor that looks at all names of an image would accuse every other container made from it.
-fn copy_image(engine: &Engine, image: &str, scenario: &Scenario) -> Result<()> {
-    let made = engine.call(["create", image, "true"])?;
-    let id = made.trim();
-    let label = format!("LABEL bulkhead.copy={}", scenario.id);
-    let copied = engine.call(["commit", "--change", &label, id, &scenario.tag_as]);
-    engine.call(["rm", id])?;
-    copied.map(drop)
+/// What the scenario's container is made from.
+pub fn recipe(scenario: &Scenario, image: &str) -> Recipe {
+    Recipe {
+        image: image.to_owned(),
+        copy_as: scenario.tag_as.clone(),
+        labels: scenario.labels.clone(),
+        engine_args: scenario.engine_args.clone(),
+        entrypoint: scenario.entrypoint,
+    }
 }
 
 fn act(stage: &Stage<'_>, scenario: &mut Scenario, image: &str, number: usize, remains: &mut Remains) -> Result<Seen> {
@@ -114,7 +115,7 @@ fn act(stage: &Stage<'_>, scenario: &mut Scenario, image: &str, number: usize, r
         stage.services.open(&remains.addresses, &session)?;
     }
     let began = stage.feed.position();
-    let container = start(stage, scenario, image)?;
+    let container = stage.engine.runtime().run(&recipe(scenario, image)).context("starting the container")?;
     remains.container = Some(container.clone());
     remains.addresses.extend(container.addresses.iter().copied());
     stage.services.open(&container.addresses, &session)?;
@@ -129,7 +130,7 @@ fn act(stage: &Stage<'_>, scenario: &mut Scenario, image: &str, number: usize, r
         await_findings(stage, scenario, &owner, clock, || host.has_ended());
         said.push_str(&host.end());
     }
-    thread::sleep(if scenario.is_benign() { BENIGN_SETTLE } else { EFFECT_SETTLE });
+    thread::sleep(stage.engine.patient(if scenario.is_benign() { BENIGN_SETTLE } else { EFFECT_SETTLE }));
     let mut alerts = stage.feed.owned(&owner, began, Some(before_setup));
     alerts.extend(stage.feed.owned(&owner, clock, None));
     Ok(Seen {
@@ -163,30 +164,16 @@ fn served(engine: &Engine, scenario: &Scenario) -> Result<BTreeMap<String, Vec<u
     Ok(files)
 }
 
-fn start(stage: &Stage<'_>, scenario: &Scenario, image: &str) -> Result<Container> {
-    let mut reference = image;
-    if !scenario.tag_as.is_empty() {
-        copy_image(stage.engine, image, scenario)?;
-        reference = &scenario.tag_as;
-    }
-    let recipe = Recipe {
-        image: reference.to_owned(),
-        labels: scenario.labels.clone(),
-        engine_args: scenario.engine_args.clone(),
-        entrypoint: scenario.entrypoint,
-    };
-    Container::run(stage.engine, &recipe).context("starting the container")
-}
-
 fn set_up(stage: &Stage<'_>, scenario: &Scenario, container: &Container) -> Result<()> {
     if scenario.setup.trim().is_empty() {
         return Ok(());
     }
-    let finished = container.exec(stage.engine, "root", &scenario.setup, SETUP_LIMIT)?;
+    let finished =
+        stage.engine.runtime().exec(container, "root", &scenario.setup, stage.engine.patient(SETUP_LIMIT))?;
     if !finished.success() {
         bail!("setup failed ({:?}): {}", finished.code, finished.tail());
     }
-    thread::sleep(SETUP_SETTLE);
+    thread::sleep(stage.engine.patient(SETUP_SETTLE));
     Ok(())
 }
 
@@ -201,12 +188,12 @@ fn run(
 ) -> Result<String> {
     let (engine, container) = (Arc::clone(stage.engine), container.clone());
     let (user, text) = (scenario.user.clone(), scenario.run.clone());
-    let limit = Duration::from_secs(scenario.timeout_s);
+    let limit = stage.engine.patient(Duration::from_secs(scenario.timeout_s));
     let handle = thread::spawn(move || {
         if text.is_empty() {
             return Ok(Finished::default());
         }
-        container.exec(&engine, &user, &text, limit)
+        engine.runtime().exec(&container, &user, &text, limit)
     });
     // With a part on the host still to come, the finding may be made there.
     if scenario.host_run.is_empty() {
@@ -255,8 +242,8 @@ fn await_findings(stage: &Stage<'_>, scenario: &Scenario, owner: &Owner, clock: 
         let enough = match (found_at, ended_at) {
             (_, Some(_)) if scenario.is_benign() => true,
             (Some(_), Some(_)) => true,
-            (Some(_), None) => stage.mode == Mode::Monitor && waited(found_at, MONITOR_GRACE),
-            (None, Some(_)) => waited(ended_at, FINDING_WAIT),
+            (Some(_), None) => stage.mode == Mode::Monitor && waited(found_at, stage.engine.patient(MONITOR_GRACE)),
+            (None, Some(_)) => waited(ended_at, stage.engine.patient(FINDING_WAIT)),
             (None, None) => false,
         };
         if enough {
@@ -270,7 +257,12 @@ fn effect(engine: &Engine, scenario: &Scenario, on_host: bool, container: &Conta
     if scenario.effect.is_empty() {
         return None;
     }
-    Some(if on_host { container::exists_on_host(&scenario.effect) } else { container.exists(engine, &scenario.effect) })
+    Some(if on_host { exists_on_host(&scenario.effect) } else { engine.runtime().exists(container, &scenario.effect) })
+}
+
+/// Whether `path` exists on the host, a last link not followed.
+fn exists_on_host(path: &str) -> bool {
+    statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }
 
 fn one_line(text: &str) -> String {

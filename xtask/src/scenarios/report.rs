@@ -97,6 +97,11 @@ impl<W: Write> Report<W> {
         Ok(())
     }
 
+    /// Adds a line of text.
+    pub fn line(&mut self, text: &str) -> Result<()> {
+        writeln!(self.out, "{text}").context("writing the table")
+    }
+
     /// Totals and the last line.
     pub fn finish(mut self) -> Result<Summary> {
         if let Some(median) = median(&mut self.latencies_us) {
@@ -142,6 +147,36 @@ fn json_row(row: &Row) -> serde_json::Value {
     })
 }
 
+/// A row that was written as JSON elsewhere; `None` for what is no row.
+pub fn from_json(line: &str) -> Option<Row> {
+    let value: serde_json::Value = serde_json::from_str(line).ok()?;
+    let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
+    let list = |key: &str| -> Vec<String> {
+        let items = value[key].as_array().into_iter().flatten();
+        items.filter_map(|item| item.as_str().map(str::to_owned)).collect()
+    };
+    let result = match (value["passed"].as_bool()?, value["skipped"].as_bool()?) {
+        (_, true) => Judged::Skipped,
+        (true, false) => Judged::Passed,
+        (false, false) => Judged::Failed,
+    };
+    Some(Row {
+        id: value["id"].as_str()?.to_owned(),
+        title: String::new(),
+        technique: text("technique"),
+        expected: list("expected"),
+        found: list("found"),
+        result,
+        verdict: text("verdict"),
+        rung: text("rung"),
+        latency_us: value["latency_us"].as_u64(),
+        effect: value["effect_exists"].as_bool(),
+        bytes: value["bytes_received"].as_u64().unwrap_or(0),
+        repeat: value["repeat"].as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
+        why: text("why"),
+    })
+}
+
 fn median(values: &mut [u64]) -> Option<u64> {
     values.sort_unstable();
     let middle = values.len() / 2;
@@ -178,6 +213,28 @@ mod tests {
     fn skipping_everything_is_not_green() {
         assert!(!Summary { skipped: 3, ..Summary::default() }.is_green());
         assert!(!Summary { passed: 3, failed: 1, skipped: 0 }.is_green());
+    }
+
+    #[test]
+    fn a_row_survives_its_way_through_json() {
+        let scenario = parse("[[scenario]]\nid='a'\nimage='x'\nrun='y'\nexpect=['miner']\n").unwrap().remove(0);
+        let row = Row {
+            found: vec!["miner".into(), "drift".into()],
+            result: Judged::Failed,
+            verdict: "denied".into(),
+            rung: "lsm".into(),
+            latency_us: Some(7),
+            effect: Some(true),
+            bytes: 9,
+            ..Row::skipped(&scenario, 3, "it ran".into())
+        };
+        for row in [row, Row::skipped(&scenario, 1, "no image".into())] {
+            let line = json_row(&row).to_string();
+            let back = from_json(&line).unwrap();
+            assert_eq!(json_row(&back).to_string(), line);
+            assert_eq!(back.result, row.result);
+        }
+        assert!(from_json("@section scenarios").is_none() && from_json("{\"id\":\"a\"}").is_none());
     }
 
     #[test]

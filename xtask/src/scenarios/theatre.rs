@@ -99,7 +99,10 @@ impl Theatre {
             thread::sleep(part.pause);
             let row = match &part.image {
                 Err(why) => Row::skipped(&part.scenario, part.repeat, why.clone()),
-                Ok(image) => self.play_one(&part, image, cleaner)?,
+                Ok(image) => match self.engine.runtime().refuses(&play::recipe(&part.scenario, image)) {
+                    Some(why) => Row::skipped(&part.scenario, part.repeat, why),
+                    None => self.play_one(&part, image, cleaner)?,
+                },
             };
             if !self.engine.interrupt().is_set() {
                 locked(report).row(&row)?;

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// What the tests' containers use, beyond what every Debian has.
-const PACKAGES: [&str; 3] = ["curl", "iproute2", "procps"];
+/// What the tests' containers, the lab and scenarios on the host's side use, beyond what every Debian has.
+const PACKAGES: [&str; 6] = ["curl", "iproute2", "openssl", "procps", "python3", "tini"];
 /// Room for what tests write.
 const SIZE: &str = "900M";
 const MAKE_LIMIT: Duration = Duration::from_secs(600);

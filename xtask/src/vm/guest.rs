@@ -58,11 +58,11 @@ pub struct Outcome {
     pub console: PathBuf,
 }
 
-/// Boots and waits for the end.
+/// Boots with `disks`, the first of which is the root's, and waits for the end.
 pub fn boot(
     boot: &Boot,
     kernel: &Kernel,
-    disk: &Path,
+    disks: &[PathBuf],
     initramfs: &Path,
     folder: &Path,
     limit: Duration,
@@ -73,7 +73,7 @@ pub fn boot(
         fs::write(file, "").with_context(|| format!("create {}", file.display()))?;
     }
     let started = Instant::now();
-    let mut child = qemu(boot, kernel, disk, initramfs, folder)
+    let mut child = qemu(boot, kernel, disks, initramfs, folder)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(fs::File::create(folder.join("qemu"))?)
@@ -91,7 +91,7 @@ pub fn boot(
     Ok(Outcome { end, results: said, took: started.elapsed(), cost, console })
 }
 
-fn qemu(boot: &Boot, kernel: &Kernel, disk: &Path, initramfs: &Path, folder: &Path) -> Command {
+fn qemu(boot: &Boot, kernel: &Kernel, disks: &[PathBuf], initramfs: &Path, folder: &Path) -> Command {
     let modules = if boot.lsm { format!("{MODULES},bpf") } else { MODULES.to_owned() };
     let append = format!("console=ttyS0 quiet loglevel=4 panic=-1 lsm={modules}");
     let port = |name: &str| format!("file:{}", folder.join(name).display());
@@ -103,7 +103,9 @@ fn qemu(boot: &Boot, kernel: &Kernel, disk: &Path, initramfs: &Path, folder: &Pa
     // of a second processor with such a clock.
     command.args(["-icount", "shift=1,sleep=off", "-smp", "1"]);
     command.args(["-display", "none", "-monitor", "none", "-serial", &port("console"), "-serial", &port("results")]);
-    command.arg("-drive").arg(format!("file={},format=raw,if=virtio,snapshot=on", disk.display()));
+    for disk in disks {
+        command.arg("-drive").arg(format!("file={},format=raw,if=virtio,snapshot=on", disk.display()));
+    }
     command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initramfs).args(["-append", &append]);
     command
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What a guest needs where the kernel has it as a module: the root disk, containers' roots and networks.
-const WANTED: [&str; 4] = ["virtio_pci", "virtio_blk", "overlay", "veth"];
+const WANTED: [&str; 5] = ["virtio_pci", "virtio_blk", "overlay", "veth", "bridge"];
 
 /// A kernel that can be booted.
 #[derive(Clone, Debug)]

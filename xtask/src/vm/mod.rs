@@ -6,9 +6,10 @@
 
 mod cpio;
 mod disk;
-mod guest;
+pub mod errand;
+pub mod guest;
 mod kernel;
-mod matrix;
+pub mod matrix;
 mod packages;
 mod page;
 mod payload;
@@ -136,7 +137,8 @@ fn prepare(options: &Options, boots: &[Boot]) -> Result<Floor> {
     };
     let tests = if options.run.is_some() { None } else { Some(payload::build_tests()?) };
     let scratch = scratch_folder(&cache)?;
-    let payload = Payload::pack(&daemon, tests.as_deref(), &scratch);
+    let tests: Vec<_> = tests.into_iter().map(|program| ("privileged".to_owned(), program)).collect();
+    let payload = Payload::pack(&daemon, &tests, &[], &scratch);
     fs::remove_dir_all(&scratch).context("remove a scratch folder")?;
     let lab = lab::cache_dir();
     fs::create_dir_all(&lab).with_context(|| format!("make {}", lab.display()))?;
@@ -240,7 +242,8 @@ impl Floor {
         fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
         let initramfs = self.payload.initramfs(boot, kernel, job, &folder)?;
         let limit = Duration::from_secs(self.limit);
-        let outcome = guest::boot(boot, kernel, &self.disk, &initramfs, &folder, limit, &self.interrupt);
+        let outcome =
+            guest::boot(boot, kernel, std::slice::from_ref(&self.disk), &initramfs, &folder, limit, &self.interrupt);
         fs::remove_file(initramfs).context("remove an initramfs")?;
         outcome
     }
@@ -260,6 +263,6 @@ impl Floor {
 }
 
 /// As one word of sh.
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }

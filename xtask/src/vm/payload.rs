@@ -20,16 +20,25 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// Packs the programs, without their debugging symbols.
-    pub fn pack(daemon: &Path, tests: Option<&Path>, scratch: &Path) -> Result<Self> {
+    /// Packs the daemon and further programs (name and file), without their debugging symbols, and files as
+    /// they are.
+    pub fn pack(
+        daemon: &Path,
+        programs: &[(String, PathBuf)],
+        files: &[(String, PathBuf)],
+        scratch: &Path,
+    ) -> Result<Self> {
         let mut archive = Archive::default();
         archive.console();
         archive.file("init", 0o755, include_bytes!("guest/initramfs.sh"));
         archive.copy("bin/busybox", 0o755, Path::new(BUSYBOX)).context("Debian package busybox-static")?;
         archive.file("payload/run.sh", 0o755, include_bytes!("guest/run.sh"));
         archive.copy("payload/bulkhead", 0o755, &stripped(daemon, scratch)?)?;
-        if let Some(tests) = tests {
-            archive.copy("payload/privileged", 0o755, &stripped(tests, scratch)?)?;
+        for (name, program) in programs {
+            archive.copy(&format!("payload/{name}"), 0o755, &stripped(program, scratch)?)?;
+        }
+        for (name, file) in files {
+            archive.copy(&format!("payload/{name}"), 0o755, file)?;
         }
         // Where the tests look for the prototypes that the programs rely on.
         archive.file("payload/tests/privileged/Cargo.toml", 0o644, b"");

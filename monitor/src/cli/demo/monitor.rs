@@ -162,6 +162,7 @@ pub(super) fn configuration(folder: &Path, alerts: &Path, path: &str, watch_only
          [host]\nwatch = false\n\
          [engine]\ndocker = false\n\
          [output]\nformat = \"json\"\nfile = \"{}\"\n\
+         [pins]\nroot = \"\"\n\
          [control]\nsocket = \"{}\"\n",
         alerts.display(),
         folder.join("control.sock").display(),

@@ -156,6 +156,7 @@ fn row(played: &Played) -> [String; 5] {
             OutcomeName::Denied => format!("denied by {by}"),
             OutcomeName::Killed => format!("killed by {by}"),
             OutcomeName::Refused => "refused".to_owned(),
+            other @ (OutcomeName::Frozen | OutcomeName::Quarantined | OutcomeName::Stopping) => other.name().to_owned(),
         }
     });
     [

@@ -4,7 +4,7 @@ use super::{Settings, describe};
 use crate::container::registry::Metadata;
 use crate::container::sockets;
 use bollard::Docker;
-use bollard::query_parameters::ListContainersOptionsBuilder;
+use bollard::query_parameters::{ListContainersOptionsBuilder, StopContainerOptionsBuilder};
 use std::collections::HashMap;
 use std::future::Future;
 use std::path::PathBuf;
@@ -73,6 +73,21 @@ pub fn list_once(settings: &Settings) -> Result<Vec<Listed>, EngineError> {
             all.push(Listed { id, metadata, running });
         }
         Ok(all)
+    })
+}
+
+/// Asks the engine to stop a container: SIGTERM, and SIGKILL after `grace`. Waits for its answer, `grace`
+/// longer than for others.
+///
+/// # Errors
+/// [`EngineError`] if it cannot be reached, does not answer, or knows no such container.
+pub fn stop_once(settings: &Settings, id: &str, grace: Duration) -> Result<(), EngineError> {
+    let settings = Settings { request_timeout: settings.request_timeout + grace, ..settings.clone() };
+    super::runtime()?.block_on(async {
+        let api = Api::connect(&settings).await?;
+        let seconds = i32::try_from(grace.as_secs()).unwrap_or(i32::MAX);
+        let options = StopContainerOptionsBuilder::new().t(seconds).build();
+        api.ask("stop the container", api.docker.stop_container(id, Some(options))).await
     })
 }
 

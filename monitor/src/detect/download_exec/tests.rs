@@ -125,6 +125,41 @@ fn package_managers_are_silent() {
 }
 
 #[test]
+fn what_a_shell_below_a_package_manager_fetches() {
+    let fetched = |above: &[&[&str]]| {
+        let mut lab = Lab::new();
+        let mut parent = 9;
+        for (pid, args) in (15..).zip(above) {
+            lab.exec(pid, parent, args);
+            parent = pid;
+        }
+        lab.connect(parent, WEB, 1);
+        lab.payload(parent, WEB, 1, true, b"PK");
+        let found = lab.exec_with(30, parent, &["/tmp/x"], |e| {
+            e.exe.flags |= file::FILE_TAINTED;
+            e.origin = Some(origin(parent));
+        });
+        found.len()
+    };
+    let (pip, npm, shell) = (&["pip", "install", "x"][..], &["npm", "install"][..], &["sh", "-c", "x"][..]);
+    assert_eq!(fetched(&[pip, &["python3", "setup.py"]]), 0, "a build script");
+    assert_eq!(fetched(&[npm, shell, &["node", "install.js"]]), 0, "a life-cycle script");
+    assert_eq!(fetched(&[npm, shell, &["curl", "x"]]), 1);
+    assert_eq!(fetched(&[pip, &["python3", "setup.py"], shell, &["wget", "x"]]), 1);
+    let mut lab = Lab::new();
+    let maintainer = state::TASK_PACKAGE_MANAGER | state::TASK_PACKAGE_SCRIPT;
+    lab.exec_with(15, 9, &["curl", "x"], |e| e.task_flags |= maintainer);
+    lab.connect(15, WEB, 1);
+    lab.payload(15, WEB, 1, true, b"PK");
+    let found = lab.exec_with(16, 9, &["/tmp/x"], |e| {
+        e.exe.flags |= file::FILE_TAINTED;
+        e.task_flags |= maintainer;
+        e.origin = Some(origin(15));
+    });
+    assert_eq!(kinds(&found), [DownloadExec], "a maintainer script's own download");
+}
+
+#[test]
 fn a_runner_that_only_holds_a_connection() {
     let mut lab = Lab::new();
     lab.exec(15, 9, &["runner", "run"]);
@@ -174,4 +209,17 @@ fn xargs() {
     assert_eq!(run(&["xargs", "-0", "sh", "-c"], "rm -rf /x; wget y"), 1);
     assert_eq!(run(&["xargs", "-n1", "sh", "-c", "echo $0"], "echo $0"), 0);
     assert_eq!(run(&["xargs", "-I{}", "sh", "-c", "wget {}"], "wget http://a/b"), 0);
+}
+
+#[test]
+fn refused_programs_and_mapped_libraries() {
+    for (bit, word) in [(file::FILE_EXEC, "starts"), (file::FILE_MAPPED, "loads as code")] {
+        let mut lab = Lab::new();
+        curl(&mut lab);
+        let mut o = open("/tmp/x.so", file::FILE_TAINTED | bit, 0);
+        o.origin = Some(origin(15));
+        let found = lab.act_for(16, Reason::DownloadExec, Body::Open(Box::new(o)));
+        assert_eq!(kinds(&found), [DownloadExec]);
+        assert!(found[0].message.contains(word), "{}", found[0].message);
+    }
 }

@@ -33,14 +33,15 @@ pub fn add(suspect: &mut Suspect, event: &Event, what: &str, weight: u32, detail
     }
 }
 
-/// The sum; a name looked up and the same name in the TLS hello are one fact.
+/// The sum; a name looked up and the same name in the TLS hello are one fact, and the pool's network,
+/// which that name leads to, adds nothing to it.
 pub fn score(evidence: &[Evidence]) -> u32 {
     let weight = |what: &str| evidence.iter().find(|e| e.what == what).map_or(0, |e| e.weight);
     let (lookup, hello) = (weight("pool_connect"), weight("pool_sni"));
     let names = lookup.max(hello) + if lookup.min(hello) > 0 { 10 } else { 0 };
-    let rest: u32 =
-        evidence.iter().filter(|e| !matches!(e.what.as_str(), "pool_connect" | "pool_sni")).map(|e| e.weight).sum();
-    names + rest
+    let place = ["pool_connect", "pool_sni", "pool_network"];
+    let rest: u32 = evidence.iter().filter(|e| !place.contains(&e.what.as_str())).map(|e| e.weight).sum();
+    names.max(weight("pool_network")) + rest
 }
 
 /// xmrig's own call (`src/hw/msr/Msr_linux.cpp`).

@@ -1,4 +1,5 @@
 //! Miners, and what shares a sign with them.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use super::{dns, tls};
 use crate::detect::testing::{Lab, kinds, open};
@@ -89,6 +90,36 @@ fn a_lookup_is_not_enough() {
     // With a dropped program it is told.
     lab.exec_with(21, 9, &["/tmp/n"], |e| e.task_flags |= state::TASK_DRIFT);
     assert_eq!(kinds(&lab.connect(21, "203.0.113.66:443", 2)), [Miner]);
+}
+
+#[test]
+fn a_listed_network_is_one_weak_sign() {
+    let listed = |networks: &[&str]| {
+        let mut lab = Lab::new();
+        lab.settings.pool_networks = networks.iter().map(|n| n.parse().unwrap()).collect();
+        lab
+    };
+    // Alone, and with a port that pools use, it is nothing.
+    let mut lab = listed(&["203.0.113.0/24"]);
+    lab.exec(20, 9, &["/opt/n"]);
+    assert!(lab.connect(20, "203.0.113.66:443", 1).is_empty());
+    assert!(lab.connect(20, POOL, 2).is_empty());
+    // With a miner's name it is told, and not killed.
+    lab.exec(21, 9, &["/opt/xmrig"]);
+    let found = lab.connect(21, "203.0.113.66:443", 3);
+    assert_eq!(kinds(&found), [Miner]);
+    assert!(found[0].alert_only);
+    assert!(found[0].evidence.iter().any(|e| e.what == "pool_network" && e.detail.contains("203.0.113.0/24")));
+    // Elsewhere the same program is not told, and IPv6 networks count as well.
+    let mut lab = listed(&["198.51.100.0/24", "2001:db8::/32"]);
+    lab.exec(20, 9, &["/opt/xmrig"]);
+    assert!(lab.connect(20, "203.0.113.66:443", 1).is_empty());
+    assert_eq!(kinds(&lab.connect(20, "[2001:db8::66]:443", 2)), [Miner]);
+    // The pool's name and its network are one fact.
+    let mut lab = listed(&["203.0.113.66/32"]);
+    lookup(&mut lab, 9, "pool.minexmr.com");
+    lab.exec(20, 9, &["curl", "x"]);
+    assert!(lab.connect(20, "203.0.113.66:80", 1).is_empty());
 }
 
 #[test]

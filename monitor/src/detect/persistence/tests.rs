@@ -27,6 +27,16 @@ fn keys_and_crontabs() {
 }
 
 #[test]
+fn moved_into_place() {
+    let mut lab = Lab::new();
+    let mut o = open("/root/.ssh/authorized_keys", WRITE | file::FILE_NAMED, 0);
+    o.sensitive = Reason::PersistenceSshKey;
+    let found = lab.act_for(9, Reason::PersistenceSshKey, Body::Open(Box::new(o)));
+    assert_eq!(kinds(&found), [PersistenceSshKey]);
+    assert!(found[0].message.contains("moves or links"), "{}", found[0].message);
+}
+
+#[test]
 fn the_hosts_crontab_is_an_escape() {
     let mut lab = Lab::new();
     let host = WRITE | file::FILE_FOREIGN_SB;

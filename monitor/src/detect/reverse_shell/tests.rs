@@ -1,8 +1,8 @@
 //! Attack shapes and their look-alikes.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use crate::detect::testing::{A, Lab, kinds, out, peer, pipe};
-use crate::event::{Body, ConnectOp, Form, Reason, Stdio, Verdict, state};
+use crate::detect::testing::{A, Lab, kinds, open, origin, out, peer, pipe};
+use crate::event::{Body, ConnectOp, Form, Reason, Stdio, Verdict, file, state};
 use crate::finding::FindingKind::{ReverseShell, ShellConnect};
 use monitor_common::exec::EXEC_RELAY;
 
@@ -20,6 +20,18 @@ fn a_shell_on_a_connection() {
         assert!(!found[0].alert_only);
         assert!(found[0].message.contains(A), "{}", found[0].message);
     }
+}
+
+#[test]
+fn a_shell_refused_before_it_starts() {
+    let mut lab = Lab::new();
+    let mut program = open("/usr/bin/dash", file::FILE_EXEC, 0);
+    program.origin = Some(origin(9));
+    let mut event = lab.event(9, Body::Open(Box::new(program)));
+    (event.reason, event.verdict) = (Reason::ReverseShell, Verdict::Denied);
+    let found = lab.send(event);
+    assert_eq!(kinds(&found), [ReverseShell]);
+    assert_eq!(found[0].peer, Some(peer("203.0.113.66:80")));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::{
     FindingField, FindingName, Host, Image, ImageHash, OutcomeName, Parent, Process, Rule, RungName, Technique, Threat,
     TreeNode, User,
 };
-use crate::finding::{EnforcedBy, Evidence, Finding, Outcome, ProcessView, Severity};
+use crate::finding::{ContainerView, EnforcedBy, Evidence, Finding, Outcome, ProcessView, Severity};
 use crate::output::{Clock, category, escape};
 
 impl Alert {
@@ -34,7 +34,7 @@ impl Alert {
             },
             host: Host { name: host.into() },
             process: process(finding, clock),
-            container: container(finding),
+            container: container(&finding.container),
             destination: finding.peer.map(|p| Destination { ip: p.ip().to_string(), port: p.port() }),
             file: finding
                 .file
@@ -89,8 +89,8 @@ fn process(finding: &Finding, clock: &Clock) -> Process {
     }
 }
 
-fn container(finding: &Finding) -> Container {
-    let view = &finding.container;
+/// The fields of a container.
+pub(in crate::output) fn container(view: &ContainerView) -> Container {
     Container {
         id: view.id.clone(),
         name: view.name.clone(),
@@ -126,6 +126,9 @@ fn bulkhead(finding: &Finding) -> Bulkhead {
         Outcome::Observed => (OutcomeName::Observed, None, None, Vec::new()),
         Outcome::Denied { by } => (OutcomeName::Denied, Some(rung(by)), None, Vec::new()),
         Outcome::Killed { by, processes } => (OutcomeName::Killed, Some(rung(by)), None, processes.clone()),
+        Outcome::Frozen => (OutcomeName::Frozen, None, None, Vec::new()),
+        Outcome::Quarantined => (OutcomeName::Quarantined, Some(RungName::Cgroup), None, Vec::new()),
+        Outcome::Stopping => (OutcomeName::Stopping, None, None, Vec::new()),
         Outcome::Refused { why } => (OutcomeName::Refused, None, Some(why.clone()), Vec::new()),
     };
     let tree = finding.ancestors.iter().rev().chain([&finding.process]).map(node).collect();

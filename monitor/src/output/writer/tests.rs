@@ -163,6 +163,9 @@ fn rows_keep_to_the_schema() {
         Outcome::Denied { by: EnforcedBy::Cgroup },
         Outcome::Denied { by: EnforcedBy::Lsm },
         Outcome::Killed { by: EnforcedBy::Pidfd, processes: vec![1] },
+        Outcome::Frozen,
+        Outcome::Quarantined,
+        Outcome::Stopping,
         Outcome::Refused { why: "host".into() },
     ];
     for kind in FindingKind::ALL {
@@ -181,6 +184,7 @@ fn rows_keep_to_the_schema() {
         }
     }
     check(&samples::notice_row());
+    samples::responses().iter().for_each(check);
     for notice in [Notice::stopped("x"), Notice::event_loss("host", "open", 3)] {
         check(&Row::Notice(Box::new(NoticeRow::new(&notice, "n", &samples::clock()))));
     }
@@ -201,6 +205,13 @@ fn the_schema_refuses_what_is_not_a_row() {
     broken(|r| r["bulkhead"]["outcome"] = "ignored".into());
     broken(|r| r["process"]["pid"] = "1".into());
     broken(|r| r["surprise"] = 1.into());
+    let response = serde_json::to_value(&samples::responses()[0]).unwrap();
+    assert_eq!(response["event"]["kind"], "event");
+    for (key, value) in [("action", "pause"), ("outcome", "unknown"), ("kind", "state")] {
+        let mut row = response.clone();
+        row["event"][key] = value.into();
+        assert!(!validator.is_valid(&row), "{row:#}");
+    }
     broken(|r| {
         r.as_object_mut().map(|o| o.remove("container"));
     });

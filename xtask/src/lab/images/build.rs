@@ -1,21 +1,22 @@
-//! Builds one image: root file system, packages, users, files, set-up script, `docker import`.
+//! Builds one image: root file system, packages, users, files, set-up script.
 
 use super::super::engine::Engine;
 use super::super::process;
+use super::super::runtime::Settings;
 use super::definition::{Definition, FileEntry, FullUser};
 use super::rootfs;
 use anyhow::{Context, Result, anyhow, bail};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 /// Compiling the subjects on a busy machine.
 const COMPILE_LIMIT: Duration = Duration::from_secs(900);
 
-/// Packing and unpacking an image.
-const PACK_LIMIT: Duration = Duration::from_secs(600);
+/// Environment of an image made from nothing.
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A file of the image with its bytes.
 pub struct ReadyFile {
@@ -60,6 +61,9 @@ pub fn subject(engine: &Engine, name: &str) -> Result<PathBuf> {
     if !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)) {
         bail!("`{name}` is no program name");
     }
+    if let Some(folder) = engine.prebuilt() {
+        return Ok(folder.join("subjects").join(name));
+    }
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     // --target keeps build scripts and macros dynamic: only the program itself is static.
     let folder = engine.cache().join("subjects");
@@ -89,9 +93,13 @@ pub fn build(
 ) -> Result<()> {
     let root = engine.scratch(&format!("build-{}", tag.replace(['/', ':'], "-")))?;
     let result = fill(engine, definition, base_image, files, &root)
-        .and_then(|()| import(engine, definition, base_image, &root, tag));
-    fs::remove_dir_all(&root).with_context(|| format!("removing {}", root.display()))?;
-    result
+        .and_then(|()| engine.runtime().images().keep(&root, tag, &settings(engine, definition, base_image)?));
+    match fs::remove_dir_all(&root) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", root.display()))
+        }
+        _ => result,
+    }
 }
 
 fn fill(
@@ -102,7 +110,7 @@ fn fill(
     root: &Path,
 ) -> Result<()> {
     match (base_image, definition.base.as_str()) {
-        (Some(image), _) => unpack(engine, image, root)?,
+        (Some(image), _) => engine.runtime().images().unpack(image, root)?,
         (None, "debootstrap") => rootfs::debian(&engine.workshop(), root)?,
         (None, "busybox") => rootfs::busybox(&engine.workshop(), root)?,
         (None, other) => bail!("`base` is debootstrap, busybox or image:NAME, not {other}"),
@@ -163,67 +171,20 @@ fn next_uid(passwd: &str) -> u32 {
     taken.filter(|uid| (1000..60000).contains(uid)).max().map_or(1000, |uid| uid + 1)
 }
 
-fn unpack(engine: &Engine, image: &str, root: &Path) -> Result<()> {
-    let id = engine.call(["create", "--entrypoint", "none", image])?;
-    let archive = root.with_extension("tar");
-    let result =
-        process::must(engine.docker().arg("export").arg("-o").arg(&archive).arg(&id), PACK_LIMIT, engine.interrupt())
-            .and_then(|_| {
-                rootfs::host(&engine.workshop(), Command::new("tar").arg("-C").arg(root).arg("-xpf").arg(&archive))
-            });
-    engine.call(["rm", &id])?;
-    let _absent = fs::remove_file(archive);
-    result
-}
-
-fn import(engine: &Engine, definition: &Definition, base_image: Option<&str>, root: &Path, tag: &str) -> Result<()> {
-    let mut tar = Command::new("tar")
-        .arg("-C")
-        .arg(root)
-        .args(["--numeric-owner", "--xattrs", "--xattrs-include=*", "--one-file-system"])
-        .args(["--exclude=./dev/*", "--exclude=./proc/*", "--exclude=./sys/*", "-cf", "-", "."])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("starting tar")?;
-    let archive = tar.stdout.take().ok_or_else(|| anyhow!("tar has no output"))?;
-    let mut command = engine.docker();
-    command.arg("import");
-    for change in changes(engine, definition, base_image)? {
-        command.args(["-c", &change]);
-    }
-    command.args(["-", tag]);
-    let finished = process::run_fed(&mut command, Some(archive.into()), PACK_LIMIT, engine.interrupt())?;
-    let packed = tar.wait().context("waiting for tar")?;
-    if !finished.success() || !packed.success() {
-        bail!("docker import: {}", finished.tail());
-    }
-    Ok(())
-}
-
 /// Image settings; an image made from another keeps what it does not set itself.
-fn changes(engine: &Engine, definition: &Definition, base_image: Option<&str>) -> Result<Vec<String>> {
-    let mut changes = vec!["ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
-    let mut entrypoint = definition.entrypoint.as_ref().map(super::definition::Entrypoint::words);
-    if let Some(image) = base_image {
-        let env = engine.call(["image", "inspect", "--format", "{{json .Config.Env}}", image])?;
-        let env: Option<Vec<String>> = serde_json::from_str(&env).context("reading the base's env")?;
-        changes = env.into_iter().flatten().map(|pair| env_change(&pair)).collect();
-        if entrypoint.is_none() {
-            let text = engine.call(["image", "inspect", "--format", "{{json .Config.Entrypoint}}", image])?;
-            entrypoint = serde_json::from_str(&text).context("reading the base's entrypoint")?;
-        }
+fn settings(engine: &Engine, definition: &Definition, base_image: Option<&str>) -> Result<Settings> {
+    let mut settings = match base_image {
+        Some(image) => engine.runtime().images().settings(image)?,
+        None => Settings { env: vec![PATH.to_owned()], entrypoint: None },
+    };
+    for (name, value) in &definition.env {
+        settings.env.retain(|pair| pair.split('=').next() != Some(name));
+        settings.env.push(format!("{name}={value}"));
     }
-    changes.extend(definition.env.iter().map(|(name, value)| env_change(&format!("{name}={value}"))));
-    if let Some(words) = entrypoint {
-        changes.push(format!("ENTRYPOINT {}", serde_json::to_string(&words)?));
+    if let Some(entrypoint) = &definition.entrypoint {
+        settings.entrypoint = Some(entrypoint.words());
     }
-    Ok(changes)
-}
-
-fn env_change(pair: &str) -> String {
-    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-    format!("ENV {name}=\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
+    Ok(settings)
 }
 
 #[cfg(test)]
@@ -234,10 +195,5 @@ mod tests {
     fn users_get_the_next_free_number() {
         assert_eq!(next_uid("root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/x\n"), 1000);
         assert_eq!(next_uid("a:x:1000:1000::/:/x\nb:x:1004:1004::/:/x\n"), 1005);
-    }
-
-    #[test]
-    fn quotes_in_values_survive() {
-        assert_eq!(env_change("A=b \"c\""), "ENV A=\"b \\\"c\\\"\"");
     }
 }

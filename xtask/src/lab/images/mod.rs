@@ -13,10 +13,13 @@ use crate::workspace;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Repository part of every image of the lab.
 const PREFIX: &str = "bulkhead-lab";
+
+/// In a folder of prebuilt things: image names, each with its reference or the reason why there is none.
+pub const LIST: &str = "images.json";
 
 /// Changes when the way images are built changes, so that all are built anew.
 const BUILD_VERSION: &str = "1";
@@ -41,7 +44,10 @@ impl Images {
         if let Some(known) = self.known.get(name) {
             return known.clone();
         }
-        let result = self.make(engine, name, 0).map_err(|error| format!("{error:#}"));
+        let result = match engine.prebuilt() {
+            Some(folder) => listed(folder, name),
+            None => self.make(engine, name, 0).map_err(|error| format!("{error:#}")),
+        };
         if !engine.interrupt().is_set() {
             self.known.insert(name.to_owned(), result.clone());
         }
@@ -60,11 +66,11 @@ impl Images {
         };
         let files = build::gather(engine, &definition, &folder)?;
         let tag = tag(name, &definition, base_image.as_deref(), &files);
-        if engine.call(["image", "inspect", "--format", "{{.Id}}", &tag]).is_err() {
+        if !engine.runtime().images().has(&tag) {
             eprintln!("lab: building image {name} {}", definition.description);
             build::build(engine, &definition, base_image.as_deref(), &files, &tag)
                 .with_context(|| format!("building image {name}"))?;
-            forget_older(engine, name, &tag);
+            engine.runtime().images().forget_older(&tag);
         }
         Ok(tag)
     }
@@ -79,6 +85,15 @@ impl Images {
         let looked: Vec<_> = self.folders.iter().map(|f| f.display().to_string()).collect();
         bail!("no {name}.toml in {}", looked.join(" or "))
     }
+}
+
+/// Image `name` of the list of what was built elsewhere.
+fn listed(folder: &Path, name: &str) -> Result<String, String> {
+    let read = || -> Result<HashMap<String, Result<String, String>>> {
+        Ok(serde_json::from_slice(&std::fs::read(folder.join(LIST))?)?)
+    };
+    let mut list = read().map_err(|error| format!("{LIST}: {error:#}"))?;
+    list.remove(name).unwrap_or_else(|| Err(format!("image {name} was not brought along")))
 }
 
 fn tag(name: &str, definition: &Definition, base: Option<&str>, files: &[build::ReadyFile]) -> String {
@@ -98,16 +113,6 @@ fn tag(name: &str, definition: &Definition, base: Option<&str>, files: &[build::
     let digest = hash.finalize();
     let hex: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     format!("{PREFIX}/{name}:{hex}")
-}
-
-/// Untags what earlier definitions of the image left in the cache; the engine drops the layers.
-fn forget_older(engine: &Engine, name: &str, keep: &str) {
-    let repository = format!("{PREFIX}/{name}");
-    let listed = engine.call(["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", &repository]);
-    for old in listed.unwrap_or_default().lines().filter(|tag| *tag != keep) {
-        // Still in use by an image built from it: it stays.
-        let _in_use = engine.call(["image", "rm", old]);
-    }
 }
 
 #[cfg(test)]

