@@ -216,8 +216,13 @@ mod tests {
 
     fn judged(results: &str, end: End) -> Report {
         let boot = Boot { series: "6.1".to_owned(), lsm: true, layout: Layout::V2 };
-        let outcome =
-            Outcome { end, results: results.to_owned(), took: Duration::from_secs(9), cost: Duration::from_secs(8), console: "console".into() };
+        let outcome = Outcome {
+            end,
+            results: results.to_owned(),
+            took: Duration::from_secs(9),
+            cost: Duration::from_secs(8),
+            console: "console".into(),
+        };
         let asked = BTreeMap::from([("group".to_owned(), vec!["one".to_owned()])]);
         Report::of(&boot, "6.1.0", &outcome, &asked)
     }
