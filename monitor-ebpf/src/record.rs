@@ -9,6 +9,7 @@ use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
+use core::hint::black_box;
 use monitor_common::ABI_VERSION;
 use monitor_common::file::Open;
 use monitor_common::header::{Header, Kind, Reason, Rung, Verdict};
@@ -54,8 +55,10 @@ impl Judgement {
 
     /// Was the act refused?
     #[inline(always)]
-    pub const fn denied(&self) -> bool {
-        (self.word >> 8) & 0xff == Verdict::Denied as u32
+    pub fn denied(&self) -> bool {
+        // Opaque, so that it is not asked of a judgement that was never made: where there is none the compiler would test
+        // whatever the register holds and throw the answer away, and kernels up to 6.1 refuse the program for it.
+        (black_box(self.word) >> 8) & 0xff == Verdict::Denied as u32
     }
 }
 

@@ -34,7 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// Guests at a time: each has two virtual processors, and software emulation keeps a core busy.
+/// Guests at a time: software emulation keeps a core busy with each.
 const AT_A_TIME: usize = 2;
 
 /// Processor time that a guest may use, in seconds: several times what it needs.
