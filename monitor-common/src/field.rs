@@ -169,12 +169,6 @@ fields! {
     UnixPath = ["unix_sock.path"] optional,
     /// The sockaddr of a bound name.
     UnixAddressName = ["unix_address.name"] optional,
-    /// Id of a map.
-    BpfMapId = ["bpf_map.id"] optional,
-    /// What a program is besides its instructions.
-    BpfProgAux = ["bpf_prog.aux"] optional,
-    /// Id of a program.
-    BpfProgId = ["bpf_prog_aux.id"] optional,
     /// Executable being started.
     BprmFile = ["linux_binprm.file"] required,
     /// Name it was invoked by.
@@ -224,10 +218,12 @@ impl Field {
             Self::TaskRealCred => "telling a task's own credentials from those it acts with for the kernel",
             Self::FsPwd => "full paths of files named relative to a working directory",
             Self::MountMnt | Self::MountNamespace => "telling mounts of other namespaces apart",
+            Self::SkbSock | Self::SockNet | Self::NetInum | Self::SockSocket | Self::SocketAllocInode => {
+                "quarantine of established connections"
+            }
             Self::SockV6Daddr => "IPv6 addresses of peers",
             Self::SockType => "telling streams from datagrams",
             Self::UnixPeer | Self::UnixAddr | Self::UnixPath | Self::UnixAddressName => "container runtime sockets",
-            Self::BpfMapId | Self::BpfProgAux | Self::BpfProgId => "guarding Bulkhead's own maps and programs",
             Self::RegsFirstArg
             | Self::RegsSecondArg
             | Self::RegsThirdArg

@@ -54,7 +54,35 @@ pub const fn may_install(flags: u32) -> bool {
         && (flags & TASK_PACKAGE_SCRIPT == 0 || flags & (TASK_NET_OUT | TASK_TAINTED) == 0)
 }
 /// Belongs to a set that is being killed: dies before its first instruction.
-pub const TASK_DOOMED: u32 = 1 << 14;
+pub const TASK_DOOMED: u32 = 1 << 15;
+
+/// No two of them are the same bit.
+const _: () = {
+    let bits = [
+        TASK_NET_OUT,
+        TASK_TAINTED,
+        TASK_SHELL,
+        TASK_INTERPRETER,
+        TASK_PACKAGE_MANAGER,
+        TASK_DRIFT,
+        TASK_EXE_TAINTED,
+        TASK_READS_STDIN,
+        TASK_FEEDS_SHELL,
+        TASK_STDIN_INET,
+        TASK_STDOUT_INET,
+        TASK_ENTERED,
+        TASK_SESSION_SERVER,
+        TASK_ENTERING,
+        TASK_PACKAGE_SCRIPT,
+        TASK_DOOMED,
+    ];
+    let (mut i, mut seen) = (0, 0);
+    while i < bits.len() {
+        assert!(bits[i].count_ones() == 1 && seen & bits[i] == 0);
+        seen |= bits[i];
+        i += 1;
+    }
+};
 
 /// (device, inode number) of a file, pipe or FIFO.
 #[repr(C)]

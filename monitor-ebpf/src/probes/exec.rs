@@ -77,7 +77,7 @@ fn try_exec(ctx: &BtfTracePointContext) -> Option<()> {
             provenance::create(tgid, task, container, parent)?
         }
     };
-    if entry.flags & TASK_DOOMED != 0 && doom::is_on() {
+    if entry.flags & TASK_DOOMED != 0 && entry.container != HOST && doom::is_on() {
         doom::kill_current();
         return None;
     }

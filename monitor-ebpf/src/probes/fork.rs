@@ -90,7 +90,7 @@ fn try_born(ctx: &TracePointContext) -> Option<()> {
         return None;
     }
     let entry = provenance::entry(Task::current()?.tgid()?)?;
-    if entry.flags & TASK_DOOMED != 0 {
+    if entry.flags & TASK_DOOMED != 0 && entry.container != HOST {
         doom::kill_current();
     }
     Some(())

@@ -14,7 +14,7 @@ use aya_ebpf::programs::TracePointContext;
 use bytemuck::Zeroable;
 use core::hint::black_box;
 use monitor_common::field::Field;
-use monitor_common::file::{COMPONENT_LEN, COMPONENTS, FILE_NAMED, FILE_SENSITIVE, FILE_WRITE, Open};
+use monitor_common::file::{COMPONENT_LEN, COMPONENTS, FILE_NAMED, FILE_PATH_CUT, FILE_SENSITIVE, FILE_WRITE, Open};
 use monitor_common::hash;
 use monitor_common::header::{Kind, Reason};
 use monitor_common::state::{self, HOST, Origin};
@@ -224,6 +224,9 @@ fn tell(
             }
         }
         (*out).file.depth = depth;
+        if walk.count > depth {
+            (*out).file.flags |= FILE_PATH_CUT;
+        }
         if let Some(base) = base
             && walk.count < 3
         {

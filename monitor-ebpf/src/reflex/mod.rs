@@ -4,6 +4,6 @@ pub mod doom;
 pub mod guard;
 pub mod program;
 pub mod provenance;
-pub mod sensitive;
 pub mod quarantine;
+pub mod sensitive;
 pub mod stdio;

@@ -3,6 +3,7 @@
 
 pub mod btf;
 pub mod classes;
+pub mod clock;
 pub mod decode;
 pub mod hooks;
 pub mod ladder;

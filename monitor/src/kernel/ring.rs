@@ -1,5 +1,6 @@
 //! The drain thread: decodes, counts, hands over. It never waits for anybody but the kernel.
 
+use super::clock::boot_ns;
 use super::decode::decode;
 use super::maps::Rings;
 use crate::event::Event;
@@ -12,7 +13,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+/// A record that another CPU is still writing hides those behind it for a moment. What was only observed
+/// waits for as long, so that it is judged with what happened before it.
+const GRACE: Duration = Duration::from_millis(1);
+/// When it is looked again for what waits.
+const SOON: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 /// How long records that wake nobody (fork, exit) may lie.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
@@ -112,7 +119,7 @@ impl<T: From<Event>> Worker<T> {
                     PollFd::new(&rings.events, PollFlags::IN),
                     PollFd::new(stop, PollFlags::IN),
                 ];
-                match poll(&mut fds, Some(&LOOK)) {
+                match poll(&mut fds, Some(if self.waiting.is_empty() { &LOOK } else { &SOON })) {
                     Ok(_) => !fds[2].revents().is_empty(),
                     Err(rustix::io::Errno::INTR) => continue,
                     Err(error) => {
@@ -123,6 +130,9 @@ impl<T: From<Event>> Worker<T> {
             };
             self.round(&mut rings);
             if ready {
+                while let Some(verdict) = self.waiting.pop_front() {
+                    self.hand_over(verdict);
+                }
                 return;
             }
         }
@@ -145,8 +155,11 @@ impl<T: From<Event>> Worker<T> {
             }
             self.hand_over(event);
         }
-        while let Some(verdict) = self.waiting.pop_front() {
-            self.hand_over(verdict);
+        let settled_ns = boot_ns().saturating_sub(GRACE.as_nanos() as u64);
+        while self.waiting.front().is_some_and(|verdict| verdict.prevented() || verdict.time_ns <= settled_ns) {
+            if let Some(verdict) = self.waiting.pop_front() {
+                self.hand_over(verdict);
+            }
         }
         self.backlog.emptied.fetch_add(1, Ordering::Relaxed);
     }

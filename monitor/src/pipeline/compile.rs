@@ -6,6 +6,7 @@ use crate::container::denylist::{Denylist, DenylistError};
 use crate::container::sockets;
 use crate::detect::Settings;
 use crate::event::Fingerprint;
+use crate::kernel::clock::boot_ns;
 use crate::kernel::maps::Maps;
 use crate::kernel::pins::fnv64;
 use crate::respond::policy::{Mode, Rules};
@@ -199,12 +200,6 @@ pub fn programs(lists: &Lists, root: &str) -> Vec<(PathBuf, u32)> {
         }
     }
     found
-}
-
-/// Now, ns since boot.
-pub fn boot_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -98,7 +98,7 @@ pub fn container_event(registry: &Registry, container: ContainerKey) -> Event {
     let tgid = some_process(registry, container).unwrap_or(0);
     Event {
         id: crate::startup::STARTUP_ID | container,
-        time_ns: super::boot_ns(),
+        time_ns: crate::kernel::clock::boot_ns(),
         process: ProcessKey { tgid, start_ns: 0 },
         tid: tgid,
         uid: 0,

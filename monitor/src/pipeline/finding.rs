@@ -1,8 +1,8 @@
 //! From a detection to a finding: who else was there, in which container, what came of it.
 
-use super::compile::boot_ns;
 use crate::event::{Event, HOST, ProcessKey};
 use crate::finding::{ContainerView, Detection, Finding, Outcome, ProcessView};
+use crate::kernel::clock::boot_ns;
 use crate::provenance::ProcessTable;
 
 /// Ancestors shown.

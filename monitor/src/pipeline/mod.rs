@@ -10,7 +10,7 @@ mod orders;
 mod told;
 
 pub use account::Account;
-pub use compile::{Compiled, boot_ns, classify, fill_maps};
+pub use compile::{Compiled, classify, fill_maps};
 pub use orders::{Settings as ResponseSettings, stop_report};
 
 use crate::container::Registry;
@@ -21,6 +21,7 @@ use crate::control::Order;
 use crate::detect::{Context, Detectors};
 use crate::event::{Body, Cgroup, ContainerKey, Event, HOST, Verdict};
 use crate::finding::{Detection, Finding, Outcome};
+use crate::kernel::clock::boot_ns;
 use crate::kernel::maps::Maps;
 use crate::output::notice::NoticeKind;
 use crate::output::{Events, Notice, Output};

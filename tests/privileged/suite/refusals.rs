@@ -39,32 +39,36 @@ fn lsm() -> bool {
     active.trim().split(',').any(|name| name == "bpf")
 }
 
-/// A key and a crontab that are never opened under their final name.
+/// Keys and crontabs that are never opened under their final name.
 pub fn names_are_refused() -> Result<()> {
     let acts = [
-        ("persistence_ssh_key", "mv /tmp/x /root/.ssh/authorized_keys", "/root/.ssh/authorized_keys"),
-        ("persistence_ssh_key", "cd /root/.ssh && mv /tmp/x authorized_keys", "authorized_keys"),
-        ("persistence_ssh_key", "cd /root && mv /tmp/x ./.ssh/../.ssh/authorized_keys", "authorized_keys"),
+        ("persistence_ssh_key", "mv /tmp/x /home/a/.ssh/authorized_keys", "/home/a/.ssh/authorized_keys"),
+        ("persistence_ssh_key", "cd /home/b/.ssh && mv /tmp/x authorized_keys", "/home/b/.ssh/authorized_keys"),
         (
             "persistence_ssh_key",
-            "cp /tmp/x /root/.ssh/x && ln /root/.ssh/x /root/.ssh/authorized_keys",
-            "authorized_keys",
+            "cd /home/c && mv /tmp/x ./.ssh/../.ssh/authorized_keys",
+            "/home/c/.ssh/authorized_keys",
         ),
-        ("persistence_ssh_key", "ln -s /tmp/x /root/.ssh/authorized_keys", "/root/.ssh/authorized_keys"),
+        ("persistence_ssh_key", "ln /home/d/.ssh/x /home/d/.ssh/authorized_keys", "/home/d/.ssh/authorized_keys"),
+        ("persistence_ssh_key", "ln -s /tmp/x /home/e/.ssh/authorized_keys", "/home/e/.ssh/authorized_keys"),
         ("persistence_cron", "mv -t /etc/cron.d /tmp/x", "/etc/cron.d/x"),
-        ("persistence_cron", "cp -l /etc/shadow /etc/cron.d/x || ln /etc/shadow /etc/cron.d/x", "/etc/cron.d/x"),
+        ("persistence_cron", "ln /etc/shadow /etc/cron.d/y", "/etc/cron.d/y"),
     ];
     for mode in ["monitor", "protect"] {
+        let stage = stage(mode)?;
+        stage.container.run(
+            "mkdir -p /etc/cron.d; for h in a b c d e; do mkdir -p /home/$h/.ssh; echo attacker > /home/$h/.ssh/x; done",
+        )?;
         for (kind, act, file) in acts {
-            let stage = stage(mode)?;
-            stage.container.run("mkdir -p /root/.ssh /etc/cron.d && rm -f /root/.ssh/* && echo attacker > /tmp/x")?;
+            stage.container.run("echo attacker > /tmp/x")?;
             stage.container.run(act)?;
-            stage.alert(kind, file, mode).with_context(|| format!("{mode}: {act}"))?;
-            let whole = if file.starts_with('/') { file.to_owned() } else { format!("/root/.ssh/{file}") };
+            // The last door knows the last three components of a path.
+            let known = file.strip_prefix("/home").unwrap_or(file);
+            stage.alert(kind, known, mode).with_context(|| format!("{mode}: {act}"))?;
             if mode == "monitor" {
-                ensure!(stage.has(&whole), "monitor mode touched it, or the act is broken: {act}");
+                ensure!(stage.has(file), "monitor mode touched it, or the act is broken: {act}");
             } else if lsm() {
-                ensure!(!stage.has(&whole), "{file} exists after: {act}");
+                ensure!(!stage.has(file), "{file} exists after: {act}");
             }
         }
     }
@@ -105,13 +109,16 @@ pub fn downloaded_code_never_runs() -> Result<()> {
         ("LD_PRELOAD=/tmp/p /usr/bin/true", false),
     ];
     for mode in ["monitor", "protect"] {
+        let stage = stage(mode)?;
+        let peer = Peer::web(stage.container.listen()?, &program)?;
         for (act, runs) in acts {
-            let stage = stage(mode)?;
-            let peer = Peer::web(stage.container.listen()?, &program)?;
-            stage.container.run(&format!("curl -s -o /tmp/p http://127.0.0.1:{}/p", peer.port))?;
-            ensure!(stage.has("/tmp/p"), "the download itself did not work");
-            stage.container.run(act)?;
-            stage.alert("download_exec", "/tmp/p", mode).with_context(|| format!("{mode}: {act}"))?;
+            // Each time another file: an alert about it cannot be one of before.
+            let file = format!("/tmp/p{}", act.len());
+            let act = act.replace("/tmp/p", &file);
+            stage.container.run(&format!("rm -f /tmp/ran; curl -s -o {file} http://127.0.0.1:{}/p", peer.port))?;
+            ensure!(stage.has(&file), "the download itself did not work");
+            stage.container.run(&act)?;
+            stage.alert("download_exec", &file, mode).with_context(|| format!("{mode}: {act}"))?;
             ensure!(stage.has("/tmp/ran") == (runs && mode == "monitor"), "{mode}: wrong effect of: {act}");
         }
     }
