@@ -106,6 +106,6 @@ mod tests {
         assert!(names.is_sorted() && names[4] < usize::MAX, "{names:?}");
         assert_eq!(text.matches("070701").count(), 5);
         assert!(text.contains("000081ed"), "mode of a program");
-        assert!(text.contains("text!\0\0\0070701"), "content is padded to four bytes");
+        assert!(text.contains("text!\x00\x00\x00070701"), "content is padded to four bytes");
     }
 }
