@@ -32,7 +32,7 @@ pub struct Errand<'a> {
     pub disk: PathBuf,
     /// Lines of sh.
     pub job: String,
-    /// Longest time from power-on to power-off.
+    /// Processor time that it may use.
     pub limit: Duration,
 }
 

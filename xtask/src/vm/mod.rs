@@ -106,7 +106,9 @@ pub fn run(options: &Options) -> Result<bool> {
     println!("\n{}", report::table(&reports, &floor.groups));
     let mut good = reports.iter().all(Report::is_good);
     let counts = verified::counts(&reports);
-    if options.record {
+    if options.record && !good {
+        println!("not recorded: only a run in which every guest passed is");
+    } else if options.record {
         verified::record(&counts)?;
         let page = workspace::root().join("docs/kernel-support.md");
         fs::write(&page, page::page(&reports)).with_context(|| format!("write {}", page.display()))?;
@@ -131,6 +133,7 @@ fn prepare(options: &Options, boots: &[Boot]) -> Result<Floor> {
     let interrupt = Interrupt::install()?;
     let cache = cache_dir();
     fs::create_dir_all(&cache).with_context(|| format!("make {}", cache.display()))?;
+    forget_old_boots(&cache);
     let daemon = match &options.monitor {
         Some(program) => program.clone(),
         None => build::all(Profile::Release)?,
@@ -159,6 +162,20 @@ fn boots(options: &Options) -> Result<Vec<Boot>> {
     }
     let Some(series) = options.kernel.clone() else { bail!("name a kernel (--kernel 6.12), or take them --all") };
     Ok(vec![Boot { series, lsm: !options.no_lsm, layout: options.cgroup }])
+}
+
+/// Removes the logs of boots that are a day old and whose run has ended.
+fn forget_old_boots(cache: &Path) {
+    const KEPT: Duration = Duration::from_secs(24 * 3600);
+    for entry in fs::read_dir(cache.join("boots")).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let runs = name.rsplit('-').next().is_some_and(|pid| Path::new("/proc").join(pid).exists());
+        let age = entry.metadata().and_then(|meta| meta.modified()).map(|at| at.elapsed().unwrap_or_default());
+        if !runs && age.is_ok_and(|age| age > KEPT) {
+            // Logs that stay are only in the way.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 fn scratch_folder(cache: &Path) -> Result<PathBuf> {
@@ -205,7 +222,9 @@ impl Floor {
         std::thread::scope(|scope| {
             for _ in 0..AT_A_TIME {
                 scope.spawn(|| {
-                    while let Some((number, boot)) = queue.lock().ok().and_then(|mut queue| queue.next()) {
+                    while let Some((number, boot)) = queue.lock().ok().and_then(|mut queue| queue.next())
+                        && !self.interrupt.is_set()
+                    {
                         let report = self.boot_one(boot);
                         match &report {
                             Ok(report) => println!("{}", report.line()),
@@ -218,6 +237,9 @@ impl Floor {
                 });
             }
         });
+        if self.interrupt.is_set() {
+            bail!("interrupted");
+        }
         reports.into_inner().unwrap_or_default().into_values().collect()
     }
 
@@ -237,7 +259,7 @@ impl Floor {
     }
 
     fn power_on(&self, boot: &Boot, kernel: &Kernel, job: &str) -> Result<guest::Outcome> {
-        // The newest logs of each kind of boot stay, beside those of runs that go on at the same time.
+        // Named for this run too: others may go on at the same time.
         let folder = self.cache.join("boots").join(format!("{}-{}", boot.slug(), std::process::id()));
         fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
         let initramfs = self.payload.initramfs(boot, kernel, job, &folder)?;
