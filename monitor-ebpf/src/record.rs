@@ -5,9 +5,7 @@ use crate::kernel::file::{self, Dentry, Inode};
 use crate::kernel::task::Task;
 use crate::maps::{EVENTS, LOSS, LOST, SEQUENCE, VERDICTS};
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
-use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns};
-use aya_ebpf::macros::btf_map;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use core::hint::black_box;
 use monitor_common::ABI_VERSION;
@@ -27,9 +25,6 @@ pub struct Judgement {
     word: u32,
     peer_tgid: u32,
 }
-
-#[btf_map]
-static OPAQUE: PerCpuArray<Judgement, 1> = PerCpuArray::new();
 
 impl Judgement {
     /// Nothing special.
@@ -62,12 +57,11 @@ impl Judgement {
     }
 }
 
-/// A copy that the verifier knows nothing of. Writing a record tests the judgement's fields; each
-/// combination of known values that reaches it would be walked on its own.
+/// A copy that the verifier knows nothing of, by way of `slot`. Writing a record tests the judgement's
+/// fields; each combination of known values that reaches it would be walked on its own.
 #[inline(always)]
-pub fn opaque(judgement: &Judgement) -> Judgement {
-    let Some(slot) = OPAQUE.get_ptr_mut(0) else { return Judgement::NOTHING };
-    // SAFETY: this CPU's slot, written and read at once.
+pub fn opaque(judgement: &Judgement, slot: *mut Judgement) -> Judgement {
+    // SAFETY: the caller's own, written and read at once.
     let (word, peer_tgid) = unsafe {
         (&raw mut (*slot).word).write_volatile(judgement.word);
         (&raw mut (*slot).peer_tgid).write_volatile(judgement.peer_tgid);

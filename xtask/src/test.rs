@@ -30,10 +30,13 @@ const ENGINE_IMAGE: &str = "busybox";
 /// What to run.
 #[derive(clap::Args, Debug)]
 pub struct Options {
-    /// Leave out the slow part: the remaining scenario files, every scenario in protect mode, and the other
-    /// kernels.
+    /// Leave out the slow part: the remaining scenario files, and every scenario in protect mode.
     #[arg(long)]
     pub quick: bool,
+    /// Also boot the other kernels under QEMU (`cargo xtask vm --all`). Not part of every run yet: the matrix
+    /// has not been seen to pass as a whole (docs/limits.md).
+    #[arg(long)]
+    pub guests: bool,
     /// Only tests and scenarios whose name contains this.
     #[arg(long, value_name = "WORD")]
     pub only: Option<String>,
@@ -94,7 +97,7 @@ fn run_privileged(binaries: &[TestBinary], options: &Options, results: &mut Resu
     }
     results.privileged = Some(privileged);
     results.scenarios = Some(scenarios::play(options.quick, only)?);
-    if !options.quick && only.is_none() {
+    if options.guests && only.is_none() {
         results.guests = Some(crate::vm::play_matrix(&daemon)?);
     }
     Ok(())

@@ -6,9 +6,9 @@ use crate::kernel::copy_words;
 use crate::kernel::file::{File, string};
 use crate::kernel::task::{Mm, Task};
 use crate::record::{self, Judgement, Subject};
-use crate::reflex::program::{self, Class};
+use crate::reflex::program::{self, Arguments, Class};
 use crate::reflex::{doom, guard, provenance, stdio};
-use aya_ebpf::btf_maps::PerCpuArray;
+use aya_ebpf::btf_maps::{Array, HashMap};
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use aya_ebpf::macros::{btf_map, btf_tracepoint};
 use aya_ebpf::programs::BtfTracePointContext;
@@ -48,8 +48,21 @@ struct Scratch {
     reserved: u32,
 }
 
+/// All that one exec needs of it. By thread, not by CPU: newer kernels preempt programs at tracepoints, and
+/// the next exec on this CPU would write over it.
+#[repr(C)]
+struct Room {
+    scratch: Scratch,
+    judgement: Judgement,
+    arguments: Arguments,
+}
+
 #[btf_map]
-static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+static ROOMS: HashMap<u32, Room, 512> = HashMap::new();
+
+/// Never written: a room starts as a copy of it.
+#[btf_map]
+static EMPTY_ROOM: Array<Room, 1> = Array::new();
 
 #[repr(C)]
 struct ExecWith<const N: usize> {
@@ -68,6 +81,15 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
 fn try_exec(ctx: &BtfTracePointContext) -> Option<()> {
     let task = Task(Object::new(ctx.arg::<*const u8>(0))?);
     let bprm = Object::new(ctx.arg::<*const u8>(2))?;
+    let tid = task.tid()?;
+    ROOMS.insert(&tid, EMPTY_ROOM.get(0)?, 0).ok()?;
+    let done = ROOMS.get_ptr_mut(&tid).and_then(|room| executed(task, bprm, room));
+    let _ = ROOMS.remove(&tid);
+    done
+}
+
+#[inline(always)]
+fn executed(task: Task, bprm: Object, room: *mut Room) -> Option<()> {
     let tgid = task.tgid()?;
     let entry = match provenance::entry(tgid) {
         Some(entry) => entry,
@@ -82,14 +104,13 @@ fn try_exec(ctx: &BtfTracePointContext) -> Option<()> {
         return None;
     }
     let time_ns = record::now();
-    // SAFETY: this CPU's slot; the tracepoint does not nest on a CPU.
-    let scratch = unsafe { &mut *SCRATCH.get_ptr_mut(0)? };
-    scratch.flags = 0;
-    scratch.origin.tgid = 0;
+    // SAFETY: this thread's own room, as long as the program runs.
+    let (scratch, slot, arguments) =
+        unsafe { (&mut (*room).scratch, &raw mut (*room).judgement, &raw mut (*room).arguments) };
     let mm = task.mm()?;
     let exe = bprm.follow(Field::BprmFile).map(File)?;
     exe.describe(&mut scratch.exe, task.root_sb());
-    let class = look_at_program(exe, scratch, mm)?;
+    let class = look_at_program(exe, scratch, arguments, mm)?;
     let descriptors = task.descriptors()?;
     for fd in 0..3 {
         stdio::look(descriptors.file(fd), &mut scratch.stdio[fd as usize]);
@@ -111,7 +132,7 @@ fn try_exec(ctx: &BtfTracePointContext) -> Option<()> {
     // Which bits are set was found out branch by branch, and the verifier remembers; from here on it
     // shall see one unknown word instead of some hundred combinations.
     let entry = black_box(entry);
-    let judgement = record::opaque(&judge(entry, tgid, scratch, &class, time_ns));
+    let judgement = record::opaque(&judge(entry, tgid, scratch, &class, time_ns), slot);
     let subject = Subject::of(task, entry.container);
     emit(&subject, &judgement, time_ns, scratch, entry.flags, bprm, task, mm);
     Some(())
@@ -119,11 +140,11 @@ fn try_exec(ctx: &BtfTracePointContext) -> Option<()> {
 
 /// Identity and class of the executable.
 #[inline(always)]
-fn look_at_program(exe: File, scratch: &mut Scratch, mm: Mm) -> Option<Class> {
+fn look_at_program(exe: File, scratch: &mut Scratch, arguments: *mut Arguments, mm: Mm) -> Option<Class> {
     let (code, data) = mm.extents()?;
     scratch.print = Fingerprint { size: scratch.exe.size, code, data };
-    let name = program::hash_of(exe.dentry()?)?;
-    let class = program::classify(name, &scratch.print, scratch.exe.flags & drift_flags() == 0, mm);
+    let name = program::hash_of(arguments, exe.dentry()?)?;
+    let class = program::classify(arguments, name, &scratch.print, scratch.exe.flags & drift_flags() == 0, mm);
     if class.by_fingerprint {
         scratch.flags |= EXEC_BY_FINGERPRINT;
     }

