@@ -46,11 +46,11 @@ pub fn a_set_cannot_outrun_the_killer() -> Result<()> {
             ensure!(begun.elapsed() < Duration::from_secs(60), "the chain does not end");
         };
         let finished = finished();
-        println!("{mode}: {reached} of {GENERATIONS} generations, finished: {finished}, outcome {}", outcome(&alert));
+        eprintln!("{mode}: {reached} of {GENERATIONS} generations, finished: {finished}, outcome {}", outcome(&alert));
         ensure!(finished == (mode == "monitor"), "{mode}: generation {reached}; {}", alert["bulkhead"]);
         if mode == "protect" {
             let row = daemon.await_response("kill")?;
-            println!("{}", row["message"]);
+            eprintln!("{}", row["message"]);
             ensure!(row["bulkhead"]["response"]["asked_by"] == "finding", "{row}");
             ensure!(container.run("true")?.success(), "the rest of the container was killed too");
         }

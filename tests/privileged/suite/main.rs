@@ -5,6 +5,9 @@
 //! `BULKHEAD_TESTS` names some of them, with commas, as a guest of `cargo xtask vm` is given them. What cannot run here is reported as ignored, with the reason; `xtask/must-run.toml` names what must
 //! have run, so that an ignored test is never taken for a pass.
 
+// A line on standard output in the middle of a test hides its verdict from `cargo xtask test`.
+#![deny(clippy::print_stdout)]
+
 mod abi;
 mod attacks;
 mod container;

@@ -279,7 +279,7 @@ fn cut(layout: Layout, subject: &Subject, group: &Group, by: &str) -> Result<()>
     std::thread::sleep(LIMIT + SILENCE);
     for arrivals in &streams.arrivals {
         let after = arrivals.last().saturating_duration_since(begun);
-        println!("{}: cut {after:?} after the order, answered after {answered:?}; {}", arrivals.what, answer.trim());
+        eprintln!("{}: cut {after:?} after the order, answered after {answered:?}; {}", arrivals.what, answer.trim());
         ensure!(after < LIMIT, "{}: bytes arrived {after:?} after the order", arrivals.what);
     }
     ensure!(!raw || !subject.can_ping()?, "a raw socket got out and an answer in");

@@ -77,7 +77,10 @@ pub fn freeze_stops_and_thaw_resumes() -> Result<()> {
         ensure!(goes_on(&container), "{by}: it does not go on: {}", state(&container));
         gets(&daemon, "thaw", container.id(), 1, "not frozen")?;
         let row = daemon.await_response("freeze")?;
-        println!("{by}: frozen {took:?} after the start of the command; {} ns in the daemon", row["event"]["duration"]);
+        eprintln!(
+            "{by}: frozen {took:?} after the start of the command; {} ns in the daemon",
+            row["event"]["duration"]
+        );
         ensure!(daemon.responses("freeze").len() == 2 && daemon.responses("thaw").len() == 2, "not all on record");
     }
     Ok(())
