@@ -11,6 +11,7 @@ pub const SCAN_LEN: usize = 128;
 /// Where the program text comes from.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Form {
     /// Not an interpreter, or not decided within the bound.
     Unknown = 0,

@@ -47,6 +47,7 @@ macro_rules! code {
         $(#[$m])*
         #[repr($repr)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
         pub enum $name { $($(#[$vm])* $variant = $value),+ }
         impl $name {
             /// Every value, in order.

@@ -213,6 +213,7 @@ const _: () = assert!(size_of::<Socket>() == 56);
 /// extents of its code and data segments. A copy under another name has the same.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Fingerprint {
     /// File size, bytes.
     pub size: u64,

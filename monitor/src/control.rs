@@ -31,6 +31,8 @@ pub enum Request {
     Status,
     /// Stop reading, write what is there, end, and leave everything attached: a new daemon is here.
     Handover,
+    /// A recording from now on ([`crate::recording`]), until the client hangs up.
+    Record,
     /// The alerts of this run that are still remembered.
     Findings,
     /// Do something to a container.
@@ -113,6 +115,14 @@ pub enum ControlError {
 /// # Errors
 /// Nobody listens, or the request cannot be sent.
 pub fn ask(path: &Path, request: Request) -> Result<impl BufRead + use<>, ControlError> {
+    connect(path, request).map(BufReader::new)
+}
+
+/// Sends a request; the answer is read from what is returned.
+///
+/// # Errors
+/// Nobody listens, or the request cannot be sent.
+pub fn connect(path: &Path, request: Request) -> Result<UnixStream, ControlError> {
     let mut stream = UnixStream::connect(path).map_err(|source| ControlError::Absent { path: path.into(), source })?;
     let io = |source: std::io::Error| ControlError::Io { path: path.into(), source };
     let mut line = serde_json::to_string(&request).map_err(|e| io(e.into()))?;
@@ -122,7 +132,7 @@ pub fn ask(path: &Path, request: Request) -> Result<impl BufRead + use<>, Contro
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
         other => other.map_err(io)?,
     }
-    Ok(BufReader::new(stream))
+    Ok(stream)
 }
 
 /// The text of an error answer, if `line` is one.

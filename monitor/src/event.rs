@@ -5,10 +5,11 @@ pub use monitor_common::argv::Form;
 pub use monitor_common::file;
 pub use monitor_common::header::{Kind, Reason, Rung, Verdict};
 pub use monitor_common::state::{self, Fingerprint, HOST};
+use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 
 /// What identifies a process: a pid alone never does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProcessKey {
     /// Thread group id in the initial pid namespace.
     pub tgid: u32,
@@ -20,7 +21,7 @@ pub struct ProcessKey {
 pub type ContainerKey = u64;
 
 /// One event.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Event {
     /// `cpu << 48 | sequence`: unique while the programs are loaded.
     pub id: u64,
@@ -47,7 +48,7 @@ pub struct Event {
 }
 
 /// The fact itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Body {
     /// A program was started.
     Exec(Box<Exec>),
@@ -88,7 +89,7 @@ pub enum Body {
 }
 
 /// What a descriptor is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stdio {
     /// Closed.
     None,
@@ -111,7 +112,7 @@ pub enum Stdio {
 }
 
 /// (device in kernel encoding `major << 20 | minor`, inode number).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Inode {
     /// Device.
     pub dev: u32,
@@ -120,7 +121,7 @@ pub struct Inode {
 }
 
 /// A file as the kernel knows it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct File {
     /// Identity.
     pub inode: Inode,
@@ -138,7 +139,7 @@ pub struct File {
 }
 
 /// Where tainted bytes came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// The process that had the connection.
     pub process: ProcessKey,
@@ -151,7 +152,7 @@ pub struct Origin {
 }
 
 /// A program start.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Exec {
     /// Parent at that moment.
     pub parent: ProcessKey,
@@ -180,7 +181,7 @@ pub struct Exec {
 }
 
 /// An outbound connection attempt, or a listen.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Connect {
     /// Where to (for `Listen`: the local address).
     pub peer: SocketAddr,
@@ -199,7 +200,7 @@ pub struct Connect {
 }
 
 /// How a connection began.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ConnectOp {
     /// connect(2) or an equivalent.
     Connect,
@@ -212,7 +213,7 @@ pub enum ConnectOp {
 }
 
 /// An interesting open.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Open {
     /// The file.
     pub file: File,
@@ -225,7 +226,7 @@ pub struct Open {
 }
 
 /// First bytes of a connection.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Payload {
     /// The address the process asked for.
     pub peer: SocketAddr,
@@ -244,7 +245,7 @@ pub struct Payload {
 }
 
 /// A cgroup came or went.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Cgroup {
     /// Its id (`Event::container` is the same).
     pub id: ContainerKey,

@@ -1,5 +1,6 @@
 //! Bulkhead's daemon. One way through: `kernel` (ring, decode) → `container` and `provenance`
-//! (enrich) → `detect` → `respond` → `output`; `config` and `cli` stand beside it.
+//! (enrich) → `detect` → `respond` → `output`; `config` and `cli` stand beside it. `recording` keeps what
+//! judgement was given, for `pipeline::replay`.
 
 pub mod cli;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod output;
 pub mod pipeline;
 pub mod privileges;
 pub mod provenance;
+pub mod recording;
 pub mod respond;
 pub mod response;
 pub mod startup;

@@ -9,6 +9,8 @@ mod exit;
 mod handover;
 mod log;
 mod order;
+mod record;
+mod replay;
 mod run;
 mod status;
 mod unload;
@@ -62,6 +64,10 @@ pub enum Command {
     Thaw(OrderArgs),
     /// Detach and remove what a daemon that has ended left in the kernel
     Unload(UnloadArgs),
+    /// Keep what the running monitor judges in a file, until interrupted
+    Record(RecordArgs),
+    /// Judge recordings again, with a configuration of your choice; needs neither root nor a kernel half
+    Replay(ReplayArgs),
     /// Look for containers made from a bad image or already under attack; exits 1 if there are any
     Audit(AuditArgs),
     /// See it work: three harmless attacks in a throw-away container, caught and stopped
@@ -164,6 +170,37 @@ pub struct OrderArgs {
     pub socket: SocketArg,
 }
 
+/// `bulkhead record`.
+#[derive(Clone, Debug, Args)]
+pub struct RecordArgs {
+    /// The file to make; one that exists is not touched
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// End after so many seconds [default: when interrupted]
+    #[arg(long = "for", value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub seconds: Option<u32>,
+    /// Keep only what this container does: its name, its id, or the beginning of its id
+    #[arg(long, value_name = "CONTAINER")]
+    pub container: Option<String>,
+    /// Which daemon.
+    #[command(flatten)]
+    pub socket: SocketArg,
+}
+
+/// `bulkhead replay`.
+#[derive(Clone, Debug, Args)]
+pub struct ReplayArgs {
+    /// Recordings, each judged by itself
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// JSON rows instead of text for people
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `bulkhead audit`.
 #[derive(Clone, Debug, Args)]
 pub struct AuditArgs {
@@ -262,6 +299,8 @@ fn dispatch(command: &Command) -> CliResult {
         Command::Release(args) => order::main(Deed::Release, args),
         Command::Freeze(args) => order::main(Deed::Freeze, args),
         Command::Thaw(args) => order::main(Deed::Thaw, args),
+        Command::Record(args) => record::main(args),
+        Command::Replay(args) => replay::main(args),
         Command::Docs(args) => docs::main(args),
         Command::Run(args) => run::main(args),
         Command::Unload(args) => unload::main(args),

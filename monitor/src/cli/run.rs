@@ -283,11 +283,18 @@ fn control(
     let (mode, started) = (loaded.config.mode.name(), Instant::now());
     let status = move || stages.status(mode, started);
     let sender = sender.clone();
-    let other = sender.clone();
+    let (other, third) = (sender.clone(), sender.clone());
     let handover = move || other.try_send(Input::Handover).is_ok();
     // An order that finds the queue full is dropped, and with it its way to an answer: the client is told.
     let orders = move |order| drop(sender.try_send(Input::Order(Box::new(order))));
-    let answers = Answers { status: Arc::new(status), handover: Arc::new(handover), orders: Arc::new(orders) };
+    // A queue that does not reach the pipeline is closed: the client is told.
+    let record = move |queue| drop(third.try_send(Input::Record(queue)));
+    let answers = Answers {
+        status: Arc::new(status),
+        handover: Arc::new(handover),
+        orders: Arc::new(orders),
+        record: Arc::new(record),
+    };
     Ok(Some(Server::start(path, hub, answers)?))
 }
 

@@ -19,6 +19,13 @@ pub struct Hierarchy {
     pub mount: PathBuf,
 }
 
+impl Hierarchy {
+    /// None at all: containers are told by a recording.
+    pub fn nowhere() -> Self {
+        Self { id: u32::MAX, controller: String::new(), mount: PathBuf::from("/nonexistent") }
+    }
+}
+
 /// Why there is none.
 #[derive(Debug, thiserror::Error)]
 pub enum HierarchyError {

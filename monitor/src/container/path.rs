@@ -17,8 +17,10 @@
 //! - LXC names are chosen freely, so what LXC makes itself is out, even if it looks like an id; an
 //!   engine running inside an LXC container is seen as usual.
 
+use serde::{Deserialize, Serialize};
+
 /// Which runtime made a cgroup.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Runtime {
     /// Docker Engine.
     Docker,

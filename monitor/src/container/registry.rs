@@ -11,6 +11,7 @@ use super::hierarchy::Hierarchy;
 use super::path::{self, Runtime};
 use crate::event::{Cgroup, ContainerKey, HOST};
 use crate::finding::ContainerView;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -31,7 +32,7 @@ pub const MAX_AHEAD: usize = 256;
 const MAX_DEPTH: usize = 16;
 
 /// What the engine knows about a container.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metadata {
     /// Name, without Docker's leading slash.
     pub name: String,
@@ -71,7 +72,7 @@ impl Metadata {
 }
 
 /// One container.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Container {
     /// Id of its outermost cgroup.
     pub key: ContainerKey,
@@ -317,6 +318,23 @@ impl Registry {
             digest: metadata.digest.clone(),
             labels,
             complete: metadata.complete,
+        }
+    }
+
+    /// Puts a container in as a recording has it, in place of what was known.
+    pub fn restore(&self, container: Container) {
+        let mut inner = self.write();
+        inner.cgroups.insert(container.key, container.key);
+        inner.by_id.insert(container.id.clone(), container.key);
+        inner.containers.insert(container.key, Arc::new(container));
+    }
+
+    /// Forgets a container at once, as when replaying.
+    pub fn forget(&self, key: ContainerKey) {
+        let mut inner = self.write();
+        inner.cgroups.retain(|_, container| *container != key);
+        if let Some(container) = inner.containers.remove(&key) {
+            inner.by_id.remove(&container.id);
         }
     }
 

@@ -13,7 +13,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 /// Clients at a time.
@@ -22,6 +22,8 @@ const CLIENTS: usize = 16;
 const REQUEST_MAX: u64 = 4096;
 /// How long a client may take to send its request or to take a row.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Frames that may wait for a client that records: some 16 MiB.
+const FRAMES: usize = 16_384;
 /// How often a quiet follower is looked at for having hung up.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -34,6 +36,8 @@ pub struct Answers {
     pub handover: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Carries an order out.
     pub orders: Arc<dyn Fn(Order) + Send + Sync>,
+    /// Begins a recording into this queue; the queue is closed at once if it cannot.
+    pub record: Arc<dyn Fn(SyncSender<Vec<u8>>) + Send + Sync>,
 }
 
 /// The listening socket. Dropping it ends the service and removes the file.
@@ -186,6 +190,7 @@ fn serve(stream: &mut UnixStream, service: &Service) -> io::Result<()> {
             send(stream, &serde_json::json!({ "handing_over": true, "pid": std::process::id() }).to_string())
         }
         Ok(Request::Handover) => refuse(stream, "it is too busy to hand over now"),
+        Ok(Request::Record) => record(stream, service),
         Ok(Request::Findings) => service.hub.recent(REMEMBERED).iter().try_for_each(|row| send(stream, row)),
         Ok(Request::Events { backlog }) => {
             let (past, subscription) = service.hub.follow(backlog);
@@ -209,6 +214,33 @@ fn give(stream: &UnixStream, service: &Service, deed: Deed, container: String) -
         Err(RecvTimeoutError::Timeout) => refused("the daemon is too busy to say what came of it; see its rows"),
         Err(RecvTimeoutError::Disconnected) => refused("the daemon is too busy to take orders, or is ending"),
     }
+}
+
+/// Streams a recording until the client has had enough.
+fn record(stream: &mut UnixStream, service: &Service) -> io::Result<()> {
+    let (queue, frames) = sync_channel(FRAMES);
+    (service.answers.record)(queue);
+    match frames.recv_timeout(PATIENCE) {
+        Ok(first) => stream.write_all(&first)?,
+        Err(RecvTimeoutError::Disconnected) => return refuse(stream, "somebody else is recording"),
+        Err(RecvTimeoutError::Timeout) => return refuse(stream, "the daemon is too busy to begin a recording"),
+    }
+    while !service.stop.load(SeqCst) {
+        match frames.recv_timeout(LOOK) {
+            Ok(frame) => stream.write_all(&frame)?,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        if hung_up(stream)? {
+            break;
+        }
+    }
+    rest(stream, &frames)
+}
+
+/// What was queued when the client had enough is its recording's end.
+fn rest(stream: &mut UnixStream, frames: &Receiver<Vec<u8>>) -> io::Result<()> {
+    frames.try_iter().take(FRAMES).try_for_each(|frame| stream.write_all(&frame))
 }
 
 fn follow(stream: &mut UnixStream, from: &Subscription, stop: &AtomicBool) -> io::Result<()> {

@@ -10,6 +10,7 @@ fn answers() -> Answers {
         status: Arc::new(|| serde_json::json!({ "mode": "monitor" })),
         handover: Arc::new(|| false),
         orders: orders(),
+        record: Arc::new(drop),
     }
 }
 

@@ -4,6 +4,7 @@ use crate::container::Registry;
 use crate::container::host_mounts::HostMounts;
 use crate::detect::ContainerFacts;
 use crate::event::{Body, ContainerKey, Event, File, HOST, ProcessKey, Reason, Rung, Verdict, file, state};
+use crate::recording::Notes;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
@@ -15,6 +16,7 @@ pub struct Facts {
     registry: Registry,
     mounts: RefCell<HostMounts>,
     drift_alert: bool,
+    notes: Notes,
     /// First process of each container and when it was seen.
     inits: HashMap<ContainerKey, (ProcessKey, u64)>,
     bad_images: HashSet<ContainerKey>,
@@ -22,8 +24,9 @@ pub struct Facts {
 
 impl Facts {
     /// Knows nothing of any container yet.
-    pub fn new(registry: Registry, mounts: HostMounts, drift_alert: bool) -> Self {
-        Self { registry, mounts: RefCell::new(mounts), drift_alert, inits: HashMap::new(), bad_images: HashSet::new() }
+    pub fn new(registry: Registry, mounts: HostMounts, drift_alert: bool, notes: Notes) -> Self {
+        let mounts = RefCell::new(mounts);
+        Self { registry, mounts, drift_alert, notes, inits: HashMap::new(), bad_images: HashSet::new() }
     }
 
     /// Learns from an event: the first program that comes from outside into a container is its init.
@@ -73,7 +76,9 @@ impl ContainerFacts for Facts {
         }
         let mut mounts = self.mounts.borrow_mut();
         mounts.refresh();
-        mounts.is_host_file(opened, None)
+        let answer = mounts.is_host_file(opened, None);
+        self.notes.host_file(opened, answer);
+        answer
     }
 
     fn drift_alerts(&self, container: ContainerKey) -> bool {

@@ -7,6 +7,7 @@ mod facts;
 mod finding;
 mod older;
 mod orders;
+pub mod replay;
 mod told;
 
 pub use account::Account;
@@ -26,6 +27,7 @@ use crate::kernel::maps::Maps;
 use crate::output::notice::NoticeKind;
 use crate::output::{Events, Notice, Output};
 use crate::provenance::ProcessTable;
+use crate::recording::{Notes, Tap};
 use crate::respond::{self, Held, Means};
 use crate::response::{Origin, Report};
 use crate::startup::STARTUP_ID;
@@ -34,6 +36,7 @@ use facts::Facts;
 use older::Older;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -49,6 +52,8 @@ pub enum Input {
     Engine(EngineNotice),
     /// An order on the control socket.
     Order(Box<Order>),
+    /// Somebody records: frames go here, until nobody takes them.
+    Record(SyncSender<Vec<u8>>),
     /// The engine has stopped a container, or not.
     Stopped(ContainerKey, Box<Report>),
     /// SIGHUP: a new configuration that has been checked already.
@@ -132,6 +137,8 @@ pub struct Pipeline {
     serial: u64,
     held: Held,
     stop: Option<respond::Stop>,
+    notes: Notes,
+    tap: Option<Tap>,
 }
 
 impl Pipeline {
@@ -142,9 +149,11 @@ impl Pipeline {
             tracing::warn!(%error, "the host's mounts cannot be read: writes to them are not told from others");
             HostMounts::from_mountinfo("")
         });
+        let notes = Notes::default();
+        let resolver = notes.taken_of(Box::new(older::FromProc::new(registry.clone())));
         Self {
-            facts: Facts::new(registry.clone(), mounts, compiled.settings.drift_alert),
-            processes: ProcessTable::default().with_resolver(Box::new(older::FromProc::new(registry.clone()))),
+            facts: Facts::new(registry.clone(), mounts, compiled.settings.drift_alert, notes.clone()),
+            processes: ProcessTable::default().with_resolver(resolver),
             detectors: Detectors::new(),
             older: Older::default(),
             unamended: VecDeque::new(),
@@ -152,6 +161,8 @@ impl Pipeline {
             serial: 0,
             held: Held::new(responses.unified, responses.packets),
             stop: responses.stop,
+            notes,
+            tap: None,
             maps,
             registry,
             compiled,
@@ -196,18 +207,32 @@ impl Pipeline {
                 if let Some(events) = &mut self.events {
                     events.event(&event, self.registry.get(event.container).as_deref());
                 }
+                let frames = self.tap.as_mut().map(|tap| tap.before(&event, &self.registry));
                 self.on_event(event);
+                if let Some(frames) = frames {
+                    self.tap = self.tap.take().and_then(|mut tap| tap.after(&frames).then_some(tap));
+                }
                 self.account.judged();
                 self.settle();
             }
             Input::Engine(notice) => self.on_engine(&notice),
             Input::Order(order) => self.on_order(&order),
+            Input::Record(queue) => self.tap(queue),
             Input::Stopped(key, report) => self.on_stopped(key, *report),
             Input::Reload(compiled) => self.reload(*compiled),
             Input::Stop => return Flow::Stop,
             Input::Handover => return Flow::Handover,
         }
         Flow::Go
+    }
+
+    /// Begins a recording. One at a time: to a second the queue is closed at once.
+    fn tap(&mut self, queue: SyncSender<Vec<u8>>) {
+        // The one before may have gone without an event since.
+        self.tap = self.tap.take().and_then(|mut tap| tap.is_taken().then_some(tap));
+        if self.tap.is_none() {
+            self.tap = Some(Tap::begin(queue, &self.notes, &self.registry, &self.processes));
+        }
     }
 
     /// Notes how many records are dealt with. True if some wait for the outputs.
@@ -310,6 +335,7 @@ impl Pipeline {
             self.maps.forget(change.cgroup);
             if change.is_container() {
                 self.facts.forget(change.container);
+                self.tap = self.tap.take().and_then(|mut tap| tap.gone(change.container).then_some(tap));
                 self.forget_responses(change.container);
             }
             return;

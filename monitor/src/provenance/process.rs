@@ -1,6 +1,7 @@
 //! One process and the program it runs.
 
 use crate::event::{ContainerKey, Exec, Form, Inode, ProcessKey, Stdio};
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ const ARGS_KEPT: usize = 1024;
 const OUTBOUND_KEPT: usize = 4;
 
 /// What a process runs; shared by a process and its children until they exec.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Program {
     /// Executable, path inside its file system.
     pub exe: String,
@@ -92,7 +93,7 @@ fn bounded(args: &[String]) -> Vec<String> {
 }
 
 /// An outbound connection a process made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outbound {
     /// Where to.
     pub peer: SocketAddr,
@@ -107,7 +108,7 @@ pub struct Outbound {
 }
 
 /// One process.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Process {
     /// What identifies it.
     pub key: ProcessKey,

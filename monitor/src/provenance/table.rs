@@ -106,6 +106,11 @@ impl ProcessTable {
         self.nodes.is_empty()
     }
 
+    /// All that are held, in no particular order.
+    pub fn all(&self) -> impl Iterator<Item = &Process> {
+        self.nodes.values()
+    }
+
     /// One process.
     pub fn get(&self, key: ProcessKey) -> Option<&Process> {
         self.nodes.get(&key)

@@ -92,7 +92,7 @@ pub fn act(means: &mut Means<'_>, event: &Event, detection: &Detection, descenda
 }
 
 /// Is anything to be done to this container's processes?
-fn may_act(rules: &Rules, container: &Container) -> bool {
+pub fn may_act(rules: &Rules, container: &Container) -> bool {
     rules.mode(container) == Mode::Protect && rules.in_scope(container) == Some(true)
 }
 

@@ -21,6 +21,7 @@ mod live;
 mod pace;
 mod packages;
 mod quarantine;
+mod recording;
 mod refusals;
 mod responses;
 mod restart;
@@ -88,6 +89,7 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("quarantine_cuts_on_hybrid", Needs::Daemon, quarantine::quarantine_cuts_on_hybrid),
     ("quarantine_cuts_on_v2", Needs::Daemon, quarantine::quarantine_cuts_on_v2),
     ("freeze_stops_and_thaw_resumes", Needs::Daemon, responses::freeze_stops_and_thaw_resumes),
+    ("recording_is_judged_alike", Needs::Daemon, recording::recording_is_judged_alike),
     ("orders_are_checked_and_on_record", Needs::Daemon, responses::orders_are_checked_and_on_record),
     ("findings_freeze_quarantine_and_stop", Needs::Daemon, responses::findings_freeze_quarantine_and_stop),
     ("a_set_cannot_outrun_the_killer", Needs::Daemon, kill_set::a_set_cannot_outrun_the_killer),

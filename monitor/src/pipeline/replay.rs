@@ -1,0 +1,221 @@
+//! Judging a recording: the same detectors on the same facts, with a configuration of one's choice. Nothing is asked of
+//! this machine, so that the same recording and configuration give the same findings, byte for byte.
+
+use super::facts::Facts;
+use super::{Compiled, finding};
+use crate::container::host_mounts::HostMounts;
+use crate::container::registry::Container;
+use crate::container::{self, Registry, hierarchy::Hierarchy};
+use crate::detect::{ContainerFacts, Context, Detectors, looks_like_host_file};
+use crate::event::{Body, ContainerKey, Event, File, HOST, Inode, ProcessKey, Reason, Rung, Verdict};
+use crate::finding::{Action, Detection, Finding};
+use crate::output::Clock;
+use crate::provenance::{Process, ProcessTable, Resolve};
+use crate::recording::{Entry, Head, Notes, Reader, RecordingError};
+use crate::respond;
+use jiff::Timestamp;
+use std::collections::HashMap;
+use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A finding of a replay.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// As a daemon would report it. Its id and its latency are the recording's: no process made it, and no time passed.
+    pub finding: Finding,
+    /// What this configuration says is to be done; `None` where it touches nothing.
+    pub due: Option<Action>,
+}
+
+/// What a replay went through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Events judged.
+    pub events: u64,
+    /// Events that the recording says are missing.
+    pub lost: u64,
+    /// Findings.
+    pub findings: u64,
+}
+
+/// See the module.
+pub struct Replay<'a> {
+    compiled: &'a Compiled,
+    registry: Registry,
+    facts: Told,
+    processes: ProcessTable,
+    detectors: Detectors,
+    resolved: Resolved,
+    now_ns: u64,
+    totals: Totals,
+}
+
+impl<'a> Replay<'a> {
+    /// With a configuration.
+    pub fn new(compiled: &'a Compiled) -> Self {
+        let registry = Registry::new(Hierarchy::nowhere());
+        let mounts = HostMounts::from_mountinfo("");
+        let facts = Facts::new(registry.clone(), mounts, compiled.settings.drift_alert, Notes::default());
+        let resolved = Resolved::default();
+        Self {
+            compiled,
+            facts: Told { facts, host_files: HashMap::new() },
+            processes: ProcessTable::default().with_resolver(Box::new(resolved.clone())),
+            registry,
+            detectors: Detectors::new(),
+            resolved,
+            now_ns: 0,
+            totals: Totals::default(),
+        }
+    }
+
+    /// Judges a recording to its end and hands over each finding.
+    ///
+    /// # Errors
+    /// The recording is damaged. What came before was judged.
+    pub fn run(
+        mut self,
+        from: &mut Reader<impl Read>,
+        mut found: impl FnMut(Judged),
+    ) -> Result<Totals, RecordingError> {
+        self.now_ns = from.head().boot_ns;
+        while let Some(entry) = from.next_entry()? {
+            self.take(entry, &mut found);
+        }
+        Ok(self.totals)
+    }
+
+    fn take(&mut self, entry: Entry, found: &mut impl FnMut(Judged)) {
+        match entry {
+            Entry::Event(event) => self.judge(&event, found),
+            Entry::Container(container) => self.container(*container, found),
+            Entry::Gone(key) => {
+                self.facts.facts.forget(key);
+                self.registry.forget(key);
+            }
+            Entry::Process(process) => self.processes.insert(*process),
+            Entry::Resolved(process) => self.resolved.put(*process),
+            Entry::HostFile(inode, answer) => drop(self.facts.host_files.insert(inode, answer)),
+            Entry::Lost(events) => self.totals.lost += events,
+        }
+    }
+
+    fn judge(&mut self, event: &Event, found: &mut impl FnMut(Judged)) {
+        self.totals.events += 1;
+        self.now_ns = self.now_ns.max(event.time_ns);
+        if matches!(event.body, Body::Cgroup(_)) {
+            return;
+        }
+        self.facts.facts.see(event);
+        self.processes.apply(event);
+        let cx = Context { processes: &self.processes, settings: &self.compiled.settings, containers: &self.facts };
+        for detection in self.detectors.on_event(event, &cx) {
+            self.report(event, detection, found);
+        }
+        self.facts.host_files.clear();
+        self.resolved.clear();
+    }
+
+    fn container(&mut self, container: Container, found: &mut impl FnMut(Judged)) {
+        let (key, metadata) = (container.key, container.metadata.clone());
+        self.registry.restore(container);
+        if !metadata.complete {
+            return;
+        }
+        let Some(bad) = self.compiled.denylist.check_container(&metadata) else { return };
+        if self.facts.facts.first_bad_image(key) {
+            let detection = container::denylist::detection(&metadata, &bad);
+            self.report(&standing_for(key, self.now_ns), detection, found);
+        }
+    }
+
+    fn report(&mut self, event: &Event, detection: Detection, found: &mut impl FnMut(Judged)) {
+        if detection.repeat {
+            return;
+        }
+        self.totals.findings += 1;
+        let due = self.due(event.container, &detection);
+        let view = self.registry.view(event.container);
+        let outcome = respond::kernel_outcome(event);
+        let mut finding = finding::complete(event, detection, outcome, view, &self.processes, self.totals.findings);
+        finding.id = format!("{:x}-{:x}", event.id, self.totals.findings);
+        finding.latency_us = 0;
+        found(Judged { finding, due });
+    }
+
+    /// What the configuration says about it.
+    fn due(&self, container: ContainerKey, detection: &Detection) -> Option<Action> {
+        let container = self.registry.get(container).filter(|container| container.key != HOST)?;
+        let rules = &self.compiled.rules;
+        let action = rules.action(detection.kind);
+        let acts = action != Action::Alert && !detection.alert_only;
+        (acts && respond::may_act(rules, &container)).then_some(action)
+    }
+}
+
+/// The recording machine's clock, for the rows.
+pub fn clock(head: &Head) -> Clock {
+    Clock::fixed(Timestamp::from_nanosecond(i128::from(head.wall_ns)).unwrap_or(Timestamp::UNIX_EPOCH), head.boot_ns)
+}
+
+fn standing_for(container: ContainerKey, time_ns: u64) -> Event {
+    Event {
+        id: crate::startup::STARTUP_ID | container,
+        time_ns,
+        process: ProcessKey::default(),
+        tid: 0,
+        uid: 0,
+        container,
+        verdict: Verdict::Observed,
+        reason: Reason::None,
+        rung: Rung::None,
+        peer_tgid: None,
+        body: Body::Exit { code: 0 },
+    }
+}
+
+/// What the daemon knew of the containers.
+struct Told {
+    facts: Facts,
+    host_files: HashMap<Inode, bool>,
+}
+
+impl ContainerFacts for Told {
+    fn init(&self, container: ContainerKey) -> Option<ProcessKey> {
+        self.facts.init(container)
+    }
+
+    fn started_ns(&self, container: ContainerKey) -> Option<u64> {
+        self.facts.started_ns(container)
+    }
+
+    fn is_host_file(&self, _container: ContainerKey, file: &File) -> bool {
+        self.host_files.get(&file.inode).copied().unwrap_or_else(|| looks_like_host_file(file))
+    }
+
+    fn drift_alerts(&self, container: ContainerKey) -> bool {
+        self.facts.drift_alerts(container)
+    }
+}
+
+/// What /proc answered.
+#[derive(Clone, Default)]
+struct Resolved(Arc<Mutex<HashMap<ProcessKey, Process>>>);
+
+impl Resolved {
+    fn put(&self, process: Process) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(process.key, process);
+    }
+
+    fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+impl Resolve for Resolved {
+    fn resolve(&mut self, key: ProcessKey) -> Option<Process> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // With a start of 0 any will do: `Process::key` is as it was asked for.
+        known.get(&key).cloned()
+    }
+}
