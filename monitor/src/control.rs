@@ -32,7 +32,10 @@ pub enum Request {
     /// Stop reading, write what is there, end, and leave everything attached: a new daemon is here.
     Handover,
     /// A recording from now on ([`crate::recording`]), until the client hangs up.
-    Record,
+    Record {
+        /// Only what this container does: its name, its id, or the beginning of its id.
+        container: Option<String>,
+    },
     /// The alerts of this run that are still remembered.
     Findings,
     /// Do something to a container.

@@ -1,9 +1,7 @@
 //! `bulkhead record`: what the running daemon is given to judge, into a file.
 
 use super::{CliError, CliResult, Exit, RecordArgs};
-use crate::container::registry::Container;
 use crate::control::{ControlError, Request, connect, refusal};
-use crate::event::{Body, ContainerKey};
 use crate::recording::{Entry, Head, Reader, RecordingError};
 use nix::sys::signal::{SigSet, Signal};
 use std::fs::{File, OpenOptions};
@@ -42,7 +40,7 @@ fn create(path: &Path) -> Result<File, CliError> {
 
 fn record(args: &RecordArgs, socket: &Path, out: File) -> Result<Counts, CliError> {
     let fail = |error: std::io::Error| CliError::failure(format!("{}: {error}", socket.display()));
-    let stream = connect(socket, Request::Record)?;
+    let stream = connect(socket, Request::Record { container: args.container.clone() })?;
     end_when_asked(&stream, args.seconds)?;
     let mut stream = BufReader::new(stream);
     if stream.fill_buf().map_err(fail)?.first() == Some(&b'{') {
@@ -52,14 +50,10 @@ fn record(args: &RecordArgs, socket: &Path, out: File) -> Result<Counts, CliErro
     }
     let broken = |error: RecordingError| CliError::failure(format!("{}: {error}", socket.display()));
     let mut reader = Reader::new(stream).map_err(broken)?;
-    let mut kept = Kept {
-        out: BufWriter::new(out),
-        filter: args.container.as_deref().map(Filter::new),
-        counts: Counts::default(),
-    };
+    let mut kept = Kept { out: BufWriter::new(out), counts: Counts::default() };
     kept.begin(reader.head()).map_err(fail)?;
     while let Some(entry) = reader.next_entry().map_err(broken)? {
-        kept.take(entry).map_err(|error| CliError::failure(format!("{}: {error}", args.file.display())))?;
+        kept.take(&entry).map_err(|error| CliError::failure(format!("{}: {error}", args.file.display())))?;
     }
     kept.out.flush().map_err(fail)?;
     Ok(kept.counts)
@@ -100,7 +94,6 @@ struct Counts {
 
 struct Kept {
     out: BufWriter<File>,
-    filter: Option<Filter>,
     counts: Counts,
 }
 
@@ -111,66 +104,14 @@ impl Kept {
         self.out.flush()
     }
 
-    fn take(&mut self, entry: Entry) -> std::io::Result<()> {
-        let entries = match &mut self.filter {
-            Some(filter) => filter.pass(entry),
-            None => vec![entry],
-        };
-        for entry in entries {
-            match &entry {
-                Entry::Event(_) => self.counts.events += 1,
-                Entry::Lost(events) => self.counts.lost += events,
-                _ => {}
-            }
-            let mut bytes = Vec::new();
-            entry.write(&mut bytes);
-            self.out.write_all(&bytes)?;
-        }
-        Ok(())
-    }
-}
-
-/// Leaves out what other containers and the host do.
-struct Filter {
-    wanted: String,
-    key: Option<ContainerKey>,
-    /// Answers that belong to the next event.
-    answers: Vec<Entry>,
-}
-
-impl Filter {
-    fn new(wanted: &str) -> Self {
-        Self { wanted: wanted.to_owned(), key: None, answers: Vec::new() }
-    }
-
-    fn means(&self, container: &Container) -> bool {
-        container.metadata.name == self.wanted || container.id.starts_with(&self.wanted)
-    }
-
-    fn pass(&mut self, entry: Entry) -> Vec<Entry> {
+    fn take(&mut self, entry: &Entry) -> std::io::Result<()> {
         match entry {
-            Entry::Container(container) => {
-                if self.key.is_none() && self.means(&container) {
-                    self.key = Some(container.key);
-                }
-                if self.key == Some(container.key) { vec![Entry::Container(container)] } else { Vec::new() }
-            }
-            Entry::Gone(key) if self.key == Some(key) => vec![Entry::Gone(key)],
-            Entry::Process(process) if self.key == Some(process.container) => vec![Entry::Process(process)],
-            Entry::Gone(_) | Entry::Process(_) => Vec::new(),
-            answer @ (Entry::Resolved(_) | Entry::HostFile(..)) => {
-                self.answers.push(answer);
-                Vec::new()
-            }
-            Entry::Event(event) => {
-                let mut entries = std::mem::take(&mut self.answers);
-                if self.key != Some(event.container) || matches!(event.body, Body::Cgroup(_)) {
-                    return Vec::new();
-                }
-                entries.push(Entry::Event(event));
-                entries
-            }
-            lost @ Entry::Lost(_) => vec![lost],
+            Entry::Event(_) => self.counts.events += 1,
+            Entry::Lost(events) => self.counts.lost += events,
+            _ => {}
         }
+        let mut bytes = Vec::new();
+        entry.write(&mut bytes);
+        self.out.write_all(&bytes)
     }
 }

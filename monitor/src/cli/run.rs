@@ -288,7 +288,7 @@ fn control(
     // An order that finds the queue full is dropped, and with it its way to an answer: the client is told.
     let orders = move |order| drop(sender.try_send(Input::Order(Box::new(order))));
     // A queue that does not reach the pipeline is closed: the client is told.
-    let record = move |queue| drop(third.try_send(Input::Record(queue)));
+    let record = move |wish| drop(third.try_send(Input::Record(wish)));
     let answers = Answers {
         status: Arc::new(status),
         handover: Arc::new(handover),

@@ -5,6 +5,7 @@ use super::hub::{Hub, REMEMBERED, Subscription};
 use super::{Answer, ControlError, Order, Request};
 use crate::output::notice::{NoticeKind, NoticeRow};
 use crate::output::{Clock, Notice, writer};
+use crate::recording::{TAPS, Wish};
 use crate::response::Deed;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -13,7 +14,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 /// Clients at a time.
@@ -36,8 +37,8 @@ pub struct Answers {
     pub handover: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Carries an order out.
     pub orders: Arc<dyn Fn(Order) + Send + Sync>,
-    /// Begins a recording into this queue; the queue is closed at once if it cannot.
-    pub record: Arc<dyn Fn(SyncSender<Vec<u8>>) + Send + Sync>,
+    /// Begins a recording; its queue is closed at once if it cannot.
+    pub record: Arc<dyn Fn(Wish) + Send + Sync>,
 }
 
 /// The listening socket. Dropping it ends the service and removes the file.
@@ -190,7 +191,7 @@ fn serve(stream: &mut UnixStream, service: &Service) -> io::Result<()> {
             send(stream, &serde_json::json!({ "handing_over": true, "pid": std::process::id() }).to_string())
         }
         Ok(Request::Handover) => refuse(stream, "it is too busy to hand over now"),
-        Ok(Request::Record) => record(stream, service),
+        Ok(Request::Record { container }) => record(stream, service, container),
         Ok(Request::Findings) => service.hub.recent(REMEMBERED).iter().try_for_each(|row| send(stream, row)),
         Ok(Request::Events { backlog }) => {
             let (past, subscription) = service.hub.follow(backlog);
@@ -217,12 +218,14 @@ fn give(stream: &UnixStream, service: &Service, deed: Deed, container: String) -
 }
 
 /// Streams a recording until the client has had enough.
-fn record(stream: &mut UnixStream, service: &Service) -> io::Result<()> {
+fn record(stream: &mut UnixStream, service: &Service, container: Option<String>) -> io::Result<()> {
     let (queue, frames) = sync_channel(FRAMES);
-    (service.answers.record)(queue);
+    (service.answers.record)(Wish { queue, container });
     match frames.recv_timeout(PATIENCE) {
         Ok(first) => stream.write_all(&first)?,
-        Err(RecvTimeoutError::Disconnected) => return refuse(stream, "somebody else is recording"),
+        Err(RecvTimeoutError::Disconnected) => {
+            return refuse(stream, &format!("{TAPS} recordings are being made already"));
+        }
         Err(RecvTimeoutError::Timeout) => return refuse(stream, "the daemon is too busy to begin a recording"),
     }
     while !service.stop.load(SeqCst) {

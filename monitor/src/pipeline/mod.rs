@@ -27,7 +27,7 @@ use crate::kernel::maps::Maps;
 use crate::output::notice::NoticeKind;
 use crate::output::{Events, Notice, Output};
 use crate::provenance::ProcessTable;
-use crate::recording::{Notes, Tap};
+use crate::recording::{Notes, Taps, Wish};
 use crate::respond::{self, Held, Means};
 use crate::response::{Origin, Report};
 use crate::startup::STARTUP_ID;
@@ -36,7 +36,6 @@ use facts::Facts;
 use older::Older;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -52,8 +51,8 @@ pub enum Input {
     Engine(EngineNotice),
     /// An order on the control socket.
     Order(Box<Order>),
-    /// Somebody records: frames go here, until nobody takes them.
-    Record(SyncSender<Vec<u8>>),
+    /// Somebody records.
+    Record(Wish),
     /// The engine has stopped a container, or not.
     Stopped(ContainerKey, Box<Report>),
     /// SIGHUP: a new configuration that has been checked already.
@@ -137,8 +136,7 @@ pub struct Pipeline {
     serial: u64,
     held: Held,
     stop: Option<respond::Stop>,
-    notes: Notes,
-    tap: Option<Tap>,
+    taps: Taps,
 }
 
 impl Pipeline {
@@ -161,8 +159,7 @@ impl Pipeline {
             serial: 0,
             held: Held::new(responses.unified, responses.packets),
             stop: responses.stop,
-            notes,
-            tap: None,
+            taps: Taps::new(notes),
             maps,
             registry,
             compiled,
@@ -207,32 +204,21 @@ impl Pipeline {
                 if let Some(events) = &mut self.events {
                     events.event(&event, self.registry.get(event.container).as_deref());
                 }
-                let frames = self.tap.as_mut().map(|tap| tap.before(&event, &self.registry));
+                let copy = self.taps.before(&event, &self.registry);
                 self.on_event(event);
-                if let Some(frames) = frames {
-                    self.tap = self.tap.take().and_then(|mut tap| tap.after(&frames).then_some(tap));
-                }
+                self.taps.after(copy);
                 self.account.judged();
                 self.settle();
             }
             Input::Engine(notice) => self.on_engine(&notice),
             Input::Order(order) => self.on_order(&order),
-            Input::Record(queue) => self.tap(queue),
+            Input::Record(wish) => self.taps.begin(wish, &self.registry, &self.processes),
             Input::Stopped(key, report) => self.on_stopped(key, *report),
             Input::Reload(compiled) => self.reload(*compiled),
             Input::Stop => return Flow::Stop,
             Input::Handover => return Flow::Handover,
         }
         Flow::Go
-    }
-
-    /// Begins a recording. One at a time: to a second the queue is closed at once.
-    fn tap(&mut self, queue: SyncSender<Vec<u8>>) {
-        // The one before may have gone without an event since.
-        self.tap = self.tap.take().and_then(|mut tap| tap.is_taken().then_some(tap));
-        if self.tap.is_none() {
-            self.tap = Some(Tap::begin(queue, &self.notes, &self.registry, &self.processes));
-        }
     }
 
     /// Notes how many records are dealt with. True if some wait for the outputs.
@@ -335,7 +321,7 @@ impl Pipeline {
             self.maps.forget(change.cgroup);
             if change.is_container() {
                 self.facts.forget(change.container);
-                self.tap = self.tap.take().and_then(|mut tap| tap.gone(change.container).then_some(tap));
+                self.taps.gone(change.container);
                 self.forget_responses(change.container);
             }
             return;

@@ -10,7 +10,7 @@ mod read;
 mod tap;
 
 pub use read::{Reader, RecordingError};
-pub use tap::{Notes, Tap};
+pub use tap::{Notes, TAPS, Taps, Wish};
 
 use crate::container::registry::Container;
 use crate::event::{ContainerKey, Event, Inode};

@@ -1,4 +1,4 @@
-//! The daemon's end of a recording: sees what the pipeline sees and hands frames to who asked for them. Never waits;
+//! The daemon's end of recordings: sees what the pipeline sees and hands frames to who asked for them. Never waits;
 //! what does not fit is counted and said in the recording.
 
 use super::{Entry, Head};
@@ -12,6 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Notes of one event, at most: an event asks for a handful.
 const NOTES: usize = 1024;
+
+/// Recordings made at a time.
+pub const TAPS: usize = 16;
 
 /// What judgement asked the system, while somebody records. Cloning shares it.
 #[derive(Clone, Debug, Default)]
@@ -40,7 +43,10 @@ impl Notes {
 
     /// From here on notes are taken, or not.
     fn keep(&self, on: bool) {
-        *self.lock() = on.then(Vec::new);
+        let mut notes = self.lock();
+        if on != notes.is_some() {
+            *notes = on.then(Vec::new);
+        }
     }
 
     fn take(&self) -> Vec<Entry> {
@@ -63,91 +69,156 @@ impl Resolve for Noted {
     }
 }
 
-/// See the module.
+/// Who wants a recording, and of what.
 #[derive(Debug)]
-pub struct Tap {
-    queue: SyncSender<Vec<u8>>,
-    notes: Notes,
-    /// Containers as they were told last.
-    told: HashMap<ContainerKey, Arc<Container>>,
-    lost: u64,
+pub struct Wish {
+    /// Where the frames go, until nobody takes them.
+    pub queue: SyncSender<Vec<u8>>,
+    /// Only what this container does: its name, its id, or the beginning of its id.
+    pub container: Option<String>,
 }
 
-impl Tap {
-    /// Begins a recording: where it is made, what is known now, and from then on what comes.
-    pub fn begin(queue: SyncSender<Vec<u8>>, notes: &Notes, registry: &Registry, processes: &ProcessTable) -> Self {
-        notes.keep(true);
-        let mut tap = Self { queue, notes: notes.clone(), told: HashMap::new(), lost: 0 };
-        let mut bytes = Head::now().bytes();
-        for container in registry.live() {
-            tap.container(container.key, registry, &mut bytes);
-        }
-        for process in processes.all() {
-            Entry::Process(Box::new(process.clone())).write(&mut bytes);
-        }
-        // Nobody is there any more: found out with the first event.
-        let _ = tap.queue.try_send(bytes);
-        tap
+/// All recordings that are being made.
+#[derive(Debug, Default)]
+pub struct Taps {
+    notes: Notes,
+    taps: Vec<Tap>,
+}
+
+/// An event as those get it who record it.
+#[derive(Debug, Default)]
+pub struct Copy {
+    frame: Vec<u8>,
+    /// Which taps want it, and what they have to be told of its container.
+    wanted: Vec<(usize, Vec<u8>)>,
+}
+
+impl Taps {
+    /// None yet. What judgement asks the system is to be asked through `notes`.
+    pub fn new(notes: Notes) -> Self {
+        Self { notes, taps: Vec::new() }
     }
 
-    /// The frames of an event, before it is judged (that takes it).
-    pub fn before(&mut self, event: &Event, registry: &Registry) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(1024);
-        self.container(event.container, registry, &mut bytes);
-        Entry::Event(Box::new(event.clone())).write(&mut bytes);
-        bytes
+    /// Begins a recording: where it is made, what is known now, and from then on what comes. One too many is closed
+    /// at once.
+    pub fn begin(&mut self, wish: Wish, registry: &Registry, processes: &ProcessTable) {
+        // Some may have gone without an event since.
+        self.taps.retain_mut(|tap| tap.send(Vec::new()));
+        if self.taps.len() < TAPS {
+            self.taps.push(Tap::begin(wish, registry, processes));
+        }
+        self.notes.keep(!self.taps.is_empty());
     }
 
-    /// The event has been judged. `false`: nobody records any more.
-    pub fn after(&mut self, event: &[u8]) -> bool {
-        let mut bytes = Vec::with_capacity(event.len() + 64);
-        if self.lost > 0 {
-            Entry::Lost(self.lost).write(&mut bytes);
+    /// Copies an event before it is judged, which takes it. `None`: nobody wants it.
+    pub fn before(&mut self, event: &Event, registry: &Registry) -> Option<Copy> {
+        let mut copy = Copy::default();
+        for (place, tap) in self.taps.iter_mut().enumerate() {
+            let mut about = Vec::new();
+            if tap.wants(event.container, registry, &mut about) {
+                copy.wanted.push((place, about));
+            }
         }
-        for note in self.notes.take() {
-            note.write(&mut bytes);
+        if copy.wanted.is_empty() {
+            return None;
         }
-        bytes.extend_from_slice(event);
-        self.send(bytes)
+        Entry::Event(Box::new(event.clone())).write(&mut copy.frame);
+        Some(copy)
     }
 
-    /// Does anybody still take the frames?
-    pub fn is_taken(&mut self) -> bool {
-        self.send(Vec::new())
+    /// An event has been judged.
+    pub fn after(&mut self, copy: Option<Copy>) {
+        if self.taps.is_empty() {
+            return;
+        }
+        let answers = self.notes.take();
+        let Some(copy) = copy else { return };
+        for (place, mut bytes) in copy.wanted {
+            if let Some(tap) = self.taps.get_mut(place) {
+                answers.iter().for_each(|answer| answer.write(&mut bytes));
+                bytes.extend_from_slice(&copy.frame);
+                tap.is_over |= !tap.send(bytes);
+            }
+        }
+        self.sweep();
     }
 
     /// A container is gone.
-    pub fn gone(&mut self, container: ContainerKey) -> bool {
-        self.told.remove(&container);
-        let mut bytes = Vec::new();
-        Entry::Gone(container).write(&mut bytes);
-        self.send(bytes)
+    pub fn gone(&mut self, container: ContainerKey) {
+        for tap in &mut self.taps {
+            if tap.told.remove(&container).is_some() {
+                let mut bytes = Vec::new();
+                Entry::Gone(container).write(&mut bytes);
+                tap.is_over |= !tap.send(bytes);
+            }
+        }
+        self.sweep();
     }
 
+    fn sweep(&mut self) {
+        self.taps.retain(|tap| !tap.is_over);
+        self.notes.keep(!self.taps.is_empty());
+    }
+}
+
+#[derive(Debug)]
+struct Tap {
+    wish: Wish,
+    /// Containers as they were told last.
+    told: HashMap<ContainerKey, Arc<Container>>,
+    lost: u64,
+    is_over: bool,
+}
+
+impl Tap {
+    fn begin(wish: Wish, registry: &Registry, processes: &ProcessTable) -> Self {
+        let mut tap = Self { wish, told: HashMap::new(), lost: 0, is_over: false };
+        let mut bytes = Head::now().bytes();
+        for container in registry.live() {
+            tap.wants(container.key, registry, &mut bytes);
+        }
+        let everything = tap.wish.container.is_none();
+        for process in processes.all().filter(|p| everything || tap.told.contains_key(&p.container)) {
+            Entry::Process(Box::new(process.clone())).write(&mut bytes);
+        }
+        tap.is_over = !tap.send(bytes);
+        tap
+    }
+
+    /// Is what happens there to be recorded? If so, tells of the container where it is known otherwise than told.
+    fn wants(&mut self, key: ContainerKey, registry: &Registry, bytes: &mut Vec<u8>) -> bool {
+        let everything = self.wish.container.is_none();
+        if key == HOST {
+            return everything;
+        }
+        let Some(now) = registry.get(key) else { return everything };
+        let told = self.told.get(&key);
+        if told.is_none() && !self.wish.container.as_ref().is_none_or(|wanted| is_named(&now, wanted)) {
+            return false;
+        }
+        if told.is_none_or(|told| !Arc::ptr_eq(told, &now)) {
+            Entry::Container(Box::new((*now).clone())).write(bytes);
+            self.told.insert(key, now);
+        }
+        true
+    }
+
+    /// `false`: nobody records any more.
     fn send(&mut self, bytes: Vec<u8>) -> bool {
-        match self.queue.try_send(bytes) {
+        let mut all = Vec::new();
+        if self.lost > 0 {
+            Entry::Lost(self.lost).write(&mut all);
+        }
+        all.extend(bytes);
+        match self.wish.queue.try_send(all) {
             Ok(()) => self.lost = 0,
             Err(TrySendError::Full(_)) => self.lost += 1,
             Err(TrySendError::Disconnected(_)) => return false,
         }
         true
     }
-
-    /// Tells of a container if it is known otherwise than it was told.
-    fn container(&mut self, key: ContainerKey, registry: &Registry, bytes: &mut Vec<u8>) {
-        if key == HOST {
-            return;
-        }
-        let Some(now) = registry.get(key) else { return };
-        if self.told.get(&key).is_none_or(|told| !Arc::ptr_eq(told, &now)) {
-            Entry::Container(Box::new((*now).clone())).write(bytes);
-            self.told.insert(key, now);
-        }
-    }
 }
 
-impl Drop for Tap {
-    fn drop(&mut self) {
-        self.notes.keep(false);
-    }
+fn is_named(container: &Container, wanted: &str) -> bool {
+    container.metadata.name == wanted || container.id.starts_with(wanted)
 }

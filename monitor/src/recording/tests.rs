@@ -1,11 +1,16 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 use super::*;
+use crate::container::path::Runtime;
+use crate::container::registry::Metadata;
 use crate::container::{Registry, hierarchy::Hierarchy};
 use crate::detect::exec_for_tests;
-use crate::event::{Body, ProcessKey, Reason, Rung, Verdict};
+use crate::event::{Body, ProcessKey, Reason, Rung, Verdict, state};
 use crate::provenance::ProcessTable;
 use proptest::prelude::*;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, sync_channel};
+
+const A: ContainerKey = 11;
+const B: ContainerKey = 12;
 
 fn event(id: u64, container: ContainerKey) -> Event {
     Event {
@@ -69,42 +74,86 @@ fn a_cut_end_is_an_end_and_nonsense_is_damage() {
     assert!(matches!(Reader::new(&b""[..]), Err(RecordingError::NotARecording)));
 }
 
-#[test]
-fn a_slow_reader_is_told_what_it_missed() {
+fn taps(notes: Notes, container: Option<&str>, room: usize) -> (Taps, Receiver<Vec<u8>>, Registry) {
     let registry = Registry::new(Hierarchy::nowhere());
-    let (queue, frames) = sync_channel(2);
-    let mut tap = Tap::begin(queue, &Notes::default(), &registry, &ProcessTable::default());
-    let mut told = |id| {
-        let bytes = tap.before(&event(id, 1), &registry);
-        tap.after(&bytes)
-    };
-    assert!((0..5).all(&mut told), "the queue holds the beginning and one event");
-    let mut bytes: Vec<u8> = frames.try_iter().flatten().collect();
-    assert!(told(5));
-    bytes.extend(frames.try_iter().flatten());
-    let (entries, error) = read(&bytes);
+    for (key, id) in [(A, "aa"), (B, "bb")] {
+        let container = Container {
+            key,
+            id: id.into(),
+            runtime: Runtime::Docker,
+            pod_uid: None,
+            path: String::new(),
+            metadata: Metadata { name: format!("name-{id}"), ..Metadata::default() },
+            gone: false,
+        };
+        registry.restore(container);
+    }
+    let (queue, frames) = sync_channel(room);
+    let mut taps = Taps::new(notes);
+    taps.begin(Wish { queue, container: container.map(str::to_owned) }, &registry, &ProcessTable::default());
+    (taps, frames, registry)
+}
+
+fn tell(taps: &mut Taps, registry: &Registry, id: u64, container: ContainerKey) {
+    let copy = taps.before(&event(id, container), registry);
+    taps.after(copy);
+}
+
+/// Containers are told first; what follows.
+fn after_containers(bytes: &[u8], containers: usize) -> Vec<Entry> {
+    let (mut entries, error) = read(bytes);
     assert!(error.is_none());
-    assert!(
-        matches!(&entries[..], [Entry::Event(first), Entry::Lost(4), Entry::Event(last)] if first.id == 0 && last.id == 5)
-    );
-    drop(frames);
-    assert!(!told(6), "nobody records any more");
+    let told: Vec<Entry> = entries.drain(..containers).collect();
+    assert!(told.iter().all(|entry| matches!(entry, Entry::Container(_))), "{told:?}");
+    entries
 }
 
 #[test]
-fn answers_stand_before_their_event() {
-    let registry = Registry::new(Hierarchy::nowhere());
+fn a_slow_reader_is_told_what_it_missed() {
+    let (mut taps, frames, registry) = taps(Notes::default(), None, 2);
+    // The queue holds the beginning and one event.
+    (0..5).for_each(|id| tell(&mut taps, &registry, id, A));
+    let mut bytes: Vec<u8> = frames.try_iter().flatten().collect();
+    tell(&mut taps, &registry, 5, A);
+    bytes.extend(frames.try_iter().flatten());
+    let entries = after_containers(&bytes, 2);
+    let [Entry::Event(first), Entry::Lost(4), Entry::Event(last)] = &entries[..] else { panic!("{entries:?}") };
+    assert_eq!((first.id, last.id), (0, 5));
+}
+
+#[test]
+fn one_container_is_recorded_alone() {
+    for wanted in ["name-bb", "b"] {
+        let (mut taps, frames, registry) = taps(Notes::default(), Some(wanted), 64);
+        for (id, container) in [(1, A), (2, B), (3, state::HOST), (4, B)] {
+            tell(&mut taps, &registry, id, container);
+        }
+        taps.gone(A);
+        taps.gone(B);
+        let bytes: Vec<u8> = frames.try_iter().flatten().collect();
+        let entries = after_containers(&bytes, 1);
+        let [Entry::Event(first), Entry::Event(last), Entry::Gone(B)] = &entries[..] else { panic!("{entries:?}") };
+        assert_eq!((first.id, last.id), (2, 4));
+    }
+}
+
+#[test]
+fn answers_stand_before_their_event_and_are_not_asked_for_in_vain() {
     let notes = Notes::default();
     let file = crate::event::File { inode: Inode { dev: 1, ino: 2 }, ..crate::event::File::default() };
     notes.host_file(&file, true);
-    let (queue, frames) = sync_channel(8);
-    let mut tap = Tap::begin(queue, &notes, &registry, &ProcessTable::default());
-    let bytes = tap.before(&event(1, 1), &registry);
-    notes.host_file(&file, true);
-    tap.after(&bytes);
-    let all: Vec<u8> = frames.try_iter().flatten().collect();
-    let (entries, _) = read(&all);
+    let (mut taps, frames, registry) = taps(notes.clone(), Some("aa"), 8);
+    for container in [B, A] {
+        let copy = taps.before(&event(container, container), &registry);
+        notes.host_file(&file, container == A);
+        taps.after(copy);
+    }
+    let bytes: Vec<u8> = frames.try_iter().flatten().collect();
+    let entries = after_containers(&bytes, 1);
     assert!(matches!(&entries[..], [Entry::HostFile(Inode { dev: 1, ino: 2 }, true), Entry::Event(_)]), "{entries:?}");
+    drop(frames);
+    tell(&mut taps, &registry, 3, A);
+    assert!(taps.before(&event(4, A), &registry).is_none(), "nobody records any more");
 }
 
 proptest! {
