@@ -1,9 +1,13 @@
 //! Reading a recording.
 
 use super::{Entry, FRAME_MAX, Head, MAGIC};
+use flate2::read::MultiGzDecoder;
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead as _, BufReader, Read};
 use std::path::Path;
+
+/// What a compressed file begins with (RFC 1952).
+const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// Bytes read from a file at a time.
 const BUFFER: usize = 1 << 18;
@@ -34,13 +38,19 @@ pub struct Reader<R> {
     head: Head,
 }
 
-impl Reader<BufReader<File>> {
-    /// Opens a file.
+impl Reader<Box<dyn Read>> {
+    /// Opens a file, which may be compressed with gzip.
     ///
     /// # Errors
     /// It cannot be read, or is none of ours.
     pub fn open(path: &Path) -> Result<Self, RecordingError> {
-        Self::new(BufReader::with_capacity(BUFFER, File::open(path)?))
+        let mut file = BufReader::with_capacity(BUFFER, File::open(path)?);
+        let compressed = file.fill_buf()?.starts_with(&GZIP);
+        Self::new(if compressed {
+            Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(file)))
+        } else {
+            Box::new(file)
+        })
     }
 }
 

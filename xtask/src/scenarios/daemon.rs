@@ -46,6 +46,11 @@ impl Files {
     }
 }
 
+/// Where the monitor of a run is asked.
+pub fn socket(engine: &Engine) -> PathBuf {
+    engine.run_dir().join("control.sock")
+}
+
 /// Config of a run.
 fn config(engine: &Engine, mode: Mode, files: &Files) -> Result<String> {
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
@@ -64,7 +69,7 @@ fn config(engine: &Engine, mode: Mode, files: &Files) -> Result<String> {
         Some(socket) => set("engine", "docker_socket", text(socket).into()),
         None => set("engine", "docker", false.into()),
     }
-    set("control", "socket", text(engine.run_dir().join("control.sock")).into());
+    set("control", "socket", text(socket(engine)).into());
     // Runs are side by side, and nothing is to outlive one.
     set("pins", "root", "".into());
     set("scope", "cgroups", vec![engine.cgroup()].into());

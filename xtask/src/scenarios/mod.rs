@@ -8,6 +8,7 @@ mod file;
 mod guest;
 mod host;
 mod play;
+mod recorder;
 mod report;
 mod shuffle;
 mod theatre;
@@ -28,6 +29,7 @@ use alerts::Feed;
 use anyhow::{Result, bail};
 use daemon::Files;
 use file::Rung;
+use recorder::Recorder;
 use report::Report;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -73,6 +75,9 @@ pub struct Args {
     /// mostly wait.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub jobs: Option<u32>,
+    /// Keep what the monitor judged of each scenario in this folder, as recordings; one scenario is on at a time.
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["jobs", "shuffle", "repeat"])]
+    pub record: Option<PathBuf>,
     /// Multiplies every limit and settling time: for an emulated machine.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub slowness: u32,
@@ -112,7 +117,12 @@ pub fn run(args: &Args) -> Result<Summary> {
     let mut images = Images::new(&args.images);
     let files = Files::new(engine.cache())?;
     let feed = Feed::follow(&files.alerts());
-    let theatre = Theatre::new(engine, services, feed, files, binary, args.mode, host_rung());
+    let recorder = args.record.as_ref().map(|folder| Recorder {
+        folder: folder.clone(),
+        binary: binary.clone(),
+        socket: daemon::socket(&engine),
+    });
+    let theatre = Theatre::new(engine, services, feed, files, binary, args.mode, host_rung()).recording(recorder);
     let result = theatre.play_all(&scenarios, &mut images, args, &mut report);
     drop(theatre);
     result?;

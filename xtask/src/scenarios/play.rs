@@ -3,6 +3,7 @@
 use super::alerts::{Feed, Owner};
 use super::file::{Scenario, Served};
 use super::host::HostRun;
+use super::recorder::{Recorder, Recording};
 use super::verdict::{Mode, Seen};
 use crate::lab::container::{Container, Recipe};
 use crate::lab::process::Finished;
@@ -48,6 +49,8 @@ pub struct Stage<'a> {
     pub feed: &'a Feed,
     /// Mode of the monitor.
     pub mode: Mode,
+    /// What keeps a recording, if that is wanted.
+    pub recorder: Option<&'a Recorder>,
 }
 
 /// What is left to take away after a play.
@@ -115,7 +118,9 @@ fn act(stage: &Stage<'_>, scenario: &mut Scenario, image: &str, number: usize, r
         stage.services.open(&remains.addresses, &session)?;
     }
     let began = stage.feed.position();
+    let whole = record(stage, scenario, None)?;
     let container = stage.engine.runtime().run(&recipe(scenario, image)).context("starting the container")?;
+    let alone = record(stage, scenario, Some(&container))?;
     remains.container = Some(container.clone());
     remains.addresses.extend(container.addresses.iter().copied());
     stage.services.open(&container.addresses, &session)?;
@@ -133,6 +138,7 @@ fn act(stage: &Stage<'_>, scenario: &mut Scenario, image: &str, number: usize, r
     thread::sleep(stage.engine.patient(if scenario.is_benign() { BENIGN_SETTLE } else { EFFECT_SETTLE }));
     let mut alerts = stage.feed.owned(&owner, began, Some(before_setup));
     alerts.extend(stage.feed.owned(&owner, clock, None));
+    whole.into_iter().chain(alone).try_for_each(Recording::finish)?;
     Ok(Seen {
         alerts,
         effect: effect(stage.engine, scenario, on_host, &container),
@@ -140,6 +146,18 @@ fn act(stage: &Stage<'_>, scenario: &mut Scenario, image: &str, number: usize, r
         broken: None,
         said: one_line(&said),
     })
+}
+
+/// Begins the recording that the scenario wants: of its container, or, where it begins with the container or goes on
+/// outside of it, of everything.
+fn record(stage: &Stage<'_>, scenario: &Scenario, container: Option<&Container>) -> Result<Option<Recording>> {
+    let Some(recorder) = stage.recorder else { return Ok(None) };
+    let is_whole = scenario.is_on_host() || scenario.entrypoint || !scenario.tag_as.is_empty();
+    if is_whole != container.is_none() {
+        return Ok(None);
+    }
+    let container = container.map(|container| container.id.as_str());
+    recorder.begin(&scenario.id, container, stage.engine.interrupt()).map(Some)
 }
 
 /// A stand-in for the host's root file system, on the cache's own file system.

@@ -6,6 +6,7 @@ use super::alerts::Feed;
 use super::daemon::{Daemon, Files};
 use super::file::{Rung, Scenario};
 use super::play::{self, Remains, Stage};
+use super::recorder::Recorder;
 use super::report::Report;
 use super::shuffle::{self, Random};
 use super::verdict::{self, Mode, Row};
@@ -32,6 +33,7 @@ pub struct Theatre {
     mode: Mode,
     rung: Rung,
     host: Mutex<()>,
+    recorder: Option<Recorder>,
 }
 
 /// The monitor, and how many there were before it.
@@ -61,7 +63,14 @@ impl Theatre {
         mode: Mode,
         rung: Rung,
     ) -> Self {
-        Self { daemon: Mutex::default(), feed, services, engine, files, binary, mode, rung, host: Mutex::default() }
+        let (daemon, host) = (Mutex::default(), Mutex::default());
+        Self { daemon, feed, services, engine, files, binary, mode, rung, host, recorder: None }
+    }
+
+    /// With a recording of each scenario.
+    pub fn recording(mut self, recorder: Option<Recorder>) -> Self {
+        self.recorder = recorder;
+        self
     }
 
     /// Plays everything `args` asks for; rows are reported as they come.
@@ -78,7 +87,7 @@ impl Theatre {
         let parts = Mutex::new(parts(scenarios, &references, args));
         let cleaner = Cleaner::start(&self.engine, &self.services);
         let report = Mutex::new(report);
-        let jobs = args.jobs.map_or_else(default_jobs, |jobs| jobs as usize);
+        let jobs = if args.record.is_some() { 1 } else { args.jobs.map_or_else(default_jobs, |jobs| jobs as usize) };
         thread::scope(|scope| {
             let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(|| self.work(&parts, &cleaner, &report))).collect();
             let ends = workers.into_iter().map(|worker| {
@@ -115,7 +124,13 @@ impl Theatre {
         let scenario = &part.scenario;
         let _turn = scenario.is_on_host().then(|| locked(&self.host));
         let deaths = self.watched()?;
-        let stage = Stage { engine: &self.engine, services: &self.services, feed: &self.feed, mode: self.mode };
+        let stage = Stage {
+            engine: &self.engine,
+            services: &self.services,
+            feed: &self.feed,
+            mode: self.mode,
+            recorder: self.recorder.as_ref(),
+        };
         let (mut seen, remains) = play::play(&stage, scenario.clone(), image, part.number);
         cleaner.take(remains);
         if let Some(death) = self.died_since(deaths) {

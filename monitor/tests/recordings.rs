@@ -1,0 +1,73 @@
+//! Every scenario is kept as a recording of what the monitor was given when it was played (`cargo xtask scenarios
+//! FILES --record tests/recordings`). Here the detectors judge them all again: what is to be found is found, honest work is
+//! left alone, and the findings are the same each time.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use monitor::config::Loaded;
+use monitor::finding::FindingKind;
+use monitor::output::Alert;
+use monitor::pipeline::Compiled;
+use monitor::pipeline::replay::{Replay, clock};
+use monitor::recording::Reader;
+use std::path::{Path, PathBuf};
+
+/// A scenario, as far as it concerns this test.
+struct Scenario {
+    id: String,
+    expect: Vec<String>,
+    recording: PathBuf,
+}
+
+fn scenarios() -> Vec<Scenario> {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests");
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(tests.join("scenarios")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
+    files.sort();
+    let mut all = Vec::new();
+    for file in files {
+        let table: toml::Table = std::fs::read_to_string(&file).unwrap().parse().unwrap();
+        for scenario in table["scenario"].as_array().unwrap() {
+            let id = scenario["id"].as_str().unwrap().to_owned();
+            let expect = scenario.get("expect").and_then(toml::Value::as_array).cloned().unwrap_or_default();
+            let expect = expect.iter().map(|kind| kind.as_str().unwrap().to_owned()).collect();
+            let recording = tests.join("recordings").join(format!("{id}.rec.gz"));
+            all.push(Scenario { id, expect, recording });
+        }
+    }
+    all
+}
+
+fn judge(compiled: &Compiled, recording: &Path) -> (Vec<FindingKind>, String) {
+    let mut reader = Reader::open(recording).unwrap();
+    let (host, clock) = (reader.head().host.clone(), clock(reader.head()));
+    let (mut kinds, mut rows) = (Vec::new(), String::new());
+    let totals = Replay::new(compiled).run(&mut reader, |judged| {
+        kinds.push(judged.finding.kind);
+        rows.push_str(&serde_json::to_string(&Alert::new(&judged.finding, &host, &clock)).unwrap());
+    });
+    assert_eq!(totals.unwrap().lost, 0, "{}", recording.display());
+    (kinds, rows)
+}
+
+#[test]
+fn every_recorded_scenario_is_judged_as_it_was_meant() {
+    let compiled = Compiled::new(&Loaded::builtin().unwrap()).unwrap();
+    let mut wrong = Vec::new();
+    for scenario in scenarios() {
+        if !scenario.recording.exists() {
+            wrong.push(format!("{}: no recording; make one with `cargo xtask scenarios … --record`", scenario.id));
+            continue;
+        }
+        let (kinds, rows) = judge(&compiled, &scenario.recording);
+        let is_wanted = |kind: &FindingKind| scenario.expect.iter().any(|wanted| wanted == kind.name());
+        let right = if scenario.expect.is_empty() { kinds.is_empty() } else { kinds.iter().any(is_wanted) };
+        if !right {
+            wrong.push(format!("{}: found {kinds:?}, expected {:?}", scenario.id, scenario.expect));
+        }
+        if judge(&compiled, &scenario.recording).1 != rows {
+            wrong.push(format!("{}: judged otherwise the second time", scenario.id));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
