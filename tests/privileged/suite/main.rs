@@ -14,6 +14,7 @@ mod container;
 mod daemon;
 mod engine;
 mod faults;
+mod flood;
 mod identity;
 mod kill_set;
 mod lab;
@@ -106,6 +107,7 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("storm_over_a_killed_daemon_is_accounted_for", Needs::Daemon, storm::storm_over_a_killed_daemon_is_accounted_for),
     ("overflow_without_a_daemon_is_counted", Needs::Daemon, storm::overflow_without_a_daemon_is_counted),
     ("rows_of_a_killed_daemon_are_counted", Needs::Daemon, storm::rows_of_a_killed_daemon_are_counted),
+    ("flood_costs_only_the_flooder", Needs::Daemon, flood::flood_costs_only_the_flooder),
     ("policy_off_label", Needs::Daemon, engine::policy_off_label),
 ];
 

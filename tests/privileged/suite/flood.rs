@@ -1,0 +1,115 @@
+//! One container floods, another is attacked: every attack is found, and what is lost is the flooder's.
+
+use crate::container::{Container, Group, wait};
+use crate::daemon::{Daemon, Settings, is_alert};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::collections::HashSet;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Attacks in `monitor`, where both rings can be flooded, and in `protect`, where a forbidden act is the last of
+/// its process.
+const ATTACKS: [(&str, usize); 2] = [("monitor", 1000), ("protect", 200)];
+/// Records for either ring as fast as they can be made: connects, forbidden writes, forks and program starts.
+const FLOODS: [&str; 3] = [
+    "exec perl -MSocket -e 'socket(S,PF_INET,SOCK_DGRAM,0); $a=pack_sockaddr_in(9,inet_aton(\"127.0.0.1\")); connect(S,$a) while 1'",
+    "mkdir -p /tmp/.ssh; while :; do (while :; do : > /tmp/.ssh/authorized_keys; done); done",
+    "while :; do (:) & (:) & /bin/true; wait; done",
+];
+/// In turn a key, which the kernel half judges, and what looks like a miner, which the daemon judges by two
+/// ordinary events, its start and its connect. Each in a process tree of its own, so that each is an incident of its own.
+const ATTACK: &str = r#"
+i=0
+while [ $i -lt @COUNT@ ]; do
+    (enter; exec sh -c 'echo attacker > /tmp/keys-$1/.ssh/authorized_keys' sh $i) &
+    wait $!
+    i=$((i+1))
+    (enter; exec bash -c ': <>/dev/udp/127.0.0.1/3333' miner --algo=rx/0 -o stratum+tcp://pool.example:3333 -u attack-$i) &
+    wait $!
+    i=$((i+1))
+done
+"#;
+/// Longest time for all attacks of a mode, and then for the last rows.
+const ATTACKING: Duration = Duration::from_secs(90);
+const SETTLE: Duration = Duration::from_secs(30);
+
+/// See the module.
+pub fn flood_costs_only_the_flooder() -> Result<()> {
+    ATTACKS.iter().try_for_each(|(mode, count)| under_flood(mode, *count).context(*mode))
+}
+
+fn under_flood(mode: &'static str, count: usize) -> Result<()> {
+    let group = Group::make()?;
+    let daemon = Daemon::start(&group, &Settings::mode(mode))?;
+    let (flooder, attacked) = (Container::start(&group)?, Container::start(&group)?);
+    attacked.run(&format!("seq 0 {count} | sed 's,.*,/tmp/keys-&/.ssh,' | xargs mkdir -p"))?;
+    let mut floods = FLOODS.iter().map(|flood| flooder.spawn(flood)).collect::<Result<Vec<_>>>()?;
+    // The rings are full before the first attack.
+    std::thread::sleep(Duration::from_secs(1));
+    let begun = Instant::now();
+    let ended = wait(attacked.spawn_beside(&ATTACK.replace("@COUNT@", &count.to_string()))?, ATTACKING)?;
+    let attacking = begun.elapsed();
+    let flooding = floods.iter_mut().all(|flood| matches!(flood.try_wait(), Ok(None)));
+    let found = settled(&daemon, attacked.id(), count);
+    let status = daemon.status()?;
+    let rows = daemon.rows();
+    let (by_flooder, by_attacked) = (lost(&rows, flooder.id()), lost(&rows, attacked.id()));
+    drop(flooder);
+    floods.iter_mut().try_for_each(|flood| flood.wait().map(drop))?;
+    eprintln!(
+        "flood, {mode}: {count} attacks in {attacking:.1?}, {} found; {} events received; lost: {by_flooder} by the flooder, {by_attacked} by the attacked",
+        found.len(),
+        status["events_received"]
+    );
+    ensure!(ended.success() && flooding, "the attacks ended with {ended}; still flooding: {flooding}");
+    ensure!(by_attacked == 0, "{by_attacked} events of the attacked container were lost");
+    ensure!(found.len() == count, "{} of {count} attacks were found", found.len());
+    ensure!(mode != "monitor" || by_flooder > 0, "the flooder lost nothing: this was no flood");
+    let written = (0..count).step_by(2).filter(|i| key_is_written(&attacked, *i)).count();
+    let expected = if mode == "protect" { 0 } else { count / 2 };
+    ensure!(written == expected, "{written} keys were written, {expected} expected");
+    Ok(())
+}
+
+/// Attacks found, once they are all there or no more come.
+fn settled(daemon: &Daemon, container: &str, count: usize) -> HashSet<String> {
+    let deadline = Instant::now() + SETTLE;
+    loop {
+        let found = found(&daemon.rows(), container);
+        if found.len() >= count || Instant::now() > deadline {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+/// Attacks that are told of, by what makes each of them distinct.
+fn found(rows: &[Value], container: &str) -> HashSet<String> {
+    let key = |row: &Value| row["file"]["path"].as_str().map(str::to_owned);
+    let miner = |row: &Value| row["process"]["args"].as_array()?.last()?.as_str().map(str::to_owned);
+    let distinct = |row: &Value| {
+        if is_alert(row, "persistence_ssh_key", container) {
+            key(row)
+        } else if is_alert(row, "miner", container) {
+            miner(row)
+        } else {
+            None
+        }
+    };
+    rows.iter().filter_map(distinct).collect()
+}
+
+/// Events of a container that were told as lost.
+fn lost(rows: &[Value], container: &str) -> u64 {
+    let told = |row: &&Value| {
+        row["event"]["action"] == "event_loss" && row["bulkhead"]["details"]["container"] == container
+    };
+    rows.iter().filter(told).filter_map(|row| row["bulkhead"]["details"]["lost"].as_u64()).sum()
+}
+
+fn key_is_written(container: &Container, number: usize) -> bool {
+    let path: PathBuf = container.path(&format!("/tmp/keys-{number}/.ssh/authorized_keys"));
+    fs::read(path).is_ok_and(|content| !content.is_empty())
+}
