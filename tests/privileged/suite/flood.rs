@@ -53,20 +53,24 @@ fn under_flood(mode: &'static str, count: usize) -> Result<()> {
     let attacking = begun.elapsed();
     let flooding = floods.iter_mut().all(|flood| matches!(flood.try_wait(), Ok(None)));
     let found = settled(&daemon, attacked.id(), count);
+    let settling = begun.elapsed() - attacking;
     let status = daemon.status()?;
     let rows = daemon.rows();
     let (by_flooder, by_attacked) = (lost(&rows, flooder.id()), lost(&rows, attacked.id()));
+    let told = |container: &Container| rows.iter().filter(|row| is_alert(row, "event_loss", container.id())).count();
+    let alerts = (told(&flooder), told(&attacked));
     drop(flooder);
     floods.iter_mut().try_for_each(|flood| flood.wait().map(drop))?;
     eprintln!(
-        "flood, {mode}: {count} attacks in {attacking:.1?}, {} found; {} events received; lost: {by_flooder} by the flooder, {by_attacked} by the attacked",
+        "flood, {mode}: {count} attacks in {attacking:.1?}, {} found {settling:.1?} later; {} events received; lost: {by_flooder} by the flooder, {by_attacked} by the attacked",
         found.len(),
         status["events_received"]
     );
     ensure!(ended.success() && flooding, "the attacks ended with {ended}; still flooding: {flooding}");
     ensure!(by_attacked == 0, "{by_attacked} events of the attacked container were lost");
     ensure!(found.len() == count, "{} of {count} attacks were found", found.len());
-    ensure!(mode != "monitor" || by_flooder > 0, "the flooder lost nothing: this was no flood");
+    ensure!(by_flooder > 0, "the flooder lost nothing: this was no flood");
+    ensure!(alerts == (1, 0), "{} alerts of the flooder's loss, {} of the attacked one's", alerts.0, alerts.1);
     let written = (0..count).step_by(2).filter(|i| key_is_written(&attacked, *i)).count();
     let expected = if mode == "protect" { 0 } else { count / 2 };
     ensure!(written == expected, "{written} keys were written, {expected} expected");
@@ -103,9 +107,8 @@ fn found(rows: &[Value], container: &str) -> HashSet<String> {
 
 /// Events of a container that were told as lost.
 fn lost(rows: &[Value], container: &str) -> u64 {
-    let told = |row: &&Value| {
-        row["event"]["action"] == "event_loss" && row["bulkhead"]["details"]["container"] == container
-    };
+    let told =
+        |row: &&Value| row["event"]["action"] == "event_loss" && row["bulkhead"]["details"]["container"] == container;
     rows.iter().filter(told).filter_map(|row| row["bulkhead"]["details"]["lost"].as_u64()).sum()
 }
 
