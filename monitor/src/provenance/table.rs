@@ -133,6 +133,10 @@ impl ProcessTable {
 
     /// Its living descendants, in no particular order.
     pub fn descendants(&self, key: ProcessKey) -> Vec<ProcessKey> {
+        // Most culprits have none, and to see that is cheap.
+        if !self.nodes.values().any(|p| p.parent == Some(key)) {
+            return Vec::new();
+        }
         self.nodes
             .values()
             .filter(|p| p.alive() && self.ancestors(p.key).any(|a| a.key == key))
