@@ -99,11 +99,11 @@ fn share<'a>(holder: &Holder) -> Option<&'a mut Share> {
     Some(unsafe { &mut *found })
 }
 
-/// Atomic: a flooder may have all processors.
+/// Adds to a word of a map value, atomically: a flooder may have all processors.
 #[inline(always)]
-fn add(word: *mut u64, bytes: u64) {
+pub fn add(word: *mut u64, amount: u64) {
     // SAFETY: an aligned word of a live map value. The BPF target offers no AtomicU64::fetch_add.
     unsafe {
-        core::arch::asm!("lock *(u64 *)({word} + 0) += {bytes}", word = in(reg) word, bytes = in(reg) bytes);
+        core::arch::asm!("lock *(u64 *)({word} + 0) += {amount}", word = in(reg) word, amount = in(reg) amount);
     }
 }

