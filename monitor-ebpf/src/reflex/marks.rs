@@ -11,8 +11,8 @@ use aya_ebpf::btf_maps::{Array, LruHashMap};
 use aya_ebpf::macros::btf_map;
 use monitor_common::state::{InodeKey, Origin, Socket, Taint};
 
-/// Marks that a container may make at once; an eighth of a table.
-const BURST: u64 = 4096;
+/// Marks that a container may make at once; a sixteenth of a table.
+const BURST: u64 = 2048;
 /// And from then on, 64 a second: to turn a table over takes a container eight minutes.
 const EACH_NS: u64 = 1_000_000_000 / 64;
 
