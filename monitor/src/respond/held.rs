@@ -298,7 +298,7 @@ impl Held {
         let (waiting, ticks) = &mut self.hunts[place];
         waiting.join(hunt);
         *ticks = HUNT_TICKS;
-        (waiting.len() >= JOINED).then(|| self.hunts.swap_remove(place).0)
+        (waiting.size() >= JOINED).then(|| self.hunts.swap_remove(place).0)
     }
 
     /// Once a second: finds what quarantined containers have made since (namespaces, sockets), and goes on

@@ -68,8 +68,8 @@ impl Hunt {
         self.begun.elapsed()
     }
 
-    /// Lines it follows.
-    pub fn len(&self) -> usize {
+    /// How many lines it follows.
+    pub fn size(&self) -> usize {
         self.lines.len()
     }
 
