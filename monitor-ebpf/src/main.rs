@@ -1,5 +1,6 @@
 //! Bulkhead's kernel half. `probes` are the doors (one file a hook family), `kernel` reads kernel
-//! objects, `reflex` decides, `record` writes to the rings.
+//! objects, `reflex` decides, `record` writes to the rings as far as `share`
+//! admits it.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -10,6 +11,7 @@ mod maps;
 mod probes;
 mod record;
 mod reflex;
+mod share;
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

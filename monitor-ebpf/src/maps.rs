@@ -18,13 +18,18 @@ static HIERARCHY: u32 = 0;
 #[unsafe(no_mangle)]
 static CONTROLLER: u32 = field::MISSING;
 
-/// Ordinary records. Mapped twice into the daemon, so its size counts double there.
+/// Size of [`EVENTS`], bytes. Mapped twice into the daemon, so it counts double there.
+pub const EVENTS_BYTES: usize = 2 << 20;
+/// Size of [`VERDICTS`], bytes.
+pub const VERDICTS_BYTES: usize = 512 << 10;
+
+/// Ordinary records.
 #[btf_map]
-pub static EVENTS: RingBuf<(), { 2 << 20 }> = RingBuf::new();
+pub static EVENTS: RingBuf<(), EVENTS_BYTES> = RingBuf::new();
 
 /// Records with a reason, which a flood of ordinary ones must not crowd out.
 #[btf_map]
-pub static VERDICTS: RingBuf<(), { 512 << 10 }> = RingBuf::new();
+pub static VERDICTS: RingBuf<(), VERDICTS_BYTES> = RingBuf::new();
 
 /// Containers by cgroup id; nested cgroups have their own entry with the same `root`.
 #[btf_map]
@@ -70,11 +75,11 @@ pub static ZERO_PIPE: Array<Pipe, 1> = Array::new();
 #[btf_map]
 pub static SEQUENCE: PerCpuArray<u64, 1> = PerCpuArray::new();
 
-/// Records of this CPU that found their ring full: exact, where `LOSS` tells whose they were.
+/// Records of this CPU that found no room in their ring: exact, where `LOSS` tells whose they were.
 #[btf_map]
 pub static LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
 
-/// Records that found their ring full.
+/// Records that found no room in their ring.
 #[btf_map]
 pub static LOSS: LruHashMap<LossKey, u64, 4096> = LruHashMap::new();
 

@@ -3,7 +3,8 @@
 use crate::kernel::copy_words;
 use crate::kernel::file::{self, Dentry, Inode};
 use crate::kernel::task::Task;
-use crate::maps::{EVENTS, LOSS, LOST, SEQUENCE, VERDICTS};
+use crate::maps::{EVENTS, EVENTS_BYTES, LOSS, LOST, SEQUENCE, VERDICTS, VERDICTS_BYTES};
+use crate::share::{self, Ring};
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns};
 use aya_ebpf::maps::ring_buf::RingBufEntry;
@@ -101,7 +102,7 @@ pub fn now() -> u64 {
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
-/// Reserves room for a record, with the header filled in. A full ring is a counted loss.
+/// Reserves room for a record, with the header filled in. What finds none is a counted loss.
 #[inline(always)]
 pub fn begin<T: 'static>(
     kind: Kind,
@@ -109,11 +110,21 @@ pub fn begin<T: 'static>(
     judgement: &Judgement,
     time_ns: u64,
 ) -> Option<RingBufEntry<T>> {
+    begin_for(subject.container, kind, subject, judgement, time_ns)
+}
+
+/// As [`begin`], at the expense of another container than the record is about.
+#[inline(always)]
+pub fn begin_for<T: 'static>(
+    payer: u64,
+    kind: Kind,
+    subject: &Subject,
+    judgement: &Judgement,
+    time_ns: u64,
+) -> Option<RingBufEntry<T>> {
     let sequence = next();
-    let entry =
-        if judgement.word & 0xff != 0 { VERDICTS.reserve_untyped::<T>(0) } else { EVENTS.reserve_untyped::<T>(0) };
-    let Some(mut entry) = entry else {
-        lost(subject.container, kind);
+    let Some(mut entry) = reserve::<T>(judgement.tells(), payer) else {
+        lost(payer, kind);
         return None;
     };
     let header = entry.as_mut_ptr().cast::<Header>();
@@ -137,6 +148,19 @@ pub fn begin<T: 'static>(
         (*header).peer_tgid = judgement.peer_tgid;
     }
     Some(entry)
+}
+
+/// Room in the ring that the record belongs into, if the payer may have it.
+#[inline(always)]
+fn reserve<T: 'static>(tells: bool, payer: u64) -> Option<RingBufEntry<T>> {
+    let length = size_of::<T>() as u64;
+    if tells {
+        let ring = Ring { map: (&raw const VERDICTS).cast_mut().cast(), bytes: VERDICTS_BYTES as u64, id: 1 };
+        if share::admits(&ring, payer, length) { VERDICTS.reserve_untyped::<T>(0) } else { None }
+    } else {
+        let ring = Ring { map: (&raw const EVENTS).cast_mut().cast(), bytes: EVENTS_BYTES as u64, id: 0 };
+        if share::admits(&ring, payer, length) { EVENTS.reserve_untyped::<T>(0) } else { None }
+    }
 }
 
 #[inline(always)]
@@ -182,7 +206,7 @@ pub fn open(
     reserved.submit(0);
 }
 
-/// Counts a record that found its ring full.
+/// Counts a record that found no room in its ring.
 #[inline(always)]
 pub fn lost(container: u64, kind: Kind) {
     if let Some(count) = LOST.get_ptr_mut(0) {

@@ -82,7 +82,7 @@ kinds! {
     Recon = "recon", "T1082", Low;
     /// Something tried to interfere with Bulkhead, or an action was refused by a guard rail.
     Tamper = "tamper", "T1562", Critical;
-    /// Events were lost.
+    /// A container makes more events than there is room for, and some of its own were lost.
     EventLoss = "event_loss", "T1562", Medium;
 }
 

@@ -84,7 +84,9 @@ fn try_rmdir(ctx: &BtfTracePointContext) -> Option<()> {
 #[inline(always)]
 fn tell(ctx: &BtfTracePointContext, cgroup: Cgroup, id: u64, parent: u64, gone: u32) -> Option<()> {
     let subject = Subject::of(Task::current()?, id);
-    let mut entry = record::begin::<CgroupChange>(Kind::Cgroup, &subject, &Judgement::NOTHING, record::now())?;
+    let payer = payer();
+    let mut entry =
+        record::begin_for::<CgroupChange>(payer, Kind::Cgroup, &subject, &Judgement::NOTHING, record::now())?;
     let out = entry.as_mut_ptr();
     // SAFETY: the reservation is a CgroupChange.
     unsafe {
@@ -99,6 +101,15 @@ fn tell(ctx: &BtfTracePointContext, cgroup: Cgroup, id: u64, parent: u64, gone: 
     }
     entry.submit(0);
     Some(())
+}
+
+/// At whose expense a cgroup is told of: who makes cgroups in a container without end must not lose its
+/// engine, or another container, a new container's record. Neither must a flood of the host's own.
+#[inline(always)]
+fn payer() -> u64 {
+    const ENGINE: u64 = 0;
+    let maker = Task::current().and_then(Task::tgid).and_then(provenance::entry).map_or(HOST, |entry| entry.container);
+    if maker == HOST { ENGINE } else { maker }
 }
 
 /// Does the directory's name hold a run of 64 hex digits? Which runtime made it, and whether it is

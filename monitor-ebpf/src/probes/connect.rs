@@ -5,9 +5,8 @@
 use crate::kernel::sock::{AF_INET, AF_INET6, Sock, TCP_LISTEN, mapped};
 use crate::kernel::task::Task;
 use crate::kernel::{Object, copy_words};
-use crate::maps::SOCKETS;
 use crate::record::{self, Judgement, Subject};
-use crate::reflex::{guard, provenance, quarantine};
+use crate::reflex::{guard, marks, provenance, quarantine};
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::macros::{btf_tracepoint, cgroup_sock_addr};
@@ -102,9 +101,7 @@ fn try_outbound(ctx: &SockAddrContext, family: u16, op: u32) -> Option<i32> {
     address(unsafe { &*ctx.sock_addr }, family, &mut peer);
     // SAFETY: as above.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) };
-    // SAFETY: only its presence counts.
-    let seen = unsafe { SOCKETS.get(&cookie) }.is_some();
-    if op == OP_SENDTO && seen {
+    if op == OP_SENDTO && marks::is_outbound(cookie) {
         return None; // one record a socket; a resolver's retries and a chatty sender stay cheap
     }
     let socket = Socket {
@@ -117,12 +114,12 @@ fn try_outbound(ctx: &SockAddrContext, family: u16, op: u32) -> Option<i32> {
         uid: task.uid().unwrap_or(u32::MAX),
         reserved: 0,
     };
-    let _ = SOCKETS.insert(&cookie, &socket, 0);
+    marks::socket(cookie, &socket);
     let (judgement, sink) = judge(entry, tgid, &peer, time_ns);
     let subject = Subject::of(task, entry.container);
     emit(&subject, &judgement, time_ns, entry, &peer, cookie, op, sink, task);
     if judgement.denied() {
-        let _ = SOCKETS.remove(&cookie);
+        marks::forget_socket(cookie);
         return Some(DENY);
     }
     Some(ALLOW)

@@ -7,9 +7,8 @@
 use crate::kernel::file::{FMODE_CREATED, FMODE_WRITE, File, Inode, O_TRUNC, Type};
 use crate::kernel::task::Task;
 use crate::kernel::{Object, copy_words};
-use crate::maps::INODES;
 use crate::record::{self, Judgement};
-use crate::reflex::{guard, provenance, sensitive};
+use crate::reflex::{guard, marks, provenance, sensitive};
 use aya_ebpf::btf_maps::HashMap;
 use aya_ebpf::macros::{btf_map, fentry, lsm, tracepoint};
 use aya_ebpf::programs::{FEntryContext, LsmContext, TracePointContext};
@@ -199,7 +198,7 @@ fn written(
     } else if mode & FMODE_CREATED != 0 || file.flags()? & O_TRUNC != 0 {
         // New content by somebody without a connection: an inode number is used again, or the
         // file is written over.
-        let _ = INODES.remove(key);
+        marks::forget_file(key);
     }
     if entry.container == HOST {
         return None;

@@ -4,9 +4,8 @@
 //! container passes, in either direction.
 
 use crate::kernel::copy_words;
-use crate::maps::SOCKETS;
 use crate::record::{self, Judgement, Subject};
-use crate::reflex::quarantine;
+use crate::reflex::{marks, quarantine};
 use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
 use aya_ebpf::macros::cgroup_skb;
@@ -51,7 +50,7 @@ fn try_packet(ctx: &SkBuffContext, inbound: bool) -> Option<()> {
     // SAFETY: the kernel hands a valid context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
     // SAFETY: map values live as long as the program run; the counters may race by one.
-    let socket = unsafe { &mut *SOCKETS.get_ptr_mut(&cookie)? };
+    let socket = unsafe { &mut *marks::of_socket(cookie)? };
     let index = if inbound { socket.received } else { socket.sent };
     if index >= SEGMENTS {
         return None;

@@ -4,8 +4,8 @@
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::copy_words;
 use crate::kernel::task::Task;
-use crate::maps::{CONTAINERS, INODES, PIPES, TASKS, ZERO_PIPE, ZERO_TASK, config};
-use crate::reflex::doom;
+use crate::maps::{CONTAINERS, PIPES, TASKS, ZERO_PIPE, ZERO_TASK, config};
+use crate::reflex::{doom, marks};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use monitor_common::header::Reason;
 use monitor_common::net::Peer;
@@ -106,7 +106,7 @@ pub fn taint_inode(key: &InodeKey, origin: &Origin, container: u64) {
     unsafe {
         copy_words(origin, &mut (*taint.as_mut_ptr()).origin);
         (*taint.as_mut_ptr()).container = container;
-        let _ = INODES.insert(key, taint.assume_init_ref(), 0);
+        marks::file(key, taint.assume_init_ref());
     }
 }
 
@@ -250,10 +250,7 @@ pub fn is_source(flags: u32) -> bool {
 /// Taint of an executable or file; `None` if it has none.
 #[inline(always)]
 pub fn taint_of(key: &InodeKey, from: &mut Origin) -> Option<()> {
-    // SAFETY: copied at once.
-    let taint = unsafe { INODES.get(key) }?;
-    copy_words(&taint.origin, from);
-    Some(())
+    marks::of_file(key, from)
 }
 
 /// Flags that survive an exec.

@@ -3,7 +3,8 @@
 
 use crate::kernel::Object;
 use crate::kernel::sock::Sock;
-use crate::maps::{CONTAINERS, QUARANTINE, SOCKETS, config, hierarchy};
+use crate::maps::{CONTAINERS, QUARANTINE, config, hierarchy};
+use crate::reflex::marks;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::helpers::generated::bpf_skb_cgroup_id;
@@ -69,8 +70,8 @@ fn by_socket(skb: *mut __sk_buff, responses: u32) -> Option<bool> {
     // SAFETY: the kernel hands a valid context.
     let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
     // SAFETY: read at once.
-    if let Some(socket) = unsafe { SOCKETS.get(&cookie) }
-        && holds(socket.container)
+    if let Some(socket) = marks::of_socket(cookie)
+        && holds(unsafe { (*socket).container })
     {
         return Some(true);
     }

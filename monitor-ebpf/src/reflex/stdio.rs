@@ -3,7 +3,7 @@
 use crate::kernel::clear_words;
 use crate::kernel::file::{File, Type, is_terminal};
 use crate::kernel::sock::{AF_INET, AF_INET6, AF_UNIX};
-use crate::maps::SOCKETS;
+use crate::reflex::marks;
 use monitor_common::exec::{
     STDIO_DEVICE, STDIO_FILE, STDIO_INET_OTHER, STDIO_INET_OUT, STDIO_NONE, STDIO_OTHER, STDIO_PIPE, STDIO_TTY,
     STDIO_UNIX, Stdio,
@@ -46,10 +46,7 @@ fn socket(file: File, out: &mut Stdio) -> u32 {
         Some(AF_UNIX) => STDIO_UNIX,
         Some(family @ (AF_INET | AF_INET6)) => {
             sock.peer(family, &mut out.peer);
-            let outbound = sock.cookie().is_some_and(|cookie| {
-                // SAFETY: only its presence counts.
-                unsafe { SOCKETS.get(&cookie) }.is_some()
-            });
+            let outbound = sock.cookie().is_some_and(marks::is_outbound);
             if outbound { STDIO_INET_OUT } else { STDIO_INET_OTHER }
         }
         _ => STDIO_OTHER,
@@ -67,9 +64,5 @@ pub fn is_outbound(file: File) -> bool {
     if !matches!(sock.0.get::<u16>(Field::SockFamily), Some(AF_INET | AF_INET6)) {
         return false;
     }
-    match sock.cookie() {
-        // SAFETY: only its presence counts.
-        Some(cookie) => unsafe { SOCKETS.get(&cookie) }.is_some(),
-        None => false,
-    }
+    sock.cookie().is_some_and(marks::is_outbound)
 }

@@ -10,7 +10,7 @@ use crate::kernel::links::Programs;
 use crate::kernel::loader::{Kernel, LoadError, Options, Origin};
 use crate::kernel::maps::Rings;
 use crate::kernel::pins::Pins;
-use crate::kernel::ring::{Backlog, Counts as DrainCounts, Drain};
+use crate::kernel::ring::{self, Backlog, Counts as DrainCounts, Drain};
 use crate::kernel::{mounts, object};
 use crate::output::{Events, Notice, Output};
 use crate::pipeline::{
@@ -25,8 +25,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-/// Inputs that may wait for the pipeline. An event has ~1 KiB: a full queue is some 16 MiB.
-const QUEUE: usize = 16_384;
 /// How often losses are looked at and the watchdog is told.
 const TICK: Duration = Duration::from_secs(1);
 /// How soon it is looked whether what was judged is written, while it may not be.
@@ -139,7 +137,7 @@ fn start(
     config: Option<PathBuf>,
     signals: SigSet,
 ) -> Result<Running, CliError> {
-    let (sender, inputs) = sync_channel(QUEUE);
+    let (sender, inputs) = sync_channel(ring::QUEUE);
     let origin = prepared.kernel.origin();
     let (programs, ladder, mut maps) = prepared.kernel.split();
     fill_maps(&mut maps, &compiled);
@@ -247,7 +245,6 @@ impl Stages {
             "events_received": read(&drain.received),
             "events_judged": read(&counts.events),
             "events_malformed": read(&drain.malformed),
-            "events_dropped": read(&drain.dropped),
             "events_lost": read(&counts.lost),
             "findings": read(&counts.findings),
             "prevented": read(&counts.prevented),
@@ -435,13 +432,21 @@ impl Running {
     fn end(self, handover: bool) {
         let Self { inputs, mut pipeline, _control, _engine, drain, programs, _cgroup2, pins } = self;
         let release = pipeline.releases() && !handover;
-        // It reads both rings a last time.
-        drop(drain);
-        while let Ok(input) = inputs.try_recv() {
-            if matches!(input, Input::Event(_)) {
-                pipeline.on_input(input);
+        // It reads both rings a last time, as fast as what it reads is taken.
+        drain.stop();
+        loop {
+            let done = drain.is_done();
+            while let Ok(input) = inputs.try_recv() {
+                if matches!(input, Input::Event(_)) {
+                    pipeline.on_input(input);
+                }
             }
+            if done {
+                break;
+            }
+            std::thread::sleep(SETTLE);
         }
+        drop(drain);
         if !pipeline.stop(if handover { "another daemon takes over" } else { "asked to stop" }, PATIENCE) {
             tracing::warn!("not everything could be written before the end");
         }

@@ -1,4 +1,4 @@
-//! The drain thread: decodes, counts, hands over. It never waits for anybody but the kernel.
+//! The drain thread: decodes, counts, hands over. What the pipeline has no room for it leaves in the rings.
 
 use super::clock::boot_ns;
 use super::decode::decode;
@@ -11,9 +11,9 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A record that another CPU is still writing hides those behind it for a moment. What was only observed
 /// waits for as long, so that it is judged with what happened before it.
@@ -23,6 +23,21 @@ const SOON: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 /// How long records that wake nobody (fork, exit) may lie.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
+/// Events read that may wait for the pipeline. What finds no place stays in its ring, where the kernel half
+/// sees to it that a container that floods loses its own records (docs/adr/0008-who-loses-in-a-flood.md). An
+/// event has ~1 KiB.
+const AHEAD: u64 = 6144;
+/// Length of the pipeline's queue: beside these, verdicts that are handed over together, and orders and other
+/// inputs, for which a flood of events must leave room.
+pub const QUEUE: usize = AHEAD as usize + 2 * WAITING;
+/// Verdicts that may wait for the events before them.
+const WAITING: usize = 1024;
+/// Events read between two looks at the ring of verdicts, and their most in one round.
+const BATCH: usize = 64;
+const BATCHES: usize = 256;
+/// How long the rings are still read at the end, if they do not get empty: the next daemon reads on.
+const LAST: Duration = Duration::from_millis(500);
+
 /// What the drain has counted.
 #[derive(Debug, Default)]
 pub struct Counts {
@@ -30,8 +45,8 @@ pub struct Counts {
     pub received: AtomicU64,
     /// Records that did not decode.
     pub malformed: AtomicU64,
-    /// Events that found the pipeline's queue full.
-    pub dropped: AtomicU64,
+    /// Events that the pipeline has dealt with.
+    pub taken: AtomicU64,
 }
 
 /// Records from before this daemon read the rings, as they come.
@@ -74,8 +89,8 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Starts the thread. Events go to `sender` in the order they happened, as far as the two rings
-    /// tell; what finds it full is dropped and counted.
+    /// Starts the thread. Events go to `sender`, of length [`QUEUE`], in the order they happened, as far as the
+    /// two rings tell. Its receiver counts in [`Counts::taken`].
     ///
     /// # Errors
     /// When no eventfd or thread can be made.
@@ -86,20 +101,41 @@ impl Drain {
     ) -> std::io::Result<Self> {
         let counts = Arc::new(Counts::default());
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
-        let worker = Worker { sender, counts: counts.clone(), backlog, waiting: VecDeque::new() };
+        let worker = Worker { sender, counts: counts.clone(), backlog, waiting: VecDeque::new(), handed: 0 };
         let stopped = stop.clone();
         let thread = std::thread::Builder::new().name("drain".into()).spawn(move || worker.run(rings, &stopped))?;
         Ok(Self { counts, stop, thread: Some(thread) })
+    }
+
+    /// Asks it to read the rings a last time and end. Needs a pipeline that takes what it hands over.
+    pub fn stop(&self) {
+        let _ = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
+    }
+
+    /// Has it ended?
+    pub fn is_done(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 }
 
 impl Drop for Drain {
     fn drop(&mut self) {
-        let _ = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
+        self.stop();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
+}
+
+/// How a round ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Round {
+    /// Both rings were seen empty.
+    Empty,
+    /// There is more.
+    More,
+    /// There may be more, and the pipeline has enough to do.
+    Pressed,
 }
 
 struct Worker<T> {
@@ -108,69 +144,100 @@ struct Worker<T> {
     backlog: Arc<Backlog>,
     /// Verdicts read and not handed over yet.
     waiting: VecDeque<Event>,
+    /// Events handed over.
+    handed: u64,
 }
 
 impl<T: From<Event>> Worker<T> {
     fn run(mut self, mut rings: Rings, stop: &OwnedFd) {
+        let mut last = Round::Empty;
         loop {
-            let ready = {
-                let mut fds = [
-                    PollFd::new(&rings.verdicts, PollFlags::IN),
-                    PollFd::new(&rings.events, PollFlags::IN),
-                    PollFd::new(stop, PollFlags::IN),
-                ];
-                match poll(&mut fds, Some(if self.waiting.is_empty() { &LOOK } else { &SOON })) {
-                    Ok(_) => !fds[2].revents().is_empty(),
-                    Err(rustix::io::Errno::INTR) => continue,
-                    Err(error) => {
-                        tracing::error!(%error, "poll of the rings failed; no more events are read");
-                        return;
+            match self.wait(&rings, stop, last) {
+                Ok(false) => last = self.round(&mut rings),
+                Ok(true) => break,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => {
+                    tracing::error!(%error, "poll of the rings failed; no more events are read");
+                    return;
+                }
+            }
+        }
+        let end = Instant::now() + LAST;
+        while self.round(&mut rings) != Round::Empty && Instant::now() < end {
+            std::thread::sleep(GRACE);
+        }
+        while let Some(verdict) = self.waiting.pop_front() {
+            self.hand_over(verdict);
+        }
+    }
+
+    /// Until there is something to do; true if that is to end.
+    fn wait(&self, rings: &Rings, stop: &OwnedFd, last: Round) -> rustix::io::Result<bool> {
+        let stop = PollFd::new(stop, PollFlags::IN);
+        if last == Round::Pressed {
+            let mut only = [stop];
+            poll(&mut only, Some(&SOON))?;
+            return Ok(!only[0].revents().is_empty());
+        }
+        let ring = |ring| PollFd::new(ring, PollFlags::IN);
+        let mut fds = [ring(&rings.verdicts), ring(&rings.events), stop];
+        poll(&mut fds, Some(if self.waiting.is_empty() { &LOOK } else { &SOON }))?;
+        Ok(!fds[2].revents().is_empty())
+    }
+
+    /// Everything there is and the pipeline has room for, the two rings merged by time: a verdict comes after
+    /// the fork and exec that led to it.
+    fn round(&mut self, rings: &mut Rings) -> Round {
+        for _ in 0..BATCHES {
+            let all = self.read_verdicts(&mut rings.verdicts);
+            for _ in 0..BATCH {
+                if self.is_pressed() {
+                    return Round::Pressed;
+                }
+                let event = match rings.events.next() {
+                    Some(record) => self.decoded(&record),
+                    None => {
+                        self.settle();
+                        if all {
+                            self.backlog.emptied.fetch_add(1, Ordering::Relaxed);
+                            return Round::Empty;
+                        }
+                        return Round::More;
                     }
-                }
-            };
-            self.round(&mut rings);
-            if ready {
-                while let Some(verdict) = self.waiting.pop_front() {
-                    self.hand_over(verdict);
-                }
-                return;
+                };
+                let Some(event) = event else { continue };
+                self.hand_over_until(|verdict| verdict.time_ns <= event.time_ns);
+                self.hand_over(event);
             }
         }
+        Round::More
     }
 
-    /// Everything there is, the two rings merged by time: a verdict comes after the fork and exec
-    /// that led to it.
-    fn round(&mut self, rings: &mut Rings) {
-        self.read_verdicts(&mut rings.verdicts);
-        loop {
-            let event = match rings.events.next() {
-                Some(record) => self.decoded(&record),
-                None => break,
-            };
-            let Some(event) = event else { continue };
-            while self.waiting.front().is_some_and(|verdict| verdict.time_ns <= event.time_ns) {
-                if let Some(verdict) = self.waiting.pop_front() {
-                    self.hand_over(verdict);
-                }
+    /// Has the pipeline as much to do as it may have?
+    fn is_pressed(&self) -> bool {
+        self.handed.saturating_sub(self.counts.taken.load(Ordering::Relaxed)) >= AHEAD
+    }
+
+    /// Reads verdicts, and tells whether these were all.
+    fn read_verdicts(&mut self, ring: &mut RingBuf<MapData>) -> bool {
+        let before = self.waiting.len();
+        let mut all = false;
+        while self.waiting.len() < WAITING && !all {
+            match ring.next() {
+                Some(record) => self.waiting.extend(self.decoded(&record)),
+                None => all = true,
             }
-            self.hand_over(event);
         }
+        if self.waiting.len() > before {
+            self.waiting.make_contiguous().sort_by_key(|event| event.time_ns);
+        }
+        all
+    }
+
+    /// No event is left that could have led to the verdicts, but those that are being written just now.
+    fn settle(&mut self) {
         let settled_ns = boot_ns().saturating_sub(GRACE.as_nanos() as u64);
-        while self.waiting.front().is_some_and(|verdict| verdict.prevented() || verdict.time_ns <= settled_ns) {
-            if let Some(verdict) = self.waiting.pop_front() {
-                self.hand_over(verdict);
-            }
-        }
-        self.backlog.emptied.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn read_verdicts(&mut self, ring: &mut RingBuf<MapData>) {
-        while let Some(record) = ring.next() {
-            if let Some(event) = self.decoded(&record) {
-                self.waiting.push_back(event);
-            }
-        }
-        self.waiting.make_contiguous().sort_by_key(|event| event.time_ns);
+        self.hand_over_until(|verdict| verdict.prevented() || verdict.time_ns <= settled_ns);
     }
 
     fn decoded(&self, record: &[u8]) -> Option<Event> {
@@ -186,11 +253,20 @@ impl<T: From<Event>> Worker<T> {
         }
     }
 
-    fn hand_over(&self, event: Event) {
-        // A pipeline that has ended is shutting down: nothing to count.
-        if let Err(TrySendError::Full(_)) = self.sender.try_send(event.into()) {
-            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+    /// Verdicts from the oldest on, as long as they are to go.
+    fn hand_over_until(&mut self, is_due: impl Fn(&Event) -> bool) {
+        while self.waiting.front().is_some_and(&is_due) {
+            if let Some(verdict) = self.waiting.pop_front() {
+                self.hand_over(verdict);
+            }
         }
+    }
+
+    fn hand_over(&mut self, event: Event) {
+        self.handed += 1;
+        // There is room, as `AHEAD` is less than the queue's length; only when others have filled the rest
+        // is this a wait. A pipeline that has ended is shutting down.
+        let _ = self.sender.send(event.into());
     }
 }
 

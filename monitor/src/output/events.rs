@@ -3,10 +3,11 @@
 
 use super::Clock;
 use super::record::ECS_VERSION;
+use super::shares::Shares;
 use super::sink::{RotatedFile, Sink as _};
 use super::writer::{OutputError, host_name};
 use crate::container::registry::Container;
-use crate::event::{Body, ConnectOp, Event, HOST, ProcessKey};
+use crate::event::{Body, ConnectOp, ContainerKey, Event, HOST, ProcessKey};
 use crate::startup::STARTUP_ID;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -15,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-/// Rows that may wait for the disk; a row has some 600 bytes.
+/// Rows that may wait for the disk; a row has some 600 bytes. A container may hold two thirds of them.
 const QUEUE: usize = 8192;
 /// Rows are written together up to this many bytes.
 const BATCH: usize = 64 * 1024;
@@ -25,13 +26,19 @@ const BATCH: usize = 64 * 1024;
 pub struct Counters {
     /// No longer waiting, written or not.
     pub settled: AtomicU64,
-    /// Lost: the queue was full or the file refused them.
+    /// Lost: the container had its share of the queue, or the file refused them.
     pub lost: AtomicU64,
+}
+
+struct Row {
+    text: String,
+    container: ContainerKey,
 }
 
 /// The way out for events.
 pub struct Events {
-    queue: Option<SyncSender<String>>,
+    queue: Option<SyncSender<Row>>,
+    shares: Arc<Shares<ContainerKey>>,
     submitted: u64,
     counters: Arc<Counters>,
     host: String,
@@ -49,13 +56,14 @@ impl Events {
         let (queue, rows) = sync_channel(QUEUE);
         let (finished, done) = sync_channel(1);
         let counters = Arc::new(Counters::default());
-        let counted = counters.clone();
+        let shares = Arc::new(Shares::new(QUEUE));
+        let (counted, shared) = (counters.clone(), shares.clone());
         let body = move || {
-            write_all(sink, &rows, &counted);
+            write_all(sink, &rows, &shared, &counted);
             let _ = finished.send(());
         };
         std::thread::Builder::new().name("events".into()).spawn(body).map_err(OutputError::Thread)?;
-        Ok(Self { queue: Some(queue), submitted: 0, counters, host: host_name(), done })
+        Ok(Self { queue: Some(queue), shares, submitted: 0, counters, host: host_name(), done })
     }
 
     /// Hands an event over; never waits. What the start-up scan makes up is no event, and neither are
@@ -64,8 +72,12 @@ impl Events {
         if event.id & STARTUP_ID != 0 {
             return;
         }
-        let Some(row) = row(event, container, &self.host, &Clock::now()) else { return };
-        let sent = self.queue.as_ref().is_some_and(|queue| queue.try_send(format!("{row}\n")).is_ok());
+        let Some(naming) = naming(event) else { return };
+        let sent = self.shares.take(event.container) && {
+            let row = row(event, naming, container, &self.host, &Clock::now());
+            let row = Row { text: format!("{row}\n"), container: event.container };
+            self.queue.as_ref().is_some_and(|queue| queue.try_send(row).is_ok())
+        };
         if sent {
             self.submitted += 1;
         } else {
@@ -90,14 +102,16 @@ impl Events {
     }
 }
 
-fn write_all(mut sink: RotatedFile, rows: &Receiver<String>, counters: &Counters) {
+fn write_all(mut sink: RotatedFile, rows: &Receiver<Row>, shares: &Shares<ContainerKey>, counters: &Counters) {
     let mut failing: Option<Instant> = None;
     while let Ok(first) = rows.recv() {
-        let (mut batch, mut count) = (first, 1);
+        shares.give_back(&first.container);
+        let (mut batch, mut count) = (first.text, 1);
         while batch.len() < BATCH
             && let Ok(row) = rows.try_recv()
         {
-            batch.push_str(&row);
+            shares.give_back(&row.container);
+            batch.push_str(&row.text);
             count += 1;
         }
         match sink.write(&batch) {
@@ -115,18 +129,22 @@ fn write_all(mut sink: RotatedFile, rows: &Receiver<String>, counters: &Counters
     }
 }
 
-/// One row, or `None` for an event that has none.
-fn row(event: &Event, container: Option<&Container>, host: &str, clock: &Clock) -> Option<Value> {
-    let (action, category, kind) = match &event.body {
-        Body::Exec(_) => ("exec", "process", "start"),
-        Body::Exit { .. } => ("exit", "process", "end"),
-        Body::Connect(connect) if connect.op == ConnectOp::Listen => ("listen", "network", "start"),
-        Body::Connect(_) => ("connect", "network", "connection"),
-        Body::Open(_) => ("open", "file", "access"),
-        Body::Moved { .. } => ("descriptor_moved", "process", "change"),
-        Body::UnixConnect { .. } => ("unix_connect", "network", "connection"),
+/// Action, category and type of an event's row, if it has one.
+fn naming(event: &Event) -> Option<[&'static str; 3]> {
+    Some(match &event.body {
+        Body::Exec(_) => ["exec", "process", "start"],
+        Body::Exit { .. } => ["exit", "process", "end"],
+        Body::Connect(connect) if connect.op == ConnectOp::Listen => ["listen", "network", "start"],
+        Body::Connect(_) => ["connect", "network", "connection"],
+        Body::Open(_) => ["open", "file", "access"],
+        Body::Moved { .. } => ["descriptor_moved", "process", "change"],
+        Body::UnixConnect { .. } => ["unix_connect", "network", "connection"],
         Body::Fork { .. } | Body::Payload(_) | Body::Cgroup(_) => return None,
-    };
+    })
+}
+
+fn row(event: &Event, naming: [&str; 3], container: Option<&Container>, host: &str, clock: &Clock) -> Value {
+    let [action, category, kind] = naming;
     let mut row = json!({
         "@timestamp": clock.at(event.time_ns).to_string(),
         "ecs": { "version": ECS_VERSION },
@@ -166,7 +184,7 @@ fn row(event: &Event, container: Option<&Container>, host: &str, clock: &Clock) 
         Body::UnixConnect { name, .. } => row["file"] = json!({ "path": name }),
         Body::Moved { .. } | Body::Fork { .. } | Body::Payload(_) | Body::Cgroup(_) => {}
     }
-    Some(row)
+    row
 }
 
 fn entity(process: ProcessKey) -> String {

@@ -1,6 +1,6 @@
 //! Alerts out. `record` is the row (Elastic Common Schema), `human` its rendering for people,
 //! `sink` where rows go (stdout, a rotated file), `writer` the thread and bounded queue between
-//! the pipeline and the sink. What is worth an alert is decided elsewhere.
+//! the pipeline and the sink, `shares` who may have how much of that queue. What is worth an alert is decided elsewhere.
 
 pub mod category;
 mod clock;
@@ -11,6 +11,7 @@ pub mod notice;
 pub mod record;
 pub mod response;
 pub mod schema;
+mod shares;
 pub mod sink;
 pub mod writer;
 

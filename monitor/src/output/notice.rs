@@ -59,14 +59,17 @@ impl Notice {
     pub fn handover_loss(lost: u64) -> Self {
         let message = format!("{lost} events were lost when the former daemon ended");
         Self::new(NoticeKind::Metric, "event_loss", message)
-            .with(serde_json::json!({ "container": "", "kind": "any", "lost": lost, "cause": "daemon_ended" }))
+            .with(serde_json::json!({ "container": "", "lost": lost, "cause": "daemon_ended" }))
     }
 
-    /// Records of a container were lost.
-    pub fn event_loss(container: &str, kind: &str, lost: u64) -> Self {
-        let message = format!("{lost} {kind} events of container {container} were lost");
+    /// Records of a container were lost, so many of each kind.
+    pub fn event_loss(container: &str, kinds: &[(String, u64)]) -> Self {
+        let lost: u64 = kinds.iter().map(|(_, count)| count).sum();
+        let by_kind: serde_json::Map<_, _> =
+            kinds.iter().map(|(kind, count)| (kind.clone(), (*count).into())).collect();
+        let message = format!("{lost} events of container {container} were lost");
         Self::new(NoticeKind::Metric, "event_loss", message)
-            .with(serde_json::json!({ "container": container, "kind": kind, "lost": lost }))
+            .with(serde_json::json!({ "container": container, "lost": lost, "kinds": by_kind }))
     }
 }
 

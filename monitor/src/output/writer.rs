@@ -5,6 +5,7 @@ use super::human::Human;
 use super::notice::{NoticeKind, NoticeRow};
 use super::record::{Alert, Row};
 use super::response::ResponseRow;
+use super::shares::Shares;
 use super::sink::{RotatedFile, Sink, Stdout};
 use super::{Clock, Notice};
 use crate::config::{self, Format};
@@ -17,8 +18,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-/// Findings that may wait for the sink; a finding is a few kilobytes.
+/// Rows about containers that may wait for the sink; a finding is a few kilobytes. A container may hold two
+/// thirds of them.
 const QUEUE: usize = 1024;
+/// Rows about the daemon itself, and orders to the writer, that may wait besides.
+const OWN: usize = 128;
 
 /// Someone else who wants every row (the control socket).
 pub trait Observer: Send {
@@ -49,11 +53,14 @@ pub struct Counters {
     pub written: AtomicU64,
     /// Lost because the sink refused them.
     pub failed: AtomicU64,
-    /// Lost because the queue was full.
+    /// Lost because the container had its share of the queue, or the queue was full.
     pub dropped: AtomicU64,
     /// Findings and notices that were taken off the queue and dealt with, written or not.
     pub settled: AtomicU64,
 }
+
+/// Whose place in the queue a row takes: a container's id, none for what is the daemon's own.
+type Payer = Option<String>;
 
 enum Job {
     Finding(Box<Finding>),
@@ -65,7 +72,8 @@ enum Job {
 
 /// The way out for findings and notices.
 pub struct Output {
-    queue: SyncSender<Job>,
+    queue: SyncSender<(Payer, Job)>,
+    shares: Arc<Shares<String>>,
     counters: Arc<Counters>,
     /// Findings and notices that went into the queue.
     submitted: AtomicU64,
@@ -104,13 +112,15 @@ impl Output {
         human: Option<Human>,
         observer: Option<Box<dyn Observer>>,
     ) -> Result<Self, OutputError> {
-        let (queue, jobs) = sync_channel(QUEUE);
+        let (queue, jobs) = sync_channel(QUEUE + OWN);
+        let shares = Arc::new(Shares::new(QUEUE));
         let (finished, done) = sync_channel(1);
         let counters = Arc::new(Counters::default());
         let writer = Writer {
             sink,
             human,
             observer,
+            shares: shares.clone(),
             counters: counters.clone(),
             host: host_name(),
             failed: 0,
@@ -123,27 +133,27 @@ impl Output {
                 let _ = finished.send(());
             })
             .map_err(OutputError::Thread)?;
-        Ok(Self { queue, counters, submitted: AtomicU64::new(0), done })
+        Ok(Self { queue, shares, counters, submitted: AtomicU64::new(0), done })
     }
 
     /// Hands over a finding; never waits.
     pub fn finding(&self, finding: Finding) {
-        self.submit(Job::Finding(Box::new(finding)));
+        self.submit(Some(finding.container.id.clone()), Job::Finding(Box::new(finding)));
     }
 
     /// Hands over a notice; never waits.
     pub fn notice(&self, notice: Notice) {
-        self.submit(Job::Notice(Box::new(notice)));
+        self.submit(None, Job::Notice(Box::new(notice)));
     }
 
     /// Hands over what was done about a container; never waits.
     pub fn response(&self, response: Response) {
-        self.hand_over(Job::Response(Box::new(response)));
+        self.hand_over(Some(response.container.id.clone()), Job::Response(Box::new(response)));
     }
 
     /// Opens the file anew before the next row.
     pub fn reopen(&self) {
-        self.hand_over(Job::Reopen);
+        self.hand_over(None, Job::Reopen);
     }
 
     /// Findings and notices that went into the queue so far; compared with [`Counters::settled`].
@@ -160,7 +170,7 @@ impl Output {
     /// (a reader of standard output that does not read).
     pub fn close(self, patience: Duration) -> bool {
         let end = std::time::Instant::now() + patience;
-        while self.queue.try_send(Job::Stop).is_err() {
+        while self.queue.try_send((None, Job::Stop)).is_err() {
             if std::time::Instant::now() >= end {
                 return false;
             }
@@ -169,14 +179,15 @@ impl Output {
         self.done.recv_timeout(end.saturating_duration_since(std::time::Instant::now())).is_ok()
     }
 
-    fn submit(&self, job: Job) {
-        if self.hand_over(job) {
+    fn submit(&self, payer: Payer, job: Job) {
+        if self.hand_over(payer, job) {
             self.submitted.fetch_add(1, Relaxed);
         }
     }
 
-    fn hand_over(&self, job: Job) -> bool {
-        let sent = self.queue.try_send(job).is_ok();
+    fn hand_over(&self, payer: Payer, job: Job) -> bool {
+        let may = payer.as_ref().is_none_or(|container| self.shares.take(container.clone()));
+        let sent = may && self.queue.try_send((payer, job)).is_ok();
         if !sent {
             self.counters.dropped.fetch_add(1, Relaxed);
         }
@@ -188,6 +199,7 @@ struct Writer {
     sink: Box<dyn Sink>,
     human: Option<Human>,
     observer: Option<Box<dyn Observer>>,
+    shares: Arc<Shares<String>>,
     counters: Arc<Counters>,
     host: String,
     /// Rows the sink has refused since it last took one.
@@ -196,8 +208,11 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, jobs: &Receiver<Job>) {
-        while let Ok(job) = jobs.recv() {
+    fn run(mut self, jobs: &Receiver<(Payer, Job)>) {
+        while let Ok((payer, job)) = jobs.recv() {
+            if let Some(container) = payer {
+                self.shares.give_back(&container);
+            }
             match job {
                 Job::Finding(finding) => {
                     let alert = Alert::new(&finding, &self.host, &Clock::now());

@@ -49,6 +49,7 @@ impl Account {
     /// A record was judged.
     pub fn judged(&mut self) {
         self.judged += 1;
+        self.drain.taken.fetch_add(1, Relaxed);
     }
 
     /// Is something judged of which it is not known yet whether it is written?
@@ -86,7 +87,7 @@ impl Account {
 
     /// The counts as they are to be left to the next daemon.
     pub fn handover(&self) -> Handover {
-        let gone = self.in_flight + self.drain.dropped.load(Relaxed) + self.drain.malformed.load(Relaxed);
+        let gone = self.in_flight + self.drain.malformed.load(Relaxed);
         Handover {
             handled: self.base.handled + self.written + gone,
             lost: self.base.lost + gone + self.rows_lost,

@@ -5,6 +5,7 @@ mod account;
 mod compile;
 mod facts;
 mod finding;
+mod losses;
 mod older;
 mod orders;
 pub mod replay;
@@ -33,8 +34,9 @@ use crate::response::{Origin, Report};
 use crate::startup::STARTUP_ID;
 use crate::{container, kernel::classes};
 use facts::Facts;
+use losses::{Loss, Losses};
 use older::Older;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -132,7 +134,7 @@ pub struct Pipeline {
     account: Account,
     /// Findings about containers whose metadata is incomplete, oldest first.
     unamended: VecDeque<Finding>,
-    losses: HashMap<(ContainerKey, u32), u64>,
+    losses: Losses,
     serial: u64,
     held: Held,
     stop: Option<respond::Stop>,
@@ -155,7 +157,7 @@ impl Pipeline {
             detectors: Detectors::new(),
             older: Older::default(),
             unamended: VecDeque::new(),
-            losses: maps.ledger.losses_told().into_iter().map(|(key, n)| ((key.container, key.kind), n)).collect(),
+            losses: Losses::new(maps.ledger.losses_told()),
             serial: 0,
             held: Held::new(responses.unified, responses.packets),
             stop: responses.stop,
@@ -431,15 +433,8 @@ impl Pipeline {
         for (container, report) in self.held.tick(&mut self.maps, &self.registry) {
             self.responded(container, Origin::Daemon, report);
         }
-        for (key, lost) in self.maps.losses() {
-            let before = self.losses.insert((key.container, key.kind), lost).unwrap_or(0);
-            if lost > before {
-                let view = self.registry.view(key.container);
-                let kind = u16::try_from(key.kind).ok().and_then(|kind| crate::event::Kind::try_from(kind).ok());
-                let kind = kind.map_or("unknown".to_owned(), |kind| format!("{kind:?}").to_lowercase());
-                self.output.notice(Notice::event_loss(&view.id, &kind, lost - before));
-                self.maps.ledger.tell_loss(&key, lost);
-            }
+        for loss in self.losses.due(boot_ns(), &self.maps.losses()) {
+            self.lost(&loss);
         }
         if let Some(lost) = self.account.lost_with_former() {
             self.output.notice(Notice::handover_loss(lost));
@@ -449,6 +444,19 @@ impl Pipeline {
         self.maps.ledger.set_handover(&handover);
         self.counts.lost.store(handover.lost + self.maps.ring_full(), Ordering::Relaxed);
         self.counts.processes.store(self.processes.len() as u64, Ordering::Relaxed);
+    }
+
+    /// Tells of a container whose records found no room.
+    fn lost(&mut self, loss: &Loss) {
+        if loss.is_new {
+            let event = facts::container_event(&self.registry, loss.container);
+            self.report(&event, loss.detection(&event), Outcome::Observed);
+        }
+        let view = self.registry.view(loss.container);
+        self.output.notice(Notice::event_loss(&view.id, &loss.kinds));
+        for (key, count) in &loss.counts {
+            self.maps.ledger.tell_loss(key, *count);
+        }
     }
 
     /// Is enforcement to end with the daemon?

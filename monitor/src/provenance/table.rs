@@ -138,6 +138,10 @@ impl ProcessTable {
 
     /// Its living descendants, in no particular order.
     pub fn descendants(&self, key: ProcessKey) -> Vec<ProcessKey> {
+        // Most culprits have none, and to see that is cheap.
+        if !self.nodes.values().any(|p| p.parent == Some(key)) {
+            return Vec::new();
+        }
         self.nodes
             .values()
             .filter(|p| p.alive() && self.ancestors(p.key).any(|a| a.key == key))
@@ -290,8 +294,8 @@ impl ProcessTable {
         }
     }
 
-    /// Forgets what ended long ago and no living process descends from; over the limit also what
-    /// ended lately, then ancestors, then the oldest living.
+    /// Forgets what ended long ago and no living process descends from; over the limit, of those containers
+    /// that have more than their share, also what ended lately, then ancestors, then the oldest living.
     fn sweep(&mut self) {
         let mut needed: HashSet<ProcessKey> = HashSet::new();
         for process in self.nodes.values().filter(|p| p.alive()) {
@@ -309,17 +313,22 @@ impl ProcessTable {
     fn shrink(&mut self, needed: &HashSet<ProcessKey>) {
         // An eighth at a time, so that the next processes do not each pay for a sweep.
         let excess = self.nodes.len() - (self.limits.processes - self.limits.processes / 8);
-        let mut order: Vec<(u8, u64, ProcessKey)> = self
+        let mut by_container: HashMap<ContainerKey, usize> = HashMap::new();
+        self.nodes.values().for_each(|p| *by_container.entry(p.container).or_default() += 1);
+        // Someone is at least average; who floods is far above.
+        let average = self.nodes.len() / by_container.len().max(1);
+        let is_small = |p: &Process| by_container.get(&p.container).is_none_or(|count| *count < average);
+        let mut order: Vec<(bool, u8, u64, ProcessKey)> = self
             .nodes
             .values()
             .map(|p| match p.exited_at {
-                Some(at) if !needed.contains(&p.key) => (0, at, p.key),
-                Some(at) => (1, at, p.key),
-                None => (2, p.key.start_ns, p.key),
+                Some(at) if !needed.contains(&p.key) => (is_small(p), 0, at, p.key),
+                Some(at) => (is_small(p), 1, at, p.key),
+                None => (is_small(p), 2, p.key.start_ns, p.key),
             })
             .collect();
         order.sort_unstable();
-        for (_, _, key) in order.into_iter().take(excess) {
+        for (_, _, _, key) in order.into_iter().take(excess) {
             self.nodes.remove(&key);
         }
     }

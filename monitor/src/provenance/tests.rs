@@ -75,6 +75,21 @@ fn memory_is_bounded_under_churn() {
 }
 
 #[test]
+fn a_flood_of_one_container_costs_no_other_its_processes() {
+    let mut t = ProcessTable::new(Limits { processes: 500, ..Limits::default() });
+    for pid in 10..20 {
+        let mut other = event(pid, S, Body::Fork { parent: key(5), comm: "curl".into() });
+        other.container = 8;
+        t.apply(&other);
+        exit(&mut t, pid, S);
+    }
+    for pid in 100..20_000 {
+        fork(&mut t, pid, 99, 2 * S);
+    }
+    assert!((10..20).all(|pid| t.get(key(pid)).is_some()), "what ended just now is still needed");
+}
+
+#[test]
 fn an_endless_chain_of_forks_stays_short() {
     let mut t = ProcessTable::default();
     for pid in 10..2000u32 {

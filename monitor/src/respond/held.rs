@@ -15,9 +15,16 @@ use monitor_common::state::{CutKey, RESPONSE_CGROUP, RESPONSE_DOOM, RESPONSE_NET
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Ticks (seconds) a kill that was not finished is gone on with.
 const HUNT_TICKS: u32 = 30;
+
+/// Time that kills in one container may take from the pipeline in a second. An attack in a loop must not keep
+/// other containers' attacks waiting: what comes after that is hunted together, at the tick.
+const HUNTING: Duration = Duration::from_millis(50);
+/// Kills that may wait for the tick; a quarter of what the kernel half can be told.
+const JOINED: usize = 256;
 
 /// What is done to one container.
 #[derive(Debug, Default)]
@@ -44,6 +51,8 @@ pub struct View {
 pub struct Held {
     containers: BTreeMap<ContainerKey, State>,
     hunts: Vec<(Hunt, u32)>,
+    /// Time spent on kills in the second at hand, by container.
+    spent: BTreeMap<ContainerKey, Duration>,
     /// Containers the engine is stopping, and who asked for it.
     stopping: BTreeMap<ContainerKey, Origin>,
     /// A mount of the cgroup v2 root.
@@ -253,10 +262,17 @@ impl Held {
         true
     }
 
+    /// May a kill in this container take time at once?
+    pub fn may_hunt(&self, container: ContainerKey) -> bool {
+        self.spent.get(&container).is_none_or(|spent| *spent < HUNTING)
+    }
+
     /// Goes on with a kill until nobody is left, and tells of all that were killed; what is not finished
-    /// then is gone on with at every tick.
-    pub fn pursue(&mut self, reflex: &mut dyn Reflex, registry: &Registry, mut hunt: Hunt) -> Option<Report> {
+    /// then, or is one of too many, is gone on with at every tick.
+    pub fn pursue(&mut self, reflex: &mut dyn Reflex, registry: &Registry, hunt: Hunt) -> Option<Report> {
+        let mut hunt = self.at_once(hunt)?;
         let over = hunt.run(reflex, registry);
+        *self.spent.entry(hunt.container()).or_default() += hunt.age();
         let (processes, took_us) = hunt.take_killed();
         if over {
             hunt.end(reflex, self.hunts.is_empty());
@@ -266,6 +282,23 @@ impl Held {
         let remark = if over { "" } else { "not finished in time: gone on with" };
         let done = Done { by: vec!["pidfd".into()], processes, remark: remark.into() };
         (!done.processes.is_empty() || !over).then_some(Report { deed: Deed::Kill, result: Ok(done), took_us })
+    }
+
+    /// What is to be hunted now, if anything: of a container that has had its time for this second, nothing
+    /// before many are waiting.
+    fn at_once(&mut self, hunt: Hunt) -> Option<Hunt> {
+        let container = hunt.container();
+        if self.may_hunt(container) {
+            return Some(hunt);
+        }
+        let Some(place) = self.hunts.iter().position(|(waiting, _)| waiting.container() == container) else {
+            self.hunts.push((hunt, HUNT_TICKS));
+            return None;
+        };
+        let (waiting, ticks) = &mut self.hunts[place];
+        waiting.join(hunt);
+        *ticks = HUNT_TICKS;
+        (waiting.size() >= JOINED).then(|| self.hunts.swap_remove(place).0)
     }
 
     /// Once a second: finds what quarantined containers have made since (namespaces, sockets), and goes on
@@ -295,6 +328,7 @@ impl Held {
     }
 
     fn hunt_on(&mut self, reflex: &mut dyn Reflex, registry: &Registry) -> Vec<(ContainerKey, Report)> {
+        self.spent.clear();
         let mut done = Vec::new();
         for (mut hunt, ticks) in std::mem::take(&mut self.hunts) {
             let over = hunt.run(reflex, registry);

@@ -63,6 +63,27 @@ impl Hunt {
         &self.killed
     }
 
+    /// How long it has been on.
+    pub fn age(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// How many lines it follows.
+    pub fn size(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Goes on with another one's set, of the same container, as well.
+    pub fn join(&mut self, other: Self) {
+        for line in other.lines {
+            if !self.lines.contains(&line) {
+                self.lines.push(line);
+            }
+        }
+        self.signalled.extend(other.signalled);
+        self.killed.extend(other.killed);
+    }
+
     /// These were killed by the kernel half: that is not to be told twice.
     pub fn by_kernel(&mut self, processes: &[u32]) {
         self.killed.retain(|pid| !processes.contains(pid));

@@ -183,7 +183,9 @@ fn finish(
             why.get_or_insert(error);
         }
     }
-    hunt.look(&*means.reflex, means.registry);
+    if means.held.may_hunt(container.key) {
+        hunt.look(&*means.reflex, means.registry);
+    }
     if let Outcome::Killed { processes, .. } = &by_kernel {
         hunt.by_kernel(processes);
     }

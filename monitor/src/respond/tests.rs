@@ -163,6 +163,29 @@ fn a_line_is_followed_through_generations_that_have_ended() {
 }
 
 #[test]
+fn kills_in_a_loop_are_hunted_together() {
+    let culprit = |number: u32| ProcessKey { tgid: 4_000_000 + number, start_ns: 7_000_000_000 };
+    let (registry, mut notes, mut held) = (registry(), Notes::default(), Held::default());
+    let begun = std::time::Instant::now();
+    let mut at_once = 0;
+    // Until the container has had its time; each kill takes some of it.
+    while held.may_hunt(KEY) {
+        let hunt = Hunt::start(&mut notes, KEY, &[culprit(at_once)]);
+        assert!(held.pursue(&mut notes, &registry, hunt).is_none() && notes.doomed.is_empty());
+        at_once += 1;
+        assert!(begun.elapsed().as_secs() < 20, "there is no limit");
+    }
+    assert!(held.may_hunt(KEY + 1), "another container has its own time");
+    for number in 0..3 {
+        let hunt = Hunt::start(&mut notes, KEY, &[culprit(1_000_000 + number)]);
+        assert!(held.pursue(&mut notes, &registry, hunt).is_none());
+    }
+    assert_eq!(notes.doomed.len(), 3, "who is born into them dies meanwhile");
+    held.tick(&mut notes, &registry);
+    assert!(notes.doomed.is_empty() && held.may_hunt(KEY));
+}
+
+#[test]
 fn beyond_the_last_generation_told_apart_its_place_counts() {
     let culprit = ProcessKey { tgid: 4_000_001, start_ns: 7_000_000_000 };
     let mut notes = Notes::default();

@@ -175,8 +175,19 @@ impl Container {
 
     /// Starts `sh -c script` inside, as a runtime's exec does.
     pub fn spawn(&self, script: &str) -> Result<Child> {
-        let (open, join) = self.cgroup.redirections();
-        let inner = format!("{join}; exec \"$@\"");
+        let (_, join) = self.cgroup.redirections();
+        self.enter(&format!("{join}; exec \"$@\""), script)
+    }
+
+    /// Starts a script in the container's namespaces but outside its cgroup: `(enter; exec PROGRAM)` in it starts
+    /// a program inside as a runtime's exec does, a thousand of them faster than with [`Self::spawn`].
+    pub fn spawn_beside(&self, script: &str) -> Result<Child> {
+        let (_, join) = self.cgroup.redirections();
+        self.enter(&format!("enter() {{ {join}; }}; eval \"$3\""), script)
+    }
+
+    fn enter(&self, inner: &str, script: &str) -> Result<Child> {
+        let (open, _) = self.cgroup.redirections();
         let outer = format!(
             "{open}; exec nsenter --target {} --mount --net --pid --uts --ipc -- /bin/sh -c '{inner}' sh \"$@\"",
             self.init

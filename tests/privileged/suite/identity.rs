@@ -112,9 +112,7 @@ pub fn churn_2000_containers_rss_flat() -> Result<()> {
 }
 
 fn counters(status: &serde_json::Value) -> String {
-    ["events_received", "events_dropped", "events_lost", "findings"]
-        .map(|name| format!("{name} {}", status[name]))
-        .join(", ")
+    ["events_received", "events_lost", "findings"].map(|name| format!("{name} {}", status[name])).join(", ")
 }
 
 /// Makes so many containers, each of which asks the kubelet's port (where nobody listens) once.

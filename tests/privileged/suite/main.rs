@@ -14,6 +14,7 @@ mod container;
 mod daemon;
 mod engine;
 mod faults;
+mod flood;
 mod identity;
 mod kill_set;
 mod lab;
@@ -108,6 +109,8 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("storm_over_a_killed_daemon_is_accounted_for", Needs::Daemon, storm::storm_over_a_killed_daemon_is_accounted_for),
     ("overflow_without_a_daemon_is_counted", Needs::Daemon, storm::overflow_without_a_daemon_is_counted),
     ("rows_of_a_killed_daemon_are_counted", Needs::Daemon, storm::rows_of_a_killed_daemon_are_counted),
+    ("flood_costs_only_the_flooder", Needs::Daemon, flood::flood_costs_only_the_flooder),
+    ("marks_survive_a_flood_of_marks", Needs::Daemon, flood::marks_survive_a_flood_of_marks),
     ("policy_off_label", Needs::Daemon, engine::policy_off_label),
 ];
 
