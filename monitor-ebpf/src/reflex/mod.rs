@@ -2,6 +2,7 @@
 
 pub mod doom;
 pub mod guard;
+pub mod own;
 pub mod program;
 pub mod provenance;
 pub mod quarantine;

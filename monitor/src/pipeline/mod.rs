@@ -7,11 +7,13 @@ mod facts;
 mod finding;
 mod older;
 mod orders;
+mod stranger;
 mod told;
 
 pub use account::Account;
 pub use compile::{Compiled, classify, fill_maps};
 pub use orders::{Settings as ResponseSettings, stop_report};
+pub use stranger::{Gate, gate};
 
 use crate::container::Registry;
 use crate::container::docker::Notice as EngineNotice;
@@ -29,6 +31,7 @@ use crate::provenance::ProcessTable;
 use crate::respond::{self, Held, Means};
 use crate::response::{Origin, Report};
 use crate::startup::STARTUP_ID;
+use crate::startup::own::Own;
 use crate::{container, kernel::classes};
 use facts::Facts;
 use older::Older;
@@ -49,6 +52,8 @@ pub enum Input {
     Engine(EngineNotice),
     /// An order on the control socket.
     Order(Box<Order>),
+    /// A process of a container has come to the control socket.
+    Stranger(u32),
     /// The engine has stopped a container, or not.
     Stopped(ContainerKey, Box<Report>),
     /// SIGHUP: a new configuration that has been checked already.
@@ -86,6 +91,8 @@ pub struct Parts {
     pub counts: Arc<Counts>,
     /// Bookkeeping of records.
     pub account: Account,
+    /// What is Bulkhead's own.
+    pub own: Own,
     /// What containers are stopped and cut off with.
     pub responses: ResponseSettings,
 }
@@ -131,13 +138,14 @@ pub struct Pipeline {
     losses: HashMap<(ContainerKey, u32), u64>,
     serial: u64,
     held: Held,
+    own: Own,
     stop: Option<respond::Stop>,
 }
 
 impl Pipeline {
     /// Puts the stages together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { maps, registry, compiled, output, events, counts, account, responses } = parts;
+        let Parts { maps, registry, compiled, output, events, counts, account, own, responses } = parts;
         let mounts = HostMounts::read().unwrap_or_else(|error| {
             tracing::warn!(%error, "the host's mounts cannot be read: writes to them are not told from others");
             HostMounts::from_mountinfo("")
@@ -152,6 +160,7 @@ impl Pipeline {
             serial: 0,
             held: Held::new(responses.unified, responses.packets),
             stop: responses.stop,
+            own,
             maps,
             registry,
             compiled,
@@ -170,6 +179,7 @@ impl Pipeline {
             self.changed(&change);
         }
         self.inherit(quarantined);
+        self.own.tell(&mut self.maps, &self.registry);
         let lists = &self.compiled.lists;
         let host = self.compiled.watch_host;
         let events = crate::startup::scan(&self.registry, &|name, print| classify(lists, name, print), host);
@@ -202,6 +212,7 @@ impl Pipeline {
             }
             Input::Engine(notice) => self.on_engine(&notice),
             Input::Order(order) => self.on_order(&order),
+            Input::Stranger(tgid) => self.on_stranger(tgid),
             Input::Stopped(key, report) => self.on_stopped(key, *report),
             Input::Reload(compiled) => self.reload(*compiled),
             Input::Stop => return Flow::Stop,
@@ -416,6 +427,7 @@ impl Pipeline {
     /// not hand over is told.
     pub fn tick(&mut self) {
         self.maps.beat(boot_ns());
+        self.own.tell(&mut self.maps, &self.registry);
         for (container, report) in self.held.tick(&mut self.maps, &self.registry) {
             self.responded(container, Origin::Daemon, report);
         }

@@ -26,6 +26,7 @@ mod responses;
 mod restart;
 mod shared;
 mod storm;
+mod tamper;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::path::Path;
@@ -106,6 +107,10 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("storm_over_a_killed_daemon_is_accounted_for", Needs::Daemon, storm::storm_over_a_killed_daemon_is_accounted_for),
     ("overflow_without_a_daemon_is_counted", Needs::Daemon, storm::overflow_without_a_daemon_is_counted),
     ("rows_of_a_killed_daemon_are_counted", Needs::Daemon, storm::rows_of_a_killed_daemon_are_counted),
+    ("container_cannot_kill_or_trace_the_daemon", Needs::Daemon, tamper::container_cannot_kill_or_trace_the_daemon),
+    ("container_cannot_touch_maps_or_pins", Needs::Daemon, tamper::container_cannot_touch_maps_or_pins),
+    ("container_cannot_freeze_the_daemon_or_leave", Needs::Daemon, tamper::container_cannot_freeze_the_daemon_or_leave),
+    ("control_socket_refuses_containers", Needs::Daemon, tamper::control_socket_refuses_containers),
     ("policy_off_label", Needs::Daemon, engine::policy_off_label),
 ];
 
