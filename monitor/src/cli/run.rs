@@ -18,7 +18,7 @@ use crate::pipeline::{
 };
 use crate::respond::Stop;
 use crate::respond::held::View;
-use crate::startup::own::Own;
+use crate::startup::own::{self, Own};
 use nix::sys::signal::{SigSet, Signal};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -53,6 +53,7 @@ pub fn main(args: &RunArgs) -> CliResult {
     // Before any thread is started: all of them inherit the mask, and one of them waits.
     let signals = block_signals()?;
     let pins = super::handover::pins(&loaded)?;
+    own::spare_from_oom();
     let mut prepared = prepare(&compiled, pins)?;
     prepared.own =
         Own::collect(prepared.pins.as_ref(), own_files(&loaded, args.config.path()), &loaded.config.control.socket);

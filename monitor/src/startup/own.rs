@@ -86,6 +86,21 @@ impl Own {
     }
 }
 
+/// How much less than others the kernel likes to end the daemon for lack of memory: what the systemd unit sets.
+const OOM_SCORE: i32 = -900;
+
+/// Takes the daemon out of the kernel's first choice when a container has eaten the memory, wherever it was started
+/// from. To be called before capabilities are dropped; a score that is lower already stays.
+pub fn spare_from_oom() {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    let score = std::fs::read_to_string(FILE).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    if score.is_none_or(|score| score > OOM_SCORE)
+        && let Err(error) = std::fs::write(FILE, OOM_SCORE.to_string())
+    {
+        tracing::warn!(%error, "the kernel may end the daemon first when memory runs out: oom_score_adj stays as it is");
+    }
+}
+
 fn name(name: &OsStr) -> u32 {
     hash::name(name.as_encoded_bytes())
 }

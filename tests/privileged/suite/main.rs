@@ -110,6 +110,7 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("container_cannot_kill_or_trace_the_daemon", Needs::Daemon, tamper::container_cannot_kill_or_trace_the_daemon),
     ("container_cannot_touch_maps_or_pins", Needs::Daemon, tamper::container_cannot_touch_maps_or_pins),
     ("container_cannot_freeze_the_daemon_or_leave", Needs::Daemon, tamper::container_cannot_freeze_the_daemon_or_leave),
+    ("daemon_is_not_the_first_to_go", Needs::Daemon, tamper::daemon_is_not_the_first_to_go),
     ("control_socket_refuses_containers", Needs::Daemon, tamper::control_socket_refuses_containers),
     ("policy_off_label", Needs::Daemon, engine::policy_off_label),
 ];

@@ -18,6 +18,9 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+/// include/uapi/linux/capability.h
+const CAP_SYS_RESOURCE: u32 = 24;
+
 /// A daemon that pins, and a container that sees the host's processes and the pins.
 struct Stage {
     // Dropped in this order.
@@ -107,6 +110,20 @@ impl Stage {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.daemon.pid()))?;
         stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).context("no state")
     }
+}
+
+/// The score that makes the kernel end others first when memory runs out is set by the daemon itself; one that may
+/// not says so.
+pub fn daemon_is_not_the_first_to_go() -> Result<()> {
+    let group = Group::make()?;
+    let daemon = Daemon::start(&group, &Settings::mode("monitor"))?;
+    let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", daemon.pid()))?;
+    let status = fs::read_to_string("/proc/self/status")?;
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:")).context("no capabilities")?;
+    let may = u64::from_str_radix(capabilities.trim(), 16)? & (1 << CAP_SYS_RESOURCE) != 0;
+    let said = daemon.log().contains("oom_score_adj");
+    ensure!(score.trim() == if may { "-900" } else { "0" } && said != may, "its score is {score}\n{}", daemon.log());
+    Ok(())
 }
 
 /// Its cgroup frozen, itself moved to another, and the container's process moved out of its container.
