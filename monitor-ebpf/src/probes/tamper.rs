@@ -24,6 +24,8 @@ const SEND_SIG_NOINFO: u64 = 0;
 /// See above.
 const SEND_SIG_PRIV: u64 = 1;
 const SIGSTOP: u32 = 19;
+/// include/uapi/linux/resource.h
+const PRIO_PROCESS: u32 = 0;
 
 /// A signal has been queued, by the running task: by kill(2) and its kin, pidfd_send_signal(2), ptrace(2) or a
 /// write to cgroup.kill. Told on every kernel; it comes too late to keep the signal from the daemon.
@@ -186,14 +188,23 @@ fn try_traced(ctx: &TracePointContext) -> Option<()> {
 /// not let through was tried all the same.
 #[tracepoint]
 pub fn memory_reached(_ctx: TracePointContext) -> u32 {
-    let _ = called(Attempt::Trace);
+    let _ = called(Field::RegsFirstArg, Attempt::Trace);
     0
 }
 
 /// Exit of sched_setaffinity, sched_setscheduler, sched_setparam and sched_setattr: likewise.
 #[tracepoint]
 pub fn rescheduled(_ctx: TracePointContext) -> u32 {
-    let _ = called(Attempt::Resources);
+    let _ = called(Field::RegsFirstArg, Attempt::Resources);
+    0
+}
+
+/// Exit of setpriority(2) of a process.
+#[tracepoint]
+pub fn reniced(_ctx: TracePointContext) -> u32 {
+    if argument(Field::RegsFirstArg).is_some_and(|which| which as u32 == PRIO_PROCESS) {
+        let _ = called(Field::RegsSecondArg, Attempt::Resources);
+    }
     0
 }
 
@@ -201,15 +212,15 @@ pub fn rescheduled(_ctx: TracePointContext) -> u32 {
 #[tracepoint]
 pub fn limited(_ctx: TracePointContext) -> u32 {
     if argument(Field::RegsThirdArg).is_some_and(|limits| limits != 0) {
-        let _ = called(Attempt::Resources);
+        let _ = called(Field::RegsFirstArg, Attempt::Resources);
     }
     0
 }
 
 #[inline(always)]
-fn called(attempt: Attempt) -> Option<()> {
+fn called(process: Field, attempt: Attempt) -> Option<()> {
     let who = own::intruder()?;
-    if own::is_called(who.task, argument(Field::RegsFirstArg)? as u32) {
+    if own::is_called(who.task, argument(process)? as u32) {
         own::attempt(&who, attempt, 0, 0, Means::Kill, false)?;
     }
     Some(())

@@ -325,6 +325,7 @@ pub const HOOKS: &[Hook] = &[
         Power::Kill,
         RESOURCES,
     ),
+    hook("reniced", Fact::Resources, Door::Syscall(&["sys_exit_setpriority"]), 2, false, Power::Kill, RESOURCES),
     hook("limited", Fact::Resources, Door::Syscall(&["sys_exit_prlimit64"]), 2, false, Power::Kill, RESOURCES),
     hook("lsm_map", Fact::Bpf, Door::Lsm("bpf_map"), 0, false, Power::Deny, BPF),
     hook("lsm_bpf", Fact::Bpf, Door::Lsm("bpf"), 0, false, Power::Deny, BPF),

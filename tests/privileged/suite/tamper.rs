@@ -194,6 +194,7 @@ fn reaches(stage: &Stage) -> Result<()> {
         ),
         ("trace", format!("{pidfd}; syscall(438, $p, 3, 0) >= 0 or die")),
         ("own_file_written", format!("open(M, \">\", \"/proc/{pid}/oom_score_adj\")")),
+        ("resources", format!("syscall(141, 0, {pid}, 1)")),
         ("resources", format!("my $c = pack(\"Q\", 1); syscall(203, {pid}, 8, $c)")),
         ("resources", format!("my $l = pack(\"QQ\", 1 << 20, 1 << 20); syscall(302, {pid}, 7, $l, 0)")),
     ];
