@@ -75,6 +75,30 @@ fields! {
     MmEndData = ["mm_struct.end_data"] required,
     /// Credentials that others judge the task by; the acting ones differ while the kernel acts for itself.
     TaskRealCred = ["task_struct.real_cred"] optional,
+    /// Tasks it traces, the newest first.
+    TaskPtraced = ["task_struct.ptraced"] optional,
+    /// Its place among those of its tracer.
+    TaskPtraceEntry = ["task_struct.ptrace_entry"] optional,
+    /// Its process id as the kernel keeps it.
+    TaskThreadPid = ["task_struct.thread_pid"] optional,
+    /// Its place among the tasks of that id.
+    TaskPidLinks = ["task_struct.pid_links"] optional,
+    /// Depth of the namespace that a process id is from.
+    PidLevel = ["pid.level"] optional,
+    /// Tasks with that id.
+    PidTasks = ["pid.tasks"] optional,
+    /// Process that a file of /proc is about, and its inode.
+    ProcInodePid = ["proc_inode.pid"] optional,
+    /// See above.
+    ProcInodeVfs = ["proc_inode.vfs_inode"] optional,
+    /// What a pidfd is of, since 6.9.
+    InodePrivate = ["inode.i_private"] optional,
+    /// Who sent a signal.
+    SiginfoCode = ["kernel_siginfo.si_code"] optional,
+    /// Number of a map.
+    BpfMapId = ["bpf_map.id"] optional,
+    /// Number of a link.
+    BpfLinkId = ["bpf_link.id"] optional,
     /// Real uid.
     CredUid = ["cred.uid"] required,
     /// Current table.
@@ -218,6 +242,18 @@ impl Field {
             Self::TaskRealCred => "telling a task's own credentials from those it acts with for the kernel",
             Self::FsPwd => "full paths of files named relative to a working directory",
             Self::MountMnt | Self::MountNamespace => "telling mounts of other namespaces apart",
+            Self::TaskPtraced
+            | Self::TaskPtraceEntry
+            | Self::TaskThreadPid
+            | Self::TaskPidLinks
+            | Self::PidLevel
+            | Self::PidTasks
+            | Self::ProcInodePid
+            | Self::ProcInodeVfs
+            | Self::InodePrivate
+            | Self::SiginfoCode
+            | Self::BpfMapId
+            | Self::BpfLinkId => "some attempts upon Bulkhead itself",
             Self::SkbSock | Self::SockNet | Self::NetInum | Self::SockSocket | Self::SocketAllocInode => {
                 "quarantine of established connections"
             }

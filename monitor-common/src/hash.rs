@@ -5,7 +5,7 @@ pub const HASHED_LEN: usize = 32;
 
 /// FNV-1a, 32 bits, over at most [`HASHED_LEN`] bytes, ending before a NUL. Never 0.
 #[inline(always)]
-pub fn name(bytes: &[u8]) -> u32 {
+pub const fn name(bytes: &[u8]) -> u32 {
     let mut hash: u32 = OFFSET;
     let mut i = 0;
     while i < HASHED_LEN && i < bytes.len() {

@@ -62,6 +62,8 @@ macro_rules! code {
     };
 }
 
+pub(crate) use code;
+
 code! {
     /// What a record tells.
     Kind: u16 {
@@ -83,6 +85,8 @@ code! {
         Moved = 8,
         /// An AF_UNIX connect to a watched socket: [`crate::net::UnixConnect`].
         UnixConnect = 9,
+        /// An attempt upon Bulkhead itself: [`crate::own::Tamper`].
+        Tamper = 10,
     }
 }
 
@@ -122,6 +126,8 @@ code! {
         DockerSocket = 8,
         /// An executable without a file behind it.
         FilelessExec = 9,
+        /// An attempt upon Bulkhead itself.
+        Tamper = 10,
     }
 }
 

@@ -12,6 +12,7 @@ pub mod hash;
 pub mod header;
 pub mod lineage;
 pub mod net;
+pub mod own;
 pub mod policy;
 pub mod state;
 

@@ -5,7 +5,7 @@
 pub const LINEAGE: usize = 15;
 
 /// USER_HZ is part of the ABI and 100 on every architecture: all that /proc tells of a start.
-const TICK_NS: u64 = 10_000_000;
+pub const TICK_NS: u64 = 10_000_000;
 
 /// A process in one word. Its start counts to the clock tick only, so that a process known from /proc
 /// has the same word as one known from the kernel.

@@ -5,6 +5,7 @@
 use monitor_common::exec::{Exec, Exit, Fork, Moved};
 use monitor_common::file::Open;
 use monitor_common::net::{Connect, Payload, UnixConnect};
+use monitor_common::own::Tamper;
 use monitor_common::state::CgroupChange;
 
 /// Takes four bytes in the object: the members have no elements.
@@ -20,6 +21,7 @@ struct Records {
     payload: [Payload; 0],
     unix_connect: [UnixConnect; 0],
     cgroup: [CgroupChange; 0],
+    tamper: [Tamper; 0],
 }
 
 #[unsafe(no_mangle)]
@@ -35,4 +37,5 @@ static RECORDS: Records = Records {
     payload: [],
     unix_connect: [],
     cgroup: [],
+    tamper: [],
 };

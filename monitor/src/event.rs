@@ -4,6 +4,7 @@
 pub use monitor_common::argv::Form;
 pub use monitor_common::file;
 pub use monitor_common::header::{Kind, Reason, Rung, Verdict};
+pub use monitor_common::own::Attempt;
 pub use monitor_common::state::{self, Fingerprint, HOST};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
@@ -86,6 +87,15 @@ pub enum Body {
     },
     /// A cgroup came or went.
     Cgroup(Cgroup),
+    /// An attempt upon Bulkhead itself.
+    Tamper {
+        /// What was tried.
+        attempt: Attempt,
+        /// Signal number or bpf(2) command, else 0.
+        detail: u32,
+        /// Number of the map, link or cgroup, else 0.
+        object: u64,
+    },
 }
 
 /// What a descriptor is.

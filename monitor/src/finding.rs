@@ -80,8 +80,9 @@ kinds! {
     BaselineFile = "baseline_file", "T1565", Medium;
     /// A burst of reconnaissance.
     Recon = "recon", "T1082", Low;
-    /// Something tried to interfere with Bulkhead, or an action was refused by a guard rail.
-    Tamper = "tamper", "T1562", Critical;
+    /// A container's process reaches for Bulkhead itself: its process, maps, links, pins, files or control
+    /// socket; or leaves its container's cgroup by its own hand.
+    Tamper = "tamper", "T1562.001", Critical;
     /// A container makes more events than there is room for, and some of its own were lost.
     EventLoss = "event_loss", "T1562", Medium;
 }

@@ -55,7 +55,8 @@ pub const NEEDS: &[Need] = &[
     Need {
         capability: Capability::CAP_SYS_RESOURCE,
         phase: Phase::Start,
-        why: "raise RLIMIT_MEMLOCK, which BPF maps count against up to 5.10",
+        why: "raise RLIMIT_MEMLOCK, which BPF maps count against up to 5.10; lower the daemon's own oom_score_adj \
+              where no service manager has",
     },
     Need {
         capability: Capability::CAP_SETPCAP,

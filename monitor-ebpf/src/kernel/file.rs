@@ -1,6 +1,7 @@
 //! `struct file`, `inode`, `dentry`, `super_block`.
 
 use super::sock::Sock;
+use super::task::Task;
 use super::{Object, read};
 use crate::maps::offset;
 use aya_ebpf::helpers::bpf_probe_read_kernel_buf;
@@ -186,6 +187,19 @@ impl Inode {
     #[inline(always)]
     pub fn size(self) -> Option<u64> {
         self.0.get(Field::InodeSize)
+    }
+
+    /// Magic of its file system.
+    #[inline(always)]
+    pub fn magic(self) -> Option<u64> {
+        self.0.follow(Field::InodeSb)?.get(Field::SbMagic)
+    }
+
+    /// The process that a file of /proc is about.
+    #[inline(always)]
+    pub fn process(self) -> Option<Task> {
+        let start = Object::new(self.0.raw().wrapping_sub(offset(Field::ProcInodeVfs)?))?;
+        Task::of_pid(start.follow(Field::ProcInodePid)?)
     }
 
     /// Fills in all but the names.

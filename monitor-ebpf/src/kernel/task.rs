@@ -18,6 +18,14 @@ impl Task {
         Object::new(unsafe { bpf_get_current_task() } as *const u8).map(Self)
     }
 
+    /// The task that a `struct pid` stands for.
+    #[inline(always)]
+    pub fn of_pid(pid: Object) -> Option<Self> {
+        // The lists of PIDTYPE_PID, which is 0 (include/linux/pid_types.h), come first on both sides.
+        let first = pid.follow(Field::PidTasks)?;
+        Object::new(first.raw().wrapping_sub(crate::maps::offset(Field::TaskPidLinks)?)).map(Self)
+    }
+
     /// Thread group id.
     #[inline(always)]
     pub fn tgid(self) -> Option<u32> {

@@ -7,12 +7,14 @@ use crate::kernel::file::string;
 use crate::kernel::task::Task;
 use crate::maps::{CONTAINERS, config};
 use crate::record::{self, Judgement, Subject};
-use crate::reflex::{doom, provenance};
+use crate::reflex::guard::Means;
+use crate::reflex::{doom, own, provenance};
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::{btf_map, btf_tracepoint};
 use aya_ebpf::programs::BtfTracePointContext;
 use core::hint::black_box;
 use monitor_common::header::Kind;
+use monitor_common::own::Attempt;
 use monitor_common::policy::{POLICY_OFF, POLICY_WATCHED, Policy};
 use monitor_common::state::{CgroupChange, HOST, TASK_ENTERING};
 
@@ -151,6 +153,9 @@ fn try_attach(ctx: &BtfTracePointContext) -> Option<()> {
     }
     let task = Task(Object::new(ctx.arg::<*const u8>(2))?);
     let tgid = task.tgid()?;
+    if own::is_daemon(task) {
+        return told(Attempt::Cgroup, cgroup);
+    }
     // SAFETY: copied at once.
     let policy = unsafe { CONTAINERS.get(&cgroup.id()?) }.copied();
     match policy {
@@ -179,8 +184,17 @@ fn try_attach(ctx: &BtfTracePointContext) -> Option<()> {
             let mover_container = provenance::entry(mover).map_or(HOST, |mover| mover.container);
             if mover_container == HOST {
                 entry.container = HOST;
+            } else {
+                told(Attempt::Leave, cgroup)?;
             }
         }
     }
+    Some(())
+}
+
+/// A container's process has moved somebody to this cgroup who was to stay where he was.
+#[inline(always)]
+fn told(attempt: Attempt, to: Cgroup) -> Option<()> {
+    own::attempt(&own::intruder()?, attempt, 0, to.id()?, Means::Kill, false)?;
     Some(())
 }

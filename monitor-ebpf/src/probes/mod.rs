@@ -1,5 +1,6 @@
 //! The doors: one file a hook family. An entry function is thin; `try_*` does the work.
 
+pub mod bpf;
 pub mod cgroup;
 pub mod connect;
 pub mod descriptor;
@@ -11,4 +12,5 @@ pub mod open;
 pub mod packet;
 pub mod path;
 pub mod program;
+pub mod tamper;
 pub mod unix;

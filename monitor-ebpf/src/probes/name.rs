@@ -5,11 +5,11 @@ use crate::kernel::Object;
 use crate::kernel::file::{Dentry, Inode};
 use crate::kernel::task::Task;
 use crate::record;
-use crate::reflex::{guard, provenance, sensitive};
+use crate::reflex::{guard, own, provenance, sensitive};
 use aya_ebpf::macros::{fentry, lsm};
 use aya_ebpf::programs::{FEntryContext, LsmContext};
 use bytemuck::Zeroable;
-use monitor_common::file::{FILE_CREATED, FILE_NAMED, FILE_SENSITIVE, FILE_WRITE};
+use monitor_common::file::{FILE_CREATED, FILE_NAMED, FILE_REMOVED, FILE_SENSITIVE, FILE_WRITE};
 use monitor_common::header::{Reason, Rung};
 use monitor_common::state::{HOST, Origin};
 
@@ -56,7 +56,8 @@ pub fn lsm_rename(ctx: LsmContext) -> i32 {
     if ctx.arg::<i32>(4) != 0 {
         return 0;
     }
-    guard::errno(named(ctx.arg(3), ctx.arg(1), DENY, false))
+    let refused = removed(ctx.arg(1), DENY) == Some(true) || named(ctx.arg(3), ctx.arg(1), DENY, false) == Some(true);
+    guard::errno(Some(refused))
 }
 
 /// As [`lsm_link`], without the power to refuse.
@@ -82,8 +83,64 @@ pub fn fentry_symlink(ctx: FEntryContext) -> i32 {
 /// match-proto: security_inode_rename(struct inode *old_dir, struct dentry *old_dentry, struct inode *new_dir, struct dentry *new_dentry, unsigned int flags)
 #[fentry(function = "security_inode_rename")]
 pub fn fentry_rename(ctx: FEntryContext) -> i32 {
+    let _ = removed(ctx.arg(1), guard::Means::Kill);
     let _ = named(ctx.arg(3), ctx.arg(1), guard::Means::Kill, false);
     0
+}
+
+/// Before unlink(2).
+///
+/// match-proto: inode_unlink(struct inode *dir, struct dentry *dentry)
+#[lsm(hook = "inode_unlink")]
+pub fn lsm_unlink(ctx: LsmContext) -> i32 {
+    if ctx.arg::<i32>(2) != 0 {
+        return 0;
+    }
+    guard::errno(removed(ctx.arg(1), DENY))
+}
+
+/// Before rmdir(2).
+///
+/// match-proto: inode_rmdir(struct inode *dir, struct dentry *dentry)
+#[lsm(hook = "inode_rmdir")]
+pub fn lsm_rmdir(ctx: LsmContext) -> i32 {
+    if ctx.arg::<i32>(2) != 0 {
+        return 0;
+    }
+    guard::errno(removed(ctx.arg(1), DENY))
+}
+
+/// As [`lsm_unlink`], without the power to refuse.
+///
+/// match-proto: security_inode_unlink(struct inode *dir, struct dentry *dentry)
+#[fentry(function = "security_inode_unlink")]
+pub fn fentry_unlink(ctx: FEntryContext) -> i32 {
+    let _ = removed(ctx.arg(1), guard::Means::Kill);
+    0
+}
+
+/// As [`lsm_rmdir`], without the power to refuse.
+///
+/// match-proto: security_inode_rmdir(struct inode *dir, struct dentry *dentry)
+#[fentry(function = "security_inode_rmdir")]
+pub fn fentry_rmdir(ctx: FEntryContext) -> i32 {
+    let _ = removed(ctx.arg(1), guard::Means::Kill);
+    0
+}
+
+/// A name is taken away: only of what is ours.
+#[inline(always)]
+fn removed(at: *const u8, means: guard::Means) -> Option<bool> {
+    upon_own(&own::intruder()?, Dentry(Object::new(at)?), FILE_REMOVED, means)
+}
+
+#[inline(always)]
+fn upon_own(who: &own::Intruder<'_>, at: Dentry, bits: u32, means: guard::Means) -> Option<bool> {
+    let inode = at.inode();
+    if !inode.is_some_and(own::is_inode) && !at.parent()?.inode().is_some_and(own::is_inode) {
+        return None;
+    }
+    Some(own::file(who, inode, at, bits | FILE_WRITE, means).denied())
 }
 
 /// Judges the name `at`, which the file at `from` (null: a new one) is to get.
@@ -96,6 +153,11 @@ fn named(at: *const u8, from: *const u8, means: guard::Means, only_refused: bool
         return None;
     }
     let at = Dentry(Object::new(at)?);
+    if let Some(who) = own::Intruder::new(task, tgid, entry)
+        && let Some(refused) = upon_own(&who, at, FILE_NAMED, means)
+    {
+        return Some(refused);
+    }
     let reason = sensitive::class(at);
     // Overlayfs repeats in the layer below, with its mounter's credentials, what was asked of it.
     if reason as u8 == Reason::None as u8 || task.acts_for_another() {

@@ -8,7 +8,7 @@ use crate::kernel::file::{FMODE_CREATED, FMODE_WRITE, File, Inode, O_TRUNC, Type
 use crate::kernel::task::Task;
 use crate::kernel::{Object, copy_words};
 use crate::record::{self, Judgement};
-use crate::reflex::{guard, marks, provenance, sensitive};
+use crate::reflex::{guard, marks, own, provenance, sensitive};
 use aya_ebpf::btf_maps::HashMap;
 use aya_ebpf::macros::{btf_map, fentry, lsm, tracepoint};
 use aya_ebpf::programs::{FEntryContext, LsmContext, TracePointContext};
@@ -122,7 +122,7 @@ fn regular(
     let mode = file.mode()?;
     let key = inode.key()?;
     if mode & FMODE_WRITE != 0 {
-        return written(task, tgid, entry, file, &key, mode, means);
+        return written(task, tgid, entry, file, inode, &key, mode, means);
     }
     let origin = &mut Origin::zeroed();
     if provenance::taint_of(&key, origin).is_none() {
@@ -181,12 +181,14 @@ fn is_script(entry: &state::Task, file: File) -> bool {
     entry.script != 0 && file.dentry().and_then(sensitive::name) == Some(entry.script)
 }
 
+#[expect(clippy::too_many_arguments, reason = "all that is known of the open by now")]
 #[inline(always)]
 fn written(
     task: Task,
     tgid: u32,
     entry: &mut state::Task,
     file: File,
+    inode: Inode,
     key: &InodeKey,
     mode: u32,
     means: guard::Means,
@@ -202,6 +204,12 @@ fn written(
     }
     if entry.container == HOST {
         return None;
+    }
+    if let Some(dentry) = file.dentry()
+        && own::is_file(inode, dentry)
+        && let Some(who) = own::Intruder::new(task, tgid, entry)
+    {
+        return Some(own::file(&who, Some(inode), dentry, FILE_WRITE, means));
     }
     let slot = (entry.write_next as usize) & (WRITES - 1);
     entry.writes[slot] = *key;

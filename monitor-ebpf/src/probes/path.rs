@@ -14,7 +14,9 @@ use aya_ebpf::programs::TracePointContext;
 use bytemuck::Zeroable;
 use core::hint::black_box;
 use monitor_common::field::Field;
-use monitor_common::file::{COMPONENT_LEN, COMPONENTS, FILE_NAMED, FILE_PATH_CUT, FILE_SENSITIVE, FILE_WRITE, Open};
+use monitor_common::file::{
+    COMPONENT_LEN, COMPONENTS, FILE_NAMED, FILE_PATH_CUT, FILE_REMOVED, FILE_SENSITIVE, FILE_WRITE, Open,
+};
 use monitor_common::hash;
 use monitor_common::header::{Kind, Reason};
 use monitor_common::state::{self, HOST, Origin};
@@ -50,26 +52,41 @@ static WALK: PerCpuArray<Walk, 1> = PerCpuArray::new();
 /// Exit of rename, link and symlink: the new name is the second argument.
 #[tracepoint]
 pub fn name_given(ctx: TracePointContext) -> u32 {
-    let _ = given(&ctx, None, Field::RegsSecondArg);
+    let _ = given(&ctx, None, Field::RegsSecondArg, FILE_NAMED);
     0
 }
 
 /// Exit of renameat, renameat2 and linkat: directory and name are the third and fourth.
 #[tracepoint]
 pub fn name_given_at(ctx: TracePointContext) -> u32 {
-    let _ = given(&ctx, Some(Field::RegsThirdArg), Field::RegsFourthArg);
+    let _ = given(&ctx, Some(Field::RegsThirdArg), Field::RegsFourthArg, FILE_NAMED);
     0
 }
 
 /// Exit of symlinkat: directory and name are the second and third.
 #[tracepoint]
 pub fn symlink_given_at(ctx: TracePointContext) -> u32 {
-    let _ = given(&ctx, Some(Field::RegsSecondArg), Field::RegsThirdArg);
+    let _ = given(&ctx, Some(Field::RegsSecondArg), Field::RegsThirdArg, FILE_NAMED);
     0
 }
 
+/// Exit of unlink, rmdir and rename: the name that is no more is the first argument.
+#[tracepoint]
+pub fn name_taken(ctx: TracePointContext) -> u32 {
+    let _ = given(&ctx, None, Field::RegsFirstArg, FILE_REMOVED);
+    0
+}
+
+/// Exit of unlinkat, renameat and renameat2: directory and name are the first and second.
+#[tracepoint]
+pub fn name_taken_at(ctx: TracePointContext) -> u32 {
+    let _ = given(&ctx, Some(Field::RegsFirstArg), Field::RegsSecondArg, FILE_REMOVED);
+    0
+}
+
+/// `bit`: `FILE_NAMED`, or `FILE_REMOVED`, which matters for what is ours only.
 #[inline(always)]
-fn given(ctx: &TracePointContext, directory: Option<Field>, path: Field) -> Option<()> {
+fn given(ctx: &TracePointContext, directory: Option<Field>, path: Field, bit: u32) -> Option<()> {
     // SAFETY: within the tracepoint's record.
     if unsafe { ctx.read_at::<i64>(RET) }.ok()? != 0 {
         return None;
@@ -109,14 +126,14 @@ fn given(ctx: &TracePointContext, directory: Option<Field>, path: Field) -> Opti
         complete(walk, base);
     }
     let reason = sensitive::class_of(walk.own, walk.up, walk.top);
-    if reason as u8 == Reason::None as u8 {
+    if reason as u8 == Reason::None as u8 || bit == FILE_REMOVED && reason as u8 != Reason::Tamper as u8 {
         return None;
     }
     let judgement = sensitive::judge(entry, tgid, reason, false, guard::Means::Kill);
     if !judgement.tells() {
         return None;
     }
-    tell(task, entry, walk, base, reason, &judgement)
+    tell(task, entry, walk, base, reason, bit, &judgement)
 }
 
 /// Hashes the components. Opaque each round, see `reflex::program`.
@@ -200,6 +217,7 @@ fn tell(
     walk: &Walk,
     base: Option<Dentry>,
     reason: Reason,
+    bit: u32,
     judgement: &Judgement,
 ) -> Option<()> {
     let subject = Subject::of(task, entry.container);
@@ -214,7 +232,7 @@ fn tell(
         }
         (*out).file.ino = 0;
         (*out).file.mode = 0;
-        (*out).file.flags |= FILE_SENSITIVE | FILE_WRITE | FILE_NAMED;
+        (*out).file.flags |= FILE_SENSITIVE | FILE_WRITE | bit;
         let mut depth = 0;
         for (i, at) in walk.at.iter().enumerate() {
             if (i as u32) < walk.count {

@@ -6,7 +6,7 @@ use crate::kernel::file::{Type, string};
 use crate::kernel::sock::{AF_UNIX, Sock};
 use crate::kernel::task::{Task, argument};
 use crate::record::{self, Subject};
-use crate::reflex::{guard, provenance};
+use crate::reflex::{guard, own, provenance};
 use aya_ebpf::btf_maps::{HashMap, PerCpuArray};
 use aya_ebpf::macros::{btf_map, fentry, lsm, tracepoint};
 use aya_ebpf::programs::{FEntryContext, LsmContext, TracePointContext};
@@ -15,6 +15,7 @@ use monitor_common::field::Field;
 use monitor_common::hash;
 use monitor_common::header::{Kind, Reason, Rung};
 use monitor_common::net::UnixConnect;
+use monitor_common::own::Attempt;
 use monitor_common::state::{self, HOST, InodeKey};
 
 const RET: usize = 16;
@@ -106,6 +107,9 @@ fn connecting(server: *const u8, means: guard::Means) -> Option<bool> {
 #[inline(always)]
 fn judge(task: Task, tgid: u32, entry: &state::Task, server: Sock, means: guard::Means) -> Option<bool> {
     let inode = server.unix_bound_inode()?;
+    if own::is_socket(&inode) {
+        return own::attempt(&own::Intruder::new(task, tgid, entry)?, Attempt::Control, 0, 0, means, false);
+    }
     // SAFETY: only its presence counts.
     let known = unsafe { RUNTIME_SOCKETS.get(&inode) }.is_some();
     if !known && !named_like_one(server) {

@@ -3,6 +3,7 @@
 pub mod doom;
 pub mod guard;
 pub mod marks;
+pub mod own;
 pub mod program;
 pub mod provenance;
 pub mod quarantine;

@@ -14,10 +14,11 @@ use crate::kernel::ring::{self, Backlog, Counts as DrainCounts, Drain};
 use crate::kernel::{mounts, object};
 use crate::output::{Events, Notice, Output};
 use crate::pipeline::{
-    Account, Compiled, Counts, Flow, Input, Parts, Pipeline, ResponseSettings, fill_maps, stop_report,
+    Account, Compiled, Counts, Flow, Gate, Input, Parts, Pipeline, ResponseSettings, fill_maps, gate, stop_report,
 };
 use crate::respond::Stop;
 use crate::respond::held::View;
+use crate::startup::own::{self, Own};
 use nix::sys::signal::{SigSet, Signal};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -50,7 +51,10 @@ pub fn main(args: &RunArgs) -> CliResult {
     // Before any thread is started: all of them inherit the mask, and one of them waits.
     let signals = block_signals()?;
     let pins = super::handover::pins(&loaded)?;
-    let prepared = prepare(&compiled, pins)?;
+    own::spare_from_oom();
+    let mut prepared = prepare(&compiled, pins)?;
+    prepared.own =
+        Own::collect(prepared.pins.as_ref(), own_files(&loaded, args.config.path()), &loaded.config.control.socket);
     let dropped = crate::privileges::drop_after_attach().map_err(|error| CliError::failure(error.to_string()))?;
     tracing::info!(kept = ?dropped.kept, "capabilities dropped");
     let fresh = prepared.kernel.origin() == Origin::Fresh;
@@ -81,6 +85,14 @@ struct Prepared {
     cgroup_root: PathBuf,
     _cgroup2: Option<hierarchy::PrivateMount>,
     pins: Option<Pins>,
+    own: Own,
+}
+
+/// The daemon's own files: program, configuration, outputs.
+fn own_files(loaded: &Loaded, config: Option<PathBuf>) -> Vec<PathBuf> {
+    let output = &loaded.config.output;
+    let known = [config, output.file.clone(), output.events.clone(), std::env::current_exe().ok()];
+    known.into_iter().flatten().collect()
 }
 
 fn prepare(compiled: &Compiled, pins: Option<Pins>) -> Result<Prepared, CliError> {
@@ -99,7 +111,15 @@ fn prepare(compiled: &Compiled, pins: Option<Pins>) -> Result<Prepared, CliError
         pins: pins.as_ref(),
     })
     .map_err(load_error)?;
-    Ok(Prepared { kernel, rings, registry: Registry::new(watched), cgroup_root: root, _cgroup2: private, pins })
+    Ok(Prepared {
+        kernel,
+        rings,
+        registry: Registry::new(watched),
+        cgroup_root: root,
+        _cgroup2: private,
+        pins,
+        own: Own::default(),
+    })
 }
 
 /// The exit status that goes with a failed load.
@@ -165,13 +185,16 @@ fn start(
         registry: prepared.registry.clone(),
         engine: engine.as_ref().map(|engine| engine.stats().clone()),
     };
-    let control = control(loaded, hub, stages, &sender)?;
+    let marks = maps.marks().inspect_err(|error| tracing::warn!(%error, "processes are told apart by cgroup only"));
+    let turns_away = gate(prepared.registry.clone(), marks.ok(), sender.clone());
+    let control = control(loaded, hub, stages, &sender, turns_away)?;
     let responses = ResponseSettings {
         unified: Some(prepared.cgroup_root),
         packets: ["packet_egress", "packet_ingress"].iter().all(|program| ladder.is_active(program)),
         stop: stopper(loaded, &sender),
     };
-    let parts = Parts { maps, registry: prepared.registry, compiled, output, events, counts, account, responses };
+    let (registry, own) = (prepared.registry, prepared.own);
+    let parts = Parts { maps, registry, compiled, output, events, counts, account, own, responses };
     let mut pipeline = Pipeline::new(parts);
     pipeline.take_over();
     listen_for_signals(signals, sender, config)?;
@@ -268,6 +291,7 @@ fn control(
     hub: Arc<Hub>,
     stages: Stages,
     sender: &SyncSender<Input>,
+    turns_away: Gate,
 ) -> Result<Option<Server>, CliError> {
     let path = &loaded.config.control.socket;
     if path.as_os_str().is_empty() {
@@ -286,12 +310,8 @@ fn control(
     let orders = move |order| drop(sender.try_send(Input::Order(Box::new(order))));
     // A queue that does not reach the pipeline is closed: the client is told.
     let record = move |wish| drop(third.try_send(Input::Record(wish)));
-    let answers = Answers {
-        status: Arc::new(status),
-        handover: Arc::new(handover),
-        orders: Arc::new(orders),
-        record: Arc::new(record),
-    };
+    let (status, handover) = (Arc::new(status), Arc::new(handover));
+    let answers = Answers { status, handover, turns_away, orders: Arc::new(orders), record: Arc::new(record) };
     Ok(Some(Server::start(path, hub, answers)?))
 }
 

@@ -54,8 +54,8 @@ section! {
         baseline_file: Action = Action::Alert;
         /// Alert: looking around is not yet an attack.
         recon: Action = Action::Alert;
-        /// Alert: for a person to look at.
-        tamper: Action = Action::Alert;
+        /// Deny: whoever can end the monitor can do the rest unseen (docs/self-protection.md).
+        tamper: Action = Action::Deny;
         /// Alert: there is nobody to act against.
         event_loss: Action = Action::Alert;
     }

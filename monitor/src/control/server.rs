@@ -7,8 +7,10 @@ use crate::output::notice::{NoticeKind, NoticeRow};
 use crate::output::{Clock, Notice, writer};
 use crate::recording::{TAPS, Wish};
 use crate::response::Deed;
+use nix::libc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -35,6 +37,8 @@ pub struct Answers {
     pub status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
     /// Begins the handover to another daemon; `false` if it cannot now.
     pub handover: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Says why a process is turned away, and reports it: it belongs to a container.
+    pub turns_away: Arc<dyn Fn(u32) -> Option<String> + Send + Sync>,
     /// Carries an order out.
     pub orders: Arc<dyn Fn(Order) + Send + Sync>,
     /// Begins a recording; its queue is closed at once if it cannot.
@@ -137,7 +141,7 @@ fn accept(listener: &UnixListener, service: &Arc<Service>) {
 fn take(mut stream: UnixStream, service: &Arc<Service>) {
     let _ = stream.set_read_timeout(Some(PATIENCE));
     let _ = stream.set_write_timeout(Some(PATIENCE));
-    if let Err(why) = admitted(&stream, service.owner) {
+    if let Err(why) = admitted(&stream, service.owner, &*service.answers.turns_away) {
         let _ = refuse(&mut stream, &why);
         return;
     }
@@ -159,13 +163,46 @@ fn take(mut stream: UnixStream, service: &Arc<Service>) {
     }
 }
 
-/// Is the peer who may ask (`SO_PEERCRED`, unix(7))?
-fn admitted(stream: &UnixStream, owner: u32) -> Result<(), String> {
-    match rustix::net::sockopt::socket_peercred(stream) {
-        Ok(peer) if peer.uid.as_raw() == owner => Ok(()),
-        Ok(peer) => Err(format!("uid {} may not use this socket", peer.uid.as_raw())),
-        Err(error) => Err(format!("the peer's credentials cannot be read: {error}")),
+/// Is the peer who may ask? Its user and process are those that connected (`SO_PEERCRED`, unix(7)).
+fn admitted(
+    stream: &UnixStream,
+    owner: u32,
+    turns_away: &(dyn Fn(u32) -> Option<String> + Send + Sync),
+) -> Result<(), String> {
+    let peer = rustix::net::sockopt::socket_peercred(stream)
+        .map_err(|error| format!("the peer's credentials cannot be read: {error}"))?;
+    if peer.uid.as_raw() != owner {
+        return Err(format!("uid {} may not use this socket", peer.uid.as_raw()));
     }
+    // Taken first: what is found out about the number is about the peer as long as this one lives.
+    let process = peer_process(stream);
+    let pid = u32::try_from(peer.pid.as_raw_nonzero().get()).unwrap_or(0);
+    if let Some(why) = turns_away(pid) {
+        return Err(why);
+    }
+    match process {
+        Some(process) if !lives(&process) => Err("the process that connected has ended".into()),
+        _ => Ok(()),
+    }
+}
+
+/// The peer as a pidfd, from Linux 6.5 on.
+fn peer_process(stream: &UnixStream) -> Option<OwnedFd> {
+    /// include/uapi/asm-generic/socket.h
+    const SO_PEERPIDFD: libc::c_int = 77;
+    let (mut fd, mut length): (libc::c_int, libc::socklen_t) = (-1, size_of::<libc::c_int>() as libc::socklen_t);
+    let target = (&raw mut fd).cast();
+    // SAFETY: the kernel writes at most `length` bytes to `fd`, which outlives the call.
+    let result =
+        unsafe { libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, target, &raw mut length) };
+    // SAFETY: a descriptor that was made for us just now.
+    (result == 0 && fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A pidfd can be read, as it were, once its process has ended (pidfd_open(2)).
+fn lives(process: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(process, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ended| ended == 0)
 }
 
 fn refuse(stream: &mut UnixStream, why: &str) -> io::Result<()> {

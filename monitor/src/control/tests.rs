@@ -9,6 +9,7 @@ fn answers() -> Answers {
     Answers {
         status: Arc::new(|| serde_json::json!({ "mode": "monitor" })),
         handover: Arc::new(|| false),
+        turns_away: Arc::new(|_| None),
         orders: orders(),
         record: Arc::new(drop),
     }
@@ -39,6 +40,22 @@ fn orders_are_answered() {
     assert_eq!(give("web"), Answer::Done { done: format!("quarantine of web by {me}") });
     assert_eq!(give("x"), Answer::Unknown { unknown: "which?".into() });
     assert!(matches!(give("busy"), Answer::Refused { error } if error.contains("too busy")));
+}
+
+#[test]
+fn who_belongs_to_a_container_is_turned_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control.sock");
+    let asked = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let seen = asked.clone();
+    let turns_away = Arc::new(move |pid| {
+        seen.store(pid, std::sync::atomic::Ordering::SeqCst);
+        Some("it is in a container".to_owned())
+    });
+    let _server = Server::start(&path, Hub::new(), Answers { turns_away, ..answers() }).unwrap();
+    let line = ask(&path, Request::Status).unwrap().lines().next().unwrap().unwrap();
+    assert_eq!(refusal(&line).as_deref(), Some("it is in a container"));
+    assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), std::process::id());
 }
 
 fn server(folder: &tempfile::TempDir) -> (PathBuf, Arc<Hub>, Server) {

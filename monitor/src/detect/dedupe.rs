@@ -22,7 +22,7 @@ struct Incident {
     prevented: bool,
 }
 
-/// What one program life is reported for once: the kind, and the file if it is about one.
+/// What one program life is reported for once: the kind, and the file if it is about one, or what was tried.
 type Culprit = (FindingKind, ProcessKey, u32, Option<String>);
 type Tree = (FindingKind, ContainerKey, ProcessKey);
 
@@ -55,7 +55,9 @@ impl Dedupe {
             return None;
         }
         let generation = cx.processes.get(detection.culprit).map_or(0, |p| p.generation);
-        let culprit = (kind, detection.culprit, generation, detection.file.clone());
+        // Upon Bulkhead itself one program may try several things.
+        let tried = detection.evidence.first().filter(|_| kind == FindingKind::Tamper).map(|first| first.what.clone());
+        let culprit = (kind, detection.culprit, generation, detection.file.clone().or(tried));
         if let Some(only_told) = self.culprits.get_mut(&culprit) {
             // Evidence has grown until it may be acted upon: no second alert, but the action.
             detection.repeat = *only_told && !detection.alert_only;

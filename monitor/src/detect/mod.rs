@@ -17,6 +17,7 @@ mod persistence;
 mod reverse_shell;
 mod settings;
 mod shell_connect;
+mod tamper;
 #[cfg(test)]
 mod testing;
 
@@ -55,6 +56,7 @@ impl Detectors {
                 Box::new(miner::Miner::default()),
                 Box::new(persistence::Escape),
                 Box::new(persistence::Persistence),
+                Box::new(tamper::Tamper),
                 Box::new(docker_socket::DockerSocket),
                 Box::new(kubelet_access::KubeletAccess),
                 Box::new(metadata_access::MetadataAccess),

@@ -9,6 +9,7 @@ use monitor_common::exec as raw_exec;
 use monitor_common::file::{COMPONENT_LEN, COMPONENTS, FILE_PATH_CUT, FileRef};
 use monitor_common::header::{Header, Kind, Reason, Rung, Verdict};
 use monitor_common::net as raw_net;
+use monitor_common::own as raw_own;
 use monitor_common::{ABI_VERSION, state};
 use std::net::SocketAddr;
 
@@ -56,6 +57,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         Kind::Cgroup => cgroup(&front(bytes)?),
         Kind::Moved => moved(&front(bytes)?),
         Kind::UnixConnect => unix_connect(&front(bytes)?),
+        Kind::Tamper => tamper(&front(bytes)?)?,
     };
     Ok(Event {
         id: u64::from(header.cpu) << 48 | header.seq & 0xffff_ffff_ffff,
@@ -249,6 +251,11 @@ fn unix_connect(raw: &raw_net::UnixConnect) -> Body {
     Body::UnixConnect { name: text(&raw.name), known: raw.known != 0 }
 }
 
+fn tamper(raw: &raw_own::Tamper) -> Result<Body, DecodeError> {
+    let attempt = raw_own::Attempt::try_from(raw.attempt).map_err(|value| unknown("attempt", value))?;
+    Ok(Body::Tamper { attempt, detail: raw.detail, object: raw.object })
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
@@ -311,7 +318,7 @@ mod tests {
         }
 
         #[test]
-        fn random_bodies_never_panic(kind in 1u16..=9, mut bytes in proptest::collection::vec(any::<u8>(), 64..7000)) {
+        fn random_bodies_never_panic(kind in 1u16..=10, mut bytes in proptest::collection::vec(any::<u8>(), 64..7000)) {
             bytes[0..2].copy_from_slice(&ABI_VERSION.to_le_bytes());
             bytes[2..4].copy_from_slice(&kind.to_le_bytes());
             let _ = decode(&bytes);

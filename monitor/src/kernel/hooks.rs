@@ -30,6 +30,16 @@ pub enum Fact {
     Mapping,
     /// Descriptors received from another process.
     Received,
+    /// Signals to the daemon.
+    Signal,
+    /// The daemon traced, its memory or descriptors reached.
+    Trace,
+    /// The daemon's scheduling and limits.
+    Resources,
+    /// bpf(2) on maps and links of the programs.
+    Bpf,
+    /// Pins and files of the daemon removed.
+    Removal,
     /// Programs and files refused before they exist; without it they are stopped right after.
     Refusal,
 }
@@ -103,6 +113,12 @@ const NAME: &str = "keys and crontabs that are moved or linked into place";
 const MAPPING: &str = "downloaded libraries, and programs started by way of the dynamic loader";
 const DESCRIPTOR: &str = "shells that move a connection onto their own standard input";
 const RECEIVED: &str = "connections handed over a socket, until a shell is started on them";
+const SIGNAL: &str = "signals to the daemon";
+const SIGNAL_REFUSAL: &str = "refusing signals to the daemon: it is ended, and who did it is killed";
+const TRACE: &str = "containers that trace the daemon";
+const RESOURCES: &str = "containers that slow the daemon down";
+const BPF: &str = "containers that get hold of maps and links";
+const REMOVAL: &str = "containers that remove pins";
 const UNIX: &str = "container runtime sockets";
 
 /// All hooks.
@@ -266,6 +282,78 @@ pub const HOOKS: &[Hook] = &[
         UNIX,
     ),
     hook("unix_connected", Fact::UnixConnect, Door::Syscall(&["sys_exit_connect"]), 2, false, Power::Kill, UNIX),
+    hook("signal_sent", Fact::Signal, Door::BtfTracepoint("signal_generate"), 0, false, Power::Kill, SIGNAL),
+    hook("lsm_signal", Fact::Refusal, Door::Lsm("task_kill"), 0, false, Power::Deny, SIGNAL_REFUSAL),
+    hook("lsm_trace", Fact::Trace, Door::Lsm("ptrace_access_check"), 0, false, Power::Deny, TRACE),
+    hook("fentry_trace", Fact::Trace, Door::Fentry("security_ptrace_access_check"), 1, false, Power::Kill, TRACE),
+    hook("traced", Fact::Trace, Door::Syscall(&["sys_exit_ptrace"]), 2, false, Power::Kill, TRACE),
+    hook(
+        "memory_reached",
+        Fact::Trace,
+        Door::Syscall(&["sys_exit_process_vm_writev", "sys_exit_process_vm_readv"]),
+        2,
+        false,
+        Power::Kill,
+        TRACE,
+    ),
+    hook("descriptor_taken", Fact::Trace, Door::Syscall(&["sys_exit_pidfd_getfd"]), 2, false, Power::Kill, TRACE),
+    hook("lsm_scheduler", Fact::Resources, Door::Lsm("task_setscheduler"), 0, false, Power::Deny, RESOURCES),
+    hook("lsm_nice", Fact::Resources, Door::Lsm("task_setnice"), 0, false, Power::Deny, RESOURCES),
+    hook("lsm_limit", Fact::Resources, Door::Lsm("task_setrlimit"), 0, false, Power::Deny, RESOURCES),
+    hook(
+        "fentry_scheduler",
+        Fact::Resources,
+        Door::Fentry("security_task_setscheduler"),
+        1,
+        false,
+        Power::Kill,
+        RESOURCES,
+    ),
+    hook("fentry_nice", Fact::Resources, Door::Fentry("security_task_setnice"), 1, false, Power::Kill, RESOURCES),
+    hook("fentry_limit", Fact::Resources, Door::Fentry("security_task_setrlimit"), 1, false, Power::Kill, RESOURCES),
+    hook(
+        "rescheduled",
+        Fact::Resources,
+        Door::Syscall(&[
+            "sys_exit_sched_setaffinity",
+            "sys_exit_sched_setscheduler",
+            "sys_exit_sched_setparam",
+            "sys_exit_sched_setattr",
+        ]),
+        2,
+        false,
+        Power::Kill,
+        RESOURCES,
+    ),
+    hook("reniced", Fact::Resources, Door::Syscall(&["sys_exit_setpriority"]), 2, false, Power::Kill, RESOURCES),
+    hook("limited", Fact::Resources, Door::Syscall(&["sys_exit_prlimit64"]), 2, false, Power::Kill, RESOURCES),
+    hook("lsm_map", Fact::Bpf, Door::Lsm("bpf_map"), 0, false, Power::Deny, BPF),
+    hook("lsm_bpf", Fact::Bpf, Door::Lsm("bpf"), 0, false, Power::Deny, BPF),
+    hook("fentry_map", Fact::Bpf, Door::Fentry("security_bpf_map"), 1, false, Power::Kill, BPF),
+    hook("fentry_bpf", Fact::Bpf, Door::Fentry("security_bpf"), 1, false, Power::Kill, BPF),
+    hook("bpf_called", Fact::Bpf, Door::Syscall(&["sys_exit_bpf"]), 2, false, Power::Kill, BPF),
+    hook("lsm_unlink", Fact::Removal, Door::Lsm("inode_unlink"), 0, false, Power::Deny, REMOVAL),
+    hook("lsm_rmdir", Fact::Removal, Door::Lsm("inode_rmdir"), 0, false, Power::Deny, REMOVAL),
+    hook("fentry_unlink", Fact::Removal, Door::Fentry("security_inode_unlink"), 1, false, Power::Kill, REMOVAL),
+    hook("fentry_rmdir", Fact::Removal, Door::Fentry("security_inode_rmdir"), 1, false, Power::Kill, REMOVAL),
+    hook(
+        "name_taken",
+        Fact::Removal,
+        Door::Syscall(&["sys_exit_unlink", "sys_exit_rmdir", "sys_exit_rename"]),
+        2,
+        false,
+        Power::Kill,
+        REMOVAL,
+    ),
+    hook(
+        "name_taken_at",
+        Fact::Removal,
+        Door::Syscall(&["sys_exit_unlinkat", "sys_exit_renameat", "sys_exit_renameat2"]),
+        2,
+        false,
+        Power::Kill,
+        REMOVAL,
+    ),
 ];
 
 impl Door {

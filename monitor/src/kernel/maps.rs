@@ -4,10 +4,13 @@
 use super::ledger::Ledger;
 use super::loader::LoadError;
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError, PerCpuArray, RingBuf};
+use monitor_common::header::Reason;
+use monitor_common::own::OwnKey;
 use monitor_common::policy::Policy;
-use monitor_common::state::{Config, CutKey, Fingerprint, InodeKey, LossKey};
-use std::collections::HashSet;
+use monitor_common::state::{Config, CutKey, Fingerprint, InodeKey, LossKey, Task};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 /// Wraps a plain type so that aya accepts it as map key or value.
@@ -30,13 +33,16 @@ pub struct Maps {
     runtime_sockets: HashMap<MapData, Raw<InodeKey>, u32>,
     socket_names: HashMap<MapData, u32, u32>,
     descriptor_names: HashMap<MapData, u32, u32>,
-    pub(super) tasks: HashMap<MapData, u32, Raw<monitor_common::state::Task>>,
+    pub(super) tasks: HashMap<MapData, u32, Raw<Task>>,
     sockets: HashMap<MapData, u64, Raw<monitor_common::state::Socket>>,
     loss: HashMap<MapData, Raw<LossKey>, u64>,
     sequence: PerCpuArray<MapData, u64>,
     lost: PerCpuArray<MapData, u64>,
     pub(super) quarantine: HashMap<MapData, Raw<CutKey>, u64>,
     pub(super) doomed: HashMap<MapData, u32, u64>,
+    own: HashMap<MapData, Raw<OwnKey>, u64>,
+    /// Entries of `sensitive` that no configuration names.
+    own_names: BTreeSet<u64>,
     /// What this daemon leaves to the next.
     pub ledger: Ledger,
 }
@@ -47,6 +53,16 @@ pub struct Rings {
     pub events: RingBuf<MapData>,
     /// Records with a reason.
     pub verdicts: RingBuf<MapData>,
+}
+
+/// A second hold on what the programs know of processes, for another thread.
+pub struct Marks(HashMap<MapData, u32, Raw<Task>>);
+
+impl Marks {
+    /// What the programs know of a process.
+    pub fn task(&self, tgid: u32) -> Option<Task> {
+        self.0.get(&tgid, 0).ok().map(|raw| raw.0)
+    }
 }
 
 /// Where maps come from.
@@ -109,6 +125,8 @@ impl Maps {
             lost: source.of("LOST")?,
             quarantine: source.of("QUARANTINE")?,
             doomed: source.of("DOOMED")?,
+            own: source.of("OWN")?,
+            own_names: BTreeSet::new(),
             ledger,
         })
     }
@@ -177,8 +195,17 @@ impl Maps {
         }
     }
 
+    /// A hold on what the programs know of processes.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn marks(&self) -> Result<Marks, MapError> {
+        let descriptor = self.tasks.map().fd().as_fd().try_clone_to_owned().map_err(MapError::IoError)?;
+        Ok(Marks(Map::from_map_data(MapData::from_fd(descriptor)?)?.try_into()?))
+    }
+
     /// Adds a process from before the programs were there.
-    pub fn add_task(&mut self, tgid: u32, task: &monitor_common::state::Task) {
+    pub fn add_task(&mut self, tgid: u32, task: &Task) {
         // Never over a newer entry that the programs made themselves.
         const BPF_NOEXIST: u64 = 1;
         let _ = self.tasks.insert(tgid, Raw(*task), BPF_NOEXIST);
@@ -193,9 +220,32 @@ impl Maps {
     pub fn keep_names(&mut self, classes: &HashSet<u32>, sensitive: &HashSet<u64>) {
         let old: Vec<u32> = self.classes.keys().filter_map(Result::ok).filter(|key| !classes.contains(key)).collect();
         old.iter().for_each(|key| drop(self.classes.remove(key)));
-        let old: Vec<u64> =
-            self.sensitive.keys().filter_map(Result::ok).filter(|key| !sensitive.contains(key)).collect();
+        let old: Vec<u64> = self
+            .sensitive
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|key| !sensitive.contains(key) && !self.own_names.contains(key))
+            .collect();
         old.iter().for_each(|key| drop(self.sensitive.remove(key)));
+    }
+
+    /// Says what is Bulkhead's own; what was said before and is not among it is forgotten. `names` are those of
+    /// pins ([`monitor_common::hash::path_key`]).
+    pub fn set_own(&mut self, own: &BTreeMap<OwnKey, u64>, names: &BTreeSet<u64>) {
+        let known: Vec<OwnKey> = self.own.keys().filter_map(Result::ok).map(|raw| raw.0).collect();
+        for key in known.iter().filter(|key| !own.contains_key(key)) {
+            let _ = self.own.remove(&Raw(*key));
+        }
+        for (key, value) in own {
+            note("OWN", self.own.insert(Raw(*key), *value, 0));
+        }
+        for old in self.own_names.difference(names) {
+            let _ = self.sensitive.remove(old);
+        }
+        for name in names {
+            note("SENSITIVE", self.sensitive.insert(name, Reason::Tamper as u32, 0));
+        }
+        self.own_names.clone_from(names);
     }
 
     /// Records begun so far, by CPU.

@@ -9,11 +9,13 @@ mod losses;
 mod older;
 mod orders;
 pub mod replay;
+mod stranger;
 mod told;
 
 pub use account::Account;
 pub use compile::{Compiled, classify, fill_maps};
 pub use orders::{Settings as ResponseSettings, stop_report};
+pub use stranger::{Gate, gate};
 
 use crate::container::Registry;
 use crate::container::docker::Notice as EngineNotice;
@@ -32,6 +34,7 @@ use crate::recording::{Notes, Taps, Wish};
 use crate::respond::{self, Held, Means};
 use crate::response::{Origin, Report};
 use crate::startup::STARTUP_ID;
+use crate::startup::own::Own;
 use crate::{container, kernel::classes};
 use facts::Facts;
 use losses::{Loss, Losses};
@@ -55,6 +58,8 @@ pub enum Input {
     Order(Box<Order>),
     /// Somebody records.
     Record(Wish),
+    /// A process of a container has come to the control socket.
+    Stranger(u32),
     /// The engine has stopped a container, or not.
     Stopped(ContainerKey, Box<Report>),
     /// SIGHUP: a new configuration that has been checked already.
@@ -92,6 +97,8 @@ pub struct Parts {
     pub counts: Arc<Counts>,
     /// Bookkeeping of records.
     pub account: Account,
+    /// What is Bulkhead's own.
+    pub own: Own,
     /// What containers are stopped and cut off with.
     pub responses: ResponseSettings,
 }
@@ -137,6 +144,7 @@ pub struct Pipeline {
     losses: Losses,
     serial: u64,
     held: Held,
+    own: Own,
     stop: Option<respond::Stop>,
     taps: Taps,
 }
@@ -144,7 +152,7 @@ pub struct Pipeline {
 impl Pipeline {
     /// Puts the stages together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { maps, registry, compiled, output, events, counts, account, responses } = parts;
+        let Parts { maps, registry, compiled, output, events, counts, account, own, responses } = parts;
         let mounts = HostMounts::read().unwrap_or_else(|error| {
             tracing::warn!(%error, "the host's mounts cannot be read: writes to them are not told from others");
             HostMounts::from_mountinfo("")
@@ -162,6 +170,7 @@ impl Pipeline {
             held: Held::new(responses.unified, responses.packets),
             stop: responses.stop,
             taps: Taps::new(notes),
+            own,
             maps,
             registry,
             compiled,
@@ -180,6 +189,7 @@ impl Pipeline {
             self.changed(&change);
         }
         self.inherit(quarantined);
+        self.own.tell(&mut self.maps, &self.registry);
         let lists = &self.compiled.lists;
         let host = self.compiled.watch_host;
         let events = crate::startup::scan(&self.registry, &|name, print| classify(lists, name, print), host);
@@ -215,6 +225,7 @@ impl Pipeline {
             Input::Engine(notice) => self.on_engine(&notice),
             Input::Order(order) => self.on_order(&order),
             Input::Record(wish) => self.taps.begin(wish, &self.registry, &self.processes),
+            Input::Stranger(tgid) => self.on_stranger(tgid),
             Input::Stopped(key, report) => self.on_stopped(key, *report),
             Input::Reload(compiled) => self.reload(*compiled),
             Input::Stop => return Flow::Stop,
@@ -430,6 +441,7 @@ impl Pipeline {
     /// not hand over is told.
     pub fn tick(&mut self) {
         self.maps.beat(boot_ns());
+        self.own.tell(&mut self.maps, &self.registry);
         for (container, report) in self.held.tick(&mut self.maps, &self.registry) {
             self.responded(container, Origin::Daemon, report);
         }

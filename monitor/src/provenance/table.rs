@@ -83,7 +83,9 @@ impl ProcessTable {
                     }
                 }
             }
-            Body::Payload(_) | Body::UnixConnect { .. } => self.ensure(event.process, event.container),
+            Body::Payload(_) | Body::UnixConnect { .. } | Body::Tamper { .. } => {
+                self.ensure(event.process, event.container)
+            }
             Body::Cgroup(_) => {}
         }
         self.sweep_if_due();

@@ -8,6 +8,7 @@
 
 mod chain;
 pub mod net_table;
+pub mod own;
 pub mod proc_scan;
 
 use crate::container::Registry;

@@ -43,6 +43,8 @@ fn layouts() -> Vec<Layout> {
         net::Connect { header, peer, cookie, op, task_flags, sink_tgid, reserved, comm }
         net::Payload { header, peer, cookie, inbound, index, len, segment, data }
         net::UnixConnect { header, ino, dev, known, name, reserved }
+        own::OwnKey { id, kind, dev }
+        own::Tamper { header, object, attempt, detail, task_flags, reserved }
         policy::Policy { root, enforce, flags }
         state::InodeKey { ino, dev, reserved }
         state::Origin { tgid, hops, start_ns, peer, time_ns }
@@ -159,7 +161,12 @@ fn attachment(line: &str) -> Option<(&str, Place)> {
 /// Newer kernels append parameters (6.17 told `sched_process_exit` of the group); what a program does not
 /// ask for does not matter to it, unless it counts them.
 fn compare(hook: &str, place: Place, claimed: &[String], found: &[String]) -> Result<()> {
-    let good = if place == Place::Lsm { found == claimed } else { found.starts_with(claimed) };
+    // `...`: the program does not count them.
+    let (claimed, open) = match claimed.split_last() {
+        Some((last, front)) if last == "..." => (front, true),
+        _ => (claimed, place != Place::Lsm),
+    };
+    let good = if open { found.starts_with(claimed) } else { found == claimed };
     ensure!(good, "{hook} gets {found:?} from this kernel, not {claimed:?}");
     Ok(())
 }
@@ -168,6 +175,9 @@ fn compare(hook: &str, place: Place, claimed: &[String], found: &[String]) -> Re
 fn prototype(text: &str) -> Result<(&str, Vec<String>)> {
     let Some((name, rest)) = text.trim().split_once('(') else { bail!("not a prototype: {text}") };
     let parameters = rest.trim_end_matches(')').split(',').map(|parameter| {
+        if parameter.trim() == "..." {
+            return "...".into();
+        }
         let words: Vec<&str> = parameter.split_whitespace().filter(|word| *word != "const").collect();
         let (last, front) = words.split_last().unwrap_or((&"", &[]));
         let stars = last.chars().filter(|c| *c == '*').collect::<String>();

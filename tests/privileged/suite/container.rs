@@ -54,6 +54,19 @@ impl Group {
         format!("/{}", self.name)
     }
 
+    /// Moves a process of the host into it.
+    pub fn join(&self, pid: u32) -> Result<()> {
+        self.folders.iter().try_for_each(|folder| {
+            fs::write(folder.join("cgroup.procs"), pid.to_string())
+                .with_context(|| format!("join {}", folder.display()))
+        })
+    }
+
+    /// Lets what is in it run.
+    pub fn thaw(&self) {
+        self.folders.iter().for_each(|folder| thaw(folder));
+    }
+
     /// Only the cgroup of a container, in it.
     pub fn cgroup(&self) -> Result<Cgroup> {
         self.cgroup_at("ID")
@@ -121,6 +134,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
+        self.folders.iter().for_each(|folder| thaw(folder));
         remove_all(&self.folders);
         remove_all(&self.above);
     }
@@ -142,13 +156,23 @@ impl Container {
 
     /// As [`Self::start`]; a folder of the host is mounted at `/mnt`, as by `docker run -v FOLDER:/mnt`.
     pub fn start_with(group: &Group, host_folder: Option<&Path>) -> Result<Self> {
+        Self::make(group, host_folder, &["--pid"])
+    }
+
+    /// The same, seeing the host's processes, as by `docker run --pid=host --privileged`.
+    pub fn start_on_host_pids(group: &Group, host_folder: &Path) -> Result<Self> {
+        Self::make(group, Some(host_folder), &[])
+    }
+
+    fn make(group: &Group, host_folder: Option<&Path>, namespaces: &[&str]) -> Result<Self> {
         let cgroup = group.cgroup()?;
         let scratch = tempfile::tempdir().context("make a scratch folder")?;
         let (open, join) = cgroup.redirections();
         let script = SETUP.replace("@OPEN@", &open).replace("@JOIN@", &join);
         let mut unshare = Command::new("unshare");
         unshare
-            .args(["--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child", "--propagation", "private"])
+            .args(namespaces)
+            .args(["--mount", "--net", "--uts", "--ipc", "--fork", "--kill-child", "--propagation", "private"])
             .args(["sh", "-c", &script, "sh"])
             .arg(scratch.path())
             .arg(host_folder.unwrap_or(Path::new("")))
@@ -231,12 +255,15 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
+        self.cgroup.folders.iter().for_each(|folder| thaw(folder));
         if let Some(pid) = i32::try_from(self.init).ok().and_then(Pid::from_raw) {
             // The init of a pid namespace takes everything in it along.
             let _ = kill_process(pid, Signal::KILL);
         }
         let _ = self.unshare.kill();
         let _ = self.unshare.wait();
+        // In the host's pid namespace it does not.
+        self.cgroup.folders.iter().for_each(|folder| kill_members(folder));
     }
 }
 
@@ -255,7 +282,7 @@ mkdir dev/pts dev/shm
 mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
 ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
-[ -z "$2" ] || mount --bind "$2" mnt
+[ -z "$2" ] || mount --rbind "$2" mnt
 ip link set lo up
 @OPEN@
 mkdir -p .old
@@ -290,6 +317,23 @@ pub fn wait(mut child: Child, limit: Duration) -> Result<ExitStatus> {
     }
 }
 
+/// Lets everything below a cgroup of ours run again: what is frozen cannot end.
+fn thaw(folder: &Path) {
+    for (file, word) in [("cgroup.freeze", "0"), ("freezer.state", "THAWED")] {
+        let path = folder.join(file);
+        if path.exists()
+            && let Err(error) = fs::write(&path, word)
+        {
+            eprintln!("{} cannot be thawed: {error}", folder.display());
+        }
+    }
+    for inner in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        if inner.is_dir() {
+            thaw(&inner);
+        }
+    }
+}
+
 /// Removes what an earlier run of these tests left behind because it was killed.
 pub fn sweep() -> Result<()> {
     for mount in mounts()? {
@@ -298,6 +342,7 @@ pub fn sweep() -> Result<()> {
             let name = entry.file_name().to_string_lossy().into_owned();
             let maker = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
             if maker.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                thaw(&entry.path());
                 let inner = fs::read_dir(entry.path()).into_iter().flatten().flatten();
                 let folders: Vec<PathBuf> = inner.map(|e| e.path()).filter(|p| p.is_dir()).collect();
                 remove_all(&folders);

@@ -28,6 +28,7 @@ mod responses;
 mod restart;
 mod shared;
 mod storm;
+mod tamper;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::path::Path;
@@ -111,6 +112,11 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("rows_of_a_killed_daemon_are_counted", Needs::Daemon, storm::rows_of_a_killed_daemon_are_counted),
     ("flood_costs_only_the_flooder", Needs::Daemon, flood::flood_costs_only_the_flooder),
     ("marks_survive_a_flood_of_marks", Needs::Daemon, flood::marks_survive_a_flood_of_marks),
+    ("container_cannot_kill_or_trace_the_daemon", Needs::Daemon, tamper::container_cannot_kill_or_trace_the_daemon),
+    ("container_cannot_touch_maps_or_pins", Needs::Daemon, tamper::container_cannot_touch_maps_or_pins),
+    ("container_cannot_freeze_the_daemon_or_leave", Needs::Daemon, tamper::container_cannot_freeze_the_daemon_or_leave),
+    ("daemon_is_not_the_first_to_go", Needs::Daemon, tamper::daemon_is_not_the_first_to_go),
+    ("control_socket_refuses_containers", Needs::Daemon, tamper::control_socket_refuses_containers),
     ("policy_off_label", Needs::Daemon, engine::policy_off_label),
 ];
 

@@ -34,7 +34,7 @@ impl Stage {
 }
 
 /// Do BPF LSM programs fire on this kernel?
-fn lsm() -> bool {
+pub fn lsm() -> bool {
     let active = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
     active.trim().split(',').any(|name| name == "bpf")
 }

@@ -55,6 +55,11 @@ impl Bpffs {
         Ok(stage)
     }
 
+    /// Everything of the test: the mount, the control socket, the file of all events.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     fn root(&self) -> PathBuf {
         self.folder.path().join("bpf")
     }

@@ -1,0 +1,392 @@
+//! A container as by `docker run --pid=host --privileged -v /:/mnt` against Bulkhead itself: what it tries is found
+//! in `monitor`, where it works, and in `protect` it is looked for what is left of the daemon, its maps and its pins.
+
+use crate::container::{Container, Group};
+use crate::daemon::{ALERT_WAIT, Daemon, Settings, is_alert, outcome, program};
+use crate::faults::attack_works;
+use crate::pace;
+use crate::refusals::lsm;
+use crate::restart::Bpffs;
+use anyhow::{Context, Result, bail, ensure};
+use aya::maps::{HashMap, Map, MapData, MapInfo};
+use aya::programs::links::{FdLink, PinnedLink};
+use monitor::container::hierarchy;
+use rustix::process::Signal;
+use serde_json::Value;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// include/uapi/linux/capability.h
+const CAP_SYS_RESOURCE: u32 = 24;
+
+/// A daemon that pins, and a container that sees the host's processes and the pins.
+struct Stage {
+    // Dropped in this order.
+    daemon: Daemon,
+    container: Container,
+    group: Group,
+    settings: Settings,
+    pins: Bpffs,
+}
+
+fn stage(mode: &'static str) -> Result<Stage> {
+    let (group, pins) = (Group::make()?, Bpffs::mount()?);
+    let settings = Settings { pins: Some(pins.pins("keep")), ..Settings::mode(mode) };
+    let daemon = Daemon::start(&group, &settings)?;
+    let container = Container::start_on_host_pids(&group, pins.folder())?;
+    Ok(Stage { daemon, container, group, settings, pins })
+}
+
+impl Stage {
+    /// Runs a program in the container; it leaves /tmp/after if it lives through what it tries.
+    fn perl(&self, program: &str) -> Result<()> {
+        self.container.run("rm -f /tmp/after")?;
+        // The address of a string.
+        let before = "sub at { unpack(\"Q\", pack(\"P\", $_[0])) }";
+        self.container.run(&format!("perl -e '{before} {program}; open(F, \">\", \"/tmp/after\")'"))?;
+        Ok(())
+    }
+
+    fn lived(&self) -> bool {
+        self.container.path("/tmp/after").exists()
+    }
+
+    fn tried(row: &Value, container: &str, what: &str) -> bool {
+        is_alert(row, "tamper", container) && row["bulkhead"]["evidence"][0]["what"] == what
+    }
+
+    fn count(&self, what: &str) -> usize {
+        self.daemon.rows().iter().filter(|row| Self::tried(row, self.container.id(), what)).count()
+    }
+
+    /// Waits for one more finding of what was tried than there were, with the outcome that the mode asks for.
+    fn found(&self, what: &str, before: usize) -> Result<()> {
+        let deadline = Instant::now() + pace::wait(ALERT_WAIT);
+        loop {
+            let rows = self.daemon.rows();
+            let mut tried = rows.iter().filter(|row| Self::tried(row, self.container.id(), what));
+            if let Some(row) = tried.nth(before) {
+                return self.judged(row);
+            }
+            ensure!(Instant::now() < deadline, "no finding of {what}; {}\n{}", self.missed(), self.daemon.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn missed(&self) -> String {
+        format!("runs of programs missed: {}", self.daemon.missed_runs())
+    }
+
+    fn judged(&self, row: &Value) -> Result<()> {
+        let expected: &[&str] = match self.settings.mode {
+            "monitor" => &["observed"],
+            _ if lsm() => &["denied", "killed"],
+            _ => &["killed"],
+        };
+        ensure!(expected.contains(&outcome(row)), "outcome {}: {row}", outcome(row));
+        ensure!(row["threat"]["technique"]["id"].to_string().contains("T1562.001"), "technique {}", row["threat"]);
+        Ok(())
+    }
+
+    /// Something of the daemon's memory that nobody minds to be written over: the name it was started by, at the
+    /// upper end of its stack.
+    fn place(&self) -> Result<u64> {
+        let maps = fs::read_to_string(format!("/proc/{}/maps", self.daemon.pid()))?;
+        let line = maps.lines().find(|line| line.ends_with("[stack]")).context("no stack")?;
+        let end = line.split(['-', ' ']).nth(1).context("no end")?;
+        Ok(u64::from_str_radix(end, 16)? - 16)
+    }
+
+    fn memory(&self) -> Result<[u8; 4]> {
+        let mut bytes = [0; 4];
+        File::open(format!("/proc/{}/mem", self.daemon.pid()))?.read_exact_at(&mut bytes, self.place()?)?;
+        Ok(bytes)
+    }
+
+    /// What the kernel says the daemon does.
+    fn state(&self) -> Result<char> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.daemon.pid()))?;
+        stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).context("no state")
+    }
+}
+
+/// The score that makes the kernel end others first when memory runs out is set by the daemon itself; one that may
+/// not says so.
+pub fn daemon_is_not_the_first_to_go() -> Result<()> {
+    let group = Group::make()?;
+    let daemon = Daemon::start(&group, &Settings::mode("monitor"))?;
+    let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", daemon.pid()))?;
+    let status = fs::read_to_string("/proc/self/status")?;
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:")).context("no capabilities")?;
+    let may = u64::from_str_radix(capabilities.trim(), 16)? & (1 << CAP_SYS_RESOURCE) != 0;
+    let said = daemon.log().contains("oom_score_adj");
+    ensure!(score.trim() == if may { "-900" } else { "0" } && said != may, "its score is {score}\n{}", daemon.log());
+    Ok(())
+}
+
+/// Its cgroup frozen, itself moved to another, and the container's process moved out of its container.
+pub fn container_cannot_freeze_the_daemon_or_leave() -> Result<()> {
+    for mode in ["monitor", "protect"] {
+        let home = Group::make()?;
+        let stage = stage(mode)?;
+        home.join(stage.daemon.pid())?;
+        // The kernel half is told once a second.
+        std::thread::sleep(pace::wait(Duration::from_millis(2500)));
+        let watched = hierarchy::detect()?;
+        let (kind, option) = match watched.controller.as_str() {
+            "" => ("cgroup2", "rw"),
+            controller => ("cgroup", controller),
+        };
+        let mount = |place: &str, kind: &str, option: &str| {
+            stage.container.run(&format!("mkdir -p {place} && mount -t {kind} -o {option} none {place}"))
+        };
+        ensure!(mount("/watched", kind, option)?.success(), "the container mounts no cgroups");
+        let folder = format!("/watched{}", home.path());
+        let before = stage.count("own_file_written");
+        stage.container.run(&format!("echo 1 > {folder}/notify_on_release || echo 1 > {folder}/cgroup.freeze"))?;
+        let state =
+            |file: &str| fs::read_to_string(watched.mount.join(&home.path()[1..]).join(file)).unwrap_or_default();
+        let set = state("notify_on_release").trim() == "1" || state("cgroup.freeze").trim() == "1";
+        ensure!(set != (mode == "protect"), "{mode}: wrong effect on the daemon's cgroup");
+        home.thaw();
+        stage.found("own_file_written", before).with_context(|| format!("{mode}: its cgroup's files"))?;
+
+        let before = stage.count("cgroup");
+        stage.container.run(&format!("echo {} > /watched/cgroup.procs", stage.daemon.pid()))?;
+        stage.found("cgroup", before).with_context(|| format!("{mode}: moved"))?;
+
+        let before = stage.count("left_cgroup");
+        stage.container.run("rm -f /tmp/after; sh -c 'echo $$ > /watched/cgroup.procs; touch /tmp/after'")?;
+        stage.found("left_cgroup", before).with_context(|| format!("{mode}: left"))?;
+        ensure!(stage.lived() == (mode == "monitor"), "{mode}: wrong effect on who left");
+        ensure!(stage.daemon.is_running(), "{mode}: the daemon is gone");
+    }
+    Ok(())
+}
+
+/// Tracing, memory, descriptors and scheduling; then signals, which without LSM reach it.
+pub fn container_cannot_kill_or_trace_the_daemon() -> Result<()> {
+    for mode in ["monitor", "protect"] {
+        let mut stage = stage(mode)?;
+        reaches(&stage).with_context(|| mode)?;
+        stops(&stage).with_context(|| mode)?;
+        kills(&mut stage).with_context(|| mode)?;
+    }
+    Ok(())
+}
+
+fn reaches(stage: &Stage) -> Result<()> {
+    let (pid, place) = (stage.daemon.pid(), stage.place()?);
+    let pidfd = format!("my $p = syscall(434, {pid}, 0)");
+    let acts = [
+        ("trace", format!("syscall(101, 0x4206, {pid}, 0, 0)")),
+        (
+            "own_file_written",
+            format!("open(M, \"+<\", \"/proc/{pid}/mem\"); sysseek(M, {place}, 0); syswrite(M, \"evil\")"),
+        ),
+        (
+            "trace",
+            format!(
+                "my $b = \"evil\"; my $l = pack(\"QQ\", at($b), 4); my $r = pack(\"QQ\", {place}, 4); syscall(311, {pid}, $l, 1, $r, 1, 0)"
+            ),
+        ),
+        ("trace", format!("{pidfd}; syscall(438, $p, 3, 0) >= 0 or die")),
+        ("own_file_written", format!("open(M, \">\", \"/proc/{pid}/oom_score_adj\")")),
+        ("resources", format!("syscall(141, 0, {pid}, 1)")),
+        ("resources", format!("my $c = pack(\"Q\", 1); syscall(203, {pid}, 8, $c)")),
+        ("resources", format!("my $l = pack(\"QQ\", 1 << 20, 1 << 20); syscall(302, {pid}, 7, $l, 0)")),
+    ];
+    let enforced = stage.settings.mode == "protect";
+    for (what, act) in acts {
+        let (before, memory) = (stage.count(what), stage.memory()?);
+        stage.perl(&act).with_context(|| act.clone())?;
+        stage.found(what, before).with_context(|| act.clone())?;
+        ensure!(!enforced || lsm() || !stage.lived(), "lives on after: {act}");
+        let written = stage.memory()? == *b"evil";
+        // Without LSM a single call comes too early for the kill at its end.
+        let stopped = enforced && (lsm() || !act.contains("syscall(311"));
+        ensure!(written == (act.contains("evil") && !stopped), "memory {memory:?}: wrong effect of: {act}");
+        if written {
+            File::options().write(true).open(format!("/proc/{pid}/mem"))?.write_all_at(&memory, place)?;
+        }
+        ensure!(stage.daemon.is_running() && stage.state()? != 'T', "state {} after: {act}", stage.state()?);
+    }
+    Ok(())
+}
+
+/// What stops the daemon and does not end it: without LSM it takes effect.
+fn stops(stage: &Stage) -> Result<()> {
+    let pid = stage.daemon.pid();
+    let refused = stage.settings.mode == "protect" && lsm();
+    let acts = [
+        format!("kill(19, {pid})"),
+        // tgkill, pidfd_send_signal, rt_sigqueueinfo
+        format!("syscall(234, {pid}, {pid}, 19)"),
+        format!("my $p = syscall(434, {pid}, 0); syscall(424, $p, 19, 0, 0)"),
+        format!("my $i = pack(\"lllx116\", 19, 0, -1); syscall(129, {pid}, 19, $i)"),
+    ];
+    for act in acts {
+        let before = stage.count("signal");
+        stage.perl(&act)?;
+        ensure!((stage.state()? == 'T') != refused, "state {} after: {act}", stage.state()?);
+        stage.daemon.signal(Signal::CONT)?;
+        stage.found("signal", before).with_context(|| act.clone())?;
+        ensure!(stage.settings.mode == "monitor" || refused || !stage.lived(), "lives on after: {act}");
+    }
+    Ok(())
+}
+
+/// SIGKILL. Where it cannot be refused the sender dies too, what is pinned goes on, and the next daemon tells.
+fn kills(stage: &mut Stage) -> Result<()> {
+    let pid = stage.daemon.pid();
+    let protect = stage.settings.mode == "protect";
+    // Who only asks whether it is there is left alone.
+    stage.container.run(&format!("kill -0 {pid} && touch /tmp/asked"))?;
+    ensure!(stage.container.path("/tmp/asked").exists(), "asking was prevented");
+    let before = stage.count("signal");
+    stage.perl(&format!("kill(9, {pid})"))?;
+    if protect && lsm() {
+        ensure!(stage.daemon.is_running(), "it was killed");
+        stage.found("signal", before)?;
+        return Ok(());
+    }
+    let deadline = Instant::now() + pace::wait(Duration::from_secs(5));
+    while stage.daemon.is_running() {
+        ensure!(Instant::now() < deadline, "the attack is broken: the daemon lives");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    ensure!(!protect || !stage.lived(), "who killed the daemon lives on");
+    ensure!(!protect || !attack_works(&stage.container)?, "the door is open");
+    stage.daemon = Daemon::start(&stage.group, &stage.settings)?;
+    stage.found("signal", 0).context("told by the next daemon")?;
+    Ok(())
+}
+
+/// Maps by number and by pin, links, pins, and files of the daemon's.
+pub fn container_cannot_touch_maps_or_pins() -> Result<()> {
+    for mode in ["monitor", "protect"] {
+        let stage = stage(mode)?;
+        maps(&stage).with_context(|| format!("{mode}: maps"))?;
+        links(&stage).with_context(|| format!("{mode}: links"))?;
+        files(&stage).with_context(|| format!("{mode}: files"))?;
+        ensure!(stage.daemon.is_running(), "{mode}: the daemon is gone");
+    }
+    Ok(())
+}
+
+impl Stage {
+    /// Where the pins are, on the host and in the container.
+    fn pinned(&self) -> Result<(PathBuf, String)> {
+        let root = self.pins.folder().join("bpf/pins");
+        let version = fs::read_dir(&root)?.flatten().next().context("no version is pinned")?.file_name();
+        let inside = format!("/mnt/bpf/pins/{}", version.to_string_lossy());
+        Ok((root.join(version), inside))
+    }
+}
+
+fn maps(stage: &Stage) -> Result<()> {
+    let (pins, inside) = stage.pinned()?;
+    let path = pins.join("maps/CLASSES");
+    let id = MapInfo::from_pin(&path)?.id();
+    let known = || -> Result<bool> {
+        let classes: HashMap<MapData, u32, u32> = Map::from_map_data(MapData::from_pin(&path)?)?.try_into()?;
+        Ok(classes.get(&monitor_common::hash::program(b"bash"), 0).is_ok())
+    };
+    let bash = monitor_common::hash::program(b"bash");
+    // bpf(2): get a descriptor, then delete what says that bash is a shell.
+    let delete = format!(
+        "die if $d < 0; my $k = pack(\"L\", {bash}); my $a = pack(\"LLQQQ\", $d, 0, at($k), 0, 0); syscall(321, 3, $a, length $a)"
+    );
+    let acts = [
+        format!("my $a = pack(\"LLL\", {id}, 0, 0); my $d = syscall(321, 14, $a, length $a); {delete}"),
+        format!(
+            "my $p = \"{inside}/maps/CLASSES\"; my $a = pack(\"QLL\", at($p), 0, 0); my $d = syscall(321, 7, $a, length $a); {delete}"
+        ),
+    ];
+    for act in acts {
+        ensure!(known()?, "the map does not hold what is to be deleted");
+        let before = stage.count("map");
+        stage.perl(&act)?;
+        ensure!(known()? == (stage.settings.mode == "protect"), "wrong effect of: {act}; {}", stage.missed());
+        stage.found("map", before).with_context(|| act.clone())?;
+        let mut classes: HashMap<MapData, u32, u32> = Map::from_map_data(MapData::from_pin(&path)?)?.try_into()?;
+        classes.insert(bash, monitor_common::state::CLASS_SHELL | monitor_common::state::CLASS_FLAG_C, 0)?;
+    }
+    // Reading harms nobody.
+    let before = stage.count("map");
+    stage.perl(&format!("my $a = pack(\"LLL\", {id}, 0, 8); syscall(321, 14, $a, length $a) >= 0 or die"))?;
+    ensure!(stage.lived() && stage.count("map") == before, "a read-only descriptor was taken for an attack");
+    Ok(())
+}
+
+/// A link of a cgroup can be detached through any descriptor of it.
+fn links(stage: &Stage) -> Result<()> {
+    let (pins, inside) = stage.pinned()?;
+    let id = FdLink::from(PinnedLink::from_pin(pins.join("links/connect4"))?).info()?.id();
+    let attached = || -> Result<bool> {
+        for entry in fs::read_dir(format!("/proc/{}/fdinfo", stage.daemon.pid()))?.flatten() {
+            let text = fs::read_to_string(entry.path()).unwrap_or_default();
+            if text.lines().any(|line| line == format!("link_id:\t{id}")) {
+                return Ok(!text.lines().any(|line| line == "cgroup_id:\t0"));
+            }
+        }
+        bail!("the daemon does not hold link {id}")
+    };
+    ensure!(attached()?, "the link is not attached");
+    let before = stage.count("link");
+    stage.perl(&format!(
+        "my $p = \"{inside}/links/connect4\"; my $a = pack(\"QLL\", at($p), 0, 0); my $d = syscall(321, 7, $a, length $a); \
+         die if $d < 0; $a = pack(\"L\", $d); syscall(321, 34, $a, length $a)"
+    ))?;
+    stage.found("link", before)?;
+    ensure!(attached()? == (stage.settings.mode == "protect"), "wrong effect on the link");
+    Ok(())
+}
+
+fn files(stage: &Stage) -> Result<()> {
+    let (pins, inside) = stage.pinned()?;
+    let (protect, events) = (stage.settings.mode == "protect", stage.pins.events());
+    let before = stage.count("own_file_written");
+    stage.container.run("echo evil >> /mnt/events.jsonl")?;
+    stage.found("own_file_written", before)?;
+    ensure!(fs::read_to_string(&events)?.contains("evil\n") != protect, "wrong effect on the file of all events");
+
+    let before = stage.count("own_file_removed");
+    stage.container.run(&format!("mv {inside} /mnt/bpf/pins/aside"))?;
+    stage.found("own_file_removed", before)?;
+    let moved = pins.with_file_name("aside");
+    ensure!(!pins.exists() || protect, "the attack is broken: the version is where it was");
+    if moved.exists() {
+        ensure!(!(protect && lsm()), "the version was renamed");
+        fs::rename(&moved, &pins)?;
+    }
+
+    let count =
+        || ["links", "maps"].iter().map(|folder| fs::read_dir(pins.join(folder)).map_or(0, Iterator::count)).sum();
+    let (all, before): (usize, _) = (count(), stage.count("own_file_removed"));
+    stage.container.run(&format!("rm -rf {inside}"))?;
+    stage.found("own_file_removed", before)?;
+    let left = count();
+    // Without LSM the first is gone before the kill.
+    let expected = if !protect { 0..=0 } else { all - usize::from(!lsm())..=all };
+    ensure!(expected.contains(&left), "{left} of {all} pins are left");
+    Ok(())
+}
+
+/// Turned away whatever the mode; the connection itself is refused where it can be.
+pub fn control_socket_refuses_containers() -> Result<()> {
+    for mode in ["monitor", "protect"] {
+        let stage = stage(mode)?;
+        fs::copy(program()?, stage.pins.folder().join("bulkhead"))?;
+        let before = stage.count("control");
+        stage.container.run("/mnt/bulkhead status --json --socket /mnt/control.sock > /tmp/said 2>&1")?;
+        let said = fs::read_to_string(stage.container.path("/tmp/said")).unwrap_or_default();
+        ensure!(!said.contains("\"pid\""), "{mode}: it was answered: {said}");
+        ensure!(mode == "protect" || said.contains("container"), "{mode}: not told why: {said}");
+        stage.found("control", before).with_context(|| mode)?;
+        ensure!(stage.daemon.status()?["mode"] == mode, "the host is not answered");
+    }
+    Ok(())
+}
