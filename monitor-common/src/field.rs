@@ -75,6 +75,8 @@ fields! {
     MmEndData = ["mm_struct.end_data"] required,
     /// Credentials that others judge the task by; the acting ones differ while the kernel acts for itself.
     TaskRealCred = ["task_struct.real_cred"] optional,
+    /// Program file.
+    MmExeFile = ["mm_struct.exe_file"] required,
     /// Real uid.
     CredUid = ["cred.uid"] required,
     /// Current table.

@@ -49,6 +49,9 @@ pub enum Door {
     CgroupSockAddr,
     /// Program on the cgroup v2 root, `true` = ingress.
     CgroupSkb(bool),
+    /// Classic tracepoint (category and name), not preempted while the program runs: for kernels that preempt at
+    /// BTF tracepoints, where a program is skipped for other tasks while it is preempted in one.
+    Tracepoint(&'static str, &'static str),
     /// System call tracepoints (`syscalls:NAME`): the last door.
     Syscall(&'static [&'static str]),
 }
@@ -107,7 +110,16 @@ const UNIX: &str = "container runtime sockets";
 
 /// All hooks.
 pub const HOOKS: &[Hook] = &[
-    hook("process_exec", Fact::Exec, Door::BtfTracepoint("sched_process_exec"), 0, true, Power::Kill, "program starts"),
+    hook(
+        "process_exec_whole",
+        Fact::Exec,
+        Door::Tracepoint("sched", "sched_process_exec"),
+        0,
+        false,
+        Power::Kill,
+        "program starts while another is being judged",
+    ),
+    hook("process_exec", Fact::Exec, Door::BtfTracepoint("sched_process_exec"), 1, true, Power::Kill, "program starts"),
     hook(
         "process_fork",
         Fact::Process,
@@ -269,6 +281,11 @@ pub const HOOKS: &[Hook] = &[
 ];
 
 impl Door {
+    /// Is the door for a kernel that does, or does not, preempt programs at BTF tracepoints?
+    pub fn suits(&self, preempts: bool) -> bool {
+        preempts || !matches!(self, Self::Tracepoint(..))
+    }
+
     /// Name of the rung this door stands on, as in the documentation.
     pub fn name(&self) -> &'static str {
         match self {
@@ -278,6 +295,7 @@ impl Door {
             Self::Fexit(_) => "fexit",
             Self::CgroupSockAddr => "cgroup_sock_addr",
             Self::CgroupSkb(_) => "cgroup_skb",
+            Self::Tracepoint(..) => "tracepoint",
             Self::Syscall(_) => "syscall_tracepoint",
         }
     }
@@ -288,6 +306,7 @@ impl Door {
             Self::Lsm(name) | Self::BtfTracepoint(name) | Self::Fentry(name) | Self::Fexit(name) => (*name).to_owned(),
             Self::CgroupSockAddr => "cgroup v2 root".into(),
             Self::CgroupSkb(ingress) => format!("cgroup v2 root, {}", if *ingress { "ingress" } else { "egress" }),
+            Self::Tracepoint(category, name) => format!("{category}:{name}"),
             Self::Syscall(names) => names.join(", "),
         }
     }

@@ -80,8 +80,8 @@ impl Keeper {
     }
 }
 
-/// Opens the links that belong to the set. The error says which is missing.
-pub fn adopt(folder: &Path, handover: &Handover) -> Result<(Programs, Vec<Step>), String> {
+/// Opens the links that belong to the set; `preempts` as in [`Door::suits`]. The error says which is missing.
+pub fn adopt(folder: &Path, handover: &Handover, preempts: bool) -> Result<(Programs, Vec<Step>), String> {
     if handover.links == [0; 4] {
         return Err("not all of its links could be pinned".into());
     }
@@ -106,7 +106,7 @@ pub fn adopt(folder: &Path, handover: &Handover) -> Result<(Programs, Vec<Step>)
             .any(|(other, step)| other.fact == hook.fact && other.rank < hook.rank && step.state == State::Active);
         let (state, why) = match verified {
             Some(_) => (State::Active, String::new()),
-            None if better => (State::NotNeeded, String::new()),
+            None if better || !hook.door.suits(preempts) => (State::NotNeeded, String::new()),
             None => (State::Refused, "refused when the programs were loaded (see `bulkhead check`)".into()),
         };
         steps.push(Step::new(hook, state, why, verified.unwrap_or(0)));
