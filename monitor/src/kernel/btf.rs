@@ -290,11 +290,8 @@ impl Btf {
 
     /// Resolves all of [`FIELDS`].
     pub fn fields(&self) -> Result<Resolved, BtfError> {
-        let mut resolved = Resolved {
-            offsets: [MISSING; COUNT],
-            missing: Vec::new(),
-            preempts: self.preempts_tracepoints(),
-        };
+        let mut resolved =
+            Resolved { offsets: [MISSING; COUNT], missing: Vec::new(), preempts: self.preempts_tracepoints() };
         let mut lacking = Vec::new();
         for (slot, spec) in resolved.offsets.iter_mut().zip(FIELDS) {
             match spec.names.iter().find_map(|name| self.resolve(name)) {

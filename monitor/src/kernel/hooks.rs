@@ -286,6 +286,11 @@ impl Door {
         preempts || !matches!(self, Self::Tracepoint(..))
     }
 
+    /// Does the kernel leave such a program out while it runs on the same CPU already?
+    pub fn is_guarded(&self) -> bool {
+        !matches!(self, Self::Lsm(_) | Self::CgroupSockAddr | Self::CgroupSkb(_))
+    }
+
     /// Name of the rung this door stands on, as in the documentation.
     pub fn name(&self) -> &'static str {
         match self {

@@ -7,6 +7,7 @@ use super::ladder::{Ladder, State, Step};
 use super::ledger::{Handover, Ledger};
 use super::links::{self, Keeper, Programs};
 use super::maps::{Maps, Rings, Source};
+use super::missed::Missed;
 use super::pins::{self, Folder, PinError, Pins};
 use aya::maps::MapError;
 use aya::programs::links::CgroupAttachMode;
@@ -153,7 +154,8 @@ impl Kernel {
 
     /// Takes the programs and the maps apart: programs stay attached as long as the first lives, and
     /// beyond if they are pinned.
-    pub fn split(self) -> (Programs, Ladder, Maps) {
+    pub fn split(mut self) -> (Programs, Ladder, Maps) {
+        self.maps.missed = Missed::since_now(self.programs.take_guarded());
         (self.programs, self.ladder, self.maps)
     }
 }

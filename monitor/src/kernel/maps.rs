@@ -3,6 +3,7 @@
 
 use super::ledger::Ledger;
 use super::loader::LoadError;
+use super::missed::Missed;
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use monitor_common::policy::Policy;
@@ -37,6 +38,8 @@ pub struct Maps {
     lost: PerCpuArray<MapData, u64>,
     pub(super) quarantine: HashMap<MapData, Raw<CutKey>, u64>,
     pub(super) doomed: HashMap<MapData, u32, u64>,
+    /// What the kernel left out.
+    pub missed: Missed,
     /// What this daemon leaves to the next.
     pub ledger: Ledger,
 }
@@ -109,6 +112,7 @@ impl Maps {
             lost: source.of("LOST")?,
             quarantine: source.of("QUARANTINE")?,
             doomed: source.of("DOOMED")?,
+            missed: Missed::default(),
             ledger,
         })
     }

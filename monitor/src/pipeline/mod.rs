@@ -113,6 +113,10 @@ pub struct Counts {
     pub held: Mutex<Vec<respond::held::View>>,
 }
 
+/// Every so many seconds it is asked which programs the kernel left out: where it preempts them that is often, and
+/// one notice is to sum it up.
+const MISSED_TICKS: u32 = 5;
+
 /// See the module.
 pub struct Pipeline {
     maps: Maps,
@@ -130,6 +134,7 @@ pub struct Pipeline {
     unamended: VecDeque<Finding>,
     losses: HashMap<(ContainerKey, u32), u64>,
     serial: u64,
+    ticks: u32,
     held: Held,
     stop: Option<respond::Stop>,
 }
@@ -150,6 +155,7 @@ impl Pipeline {
             unamended: VecDeque::new(),
             losses: maps.ledger.losses_told().into_iter().map(|(key, n)| ((key.container, key.kind), n)).collect(),
             serial: 0,
+            ticks: 0,
             held: Held::new(responses.unified, responses.packets),
             stop: responses.stop,
             maps,
@@ -427,6 +433,13 @@ impl Pipeline {
                 let kind = kind.map_or("unknown".to_owned(), |kind| format!("{kind:?}").to_lowercase());
                 self.output.notice(Notice::event_loss(&view.id, &kind, lost - before));
                 self.maps.ledger.tell_loss(&key, lost);
+            }
+        }
+        self.ticks = self.ticks.wrapping_add(1);
+        if self.ticks.is_multiple_of(MISSED_TICKS) {
+            let missed = self.maps.missed.grown();
+            if !missed.is_empty() {
+                self.output.notice(Notice::missed_runs(&missed));
             }
         }
         if let Some(lost) = self.account.lost_with_former() {
