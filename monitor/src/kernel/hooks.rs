@@ -282,8 +282,15 @@ pub const HOOKS: &[Hook] = &[
 
 impl Door {
     /// Is the door for a kernel that does, or does not, preempt programs at BTF tracepoints?
+    ///
+    /// One that does preempts fentry and fexit programs, too, and leaves them out meanwhile. Opens, mappings and
+    /// descriptors are seen as well by system call tracepoints, which it does not; names are not.
     pub fn suits(&self, preempts: bool) -> bool {
-        preempts || !matches!(self, Self::Tracepoint(..))
+        match self {
+            Self::Tracepoint(..) => preempts,
+            Self::Fentry("security_file_open" | "security_mmap_file") | Self::Fexit(_) => !preempts,
+            _ => true,
+        }
     }
 
     /// Does the kernel leave such a program out while it runs on the same CPU already?
@@ -314,5 +321,23 @@ impl Door {
             Self::Tracepoint(category, name) => format!("{category}:{name}"),
             Self::Syscall(names) => names.join(", "),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is not used on some kernel must have another door there.
+    #[test]
+    fn every_fact_has_a_door_on_every_kind_of_kernel() {
+        for preempts in [false, true] {
+            for hook in HOOKS {
+                let other = |other: &&Hook| other.fact == hook.fact && other.door.suits(preempts);
+                assert!(HOOKS.iter().any(|hook| other(&hook)), "{:?} with preemption {preempts}", hook.fact);
+            }
+        }
+        let exec = HOOKS.iter().find(|hook| hook.fact == Fact::Exec && hook.door.suits(true));
+        assert_eq!(exec.map(|hook| hook.program), Some("process_exec_whole"));
     }
 }
