@@ -99,6 +99,8 @@ fields! {
     BpfMapId = ["bpf_map.id"] optional,
     /// Number of a link.
     BpfLinkId = ["bpf_link.id"] optional,
+    /// Program file.
+    MmExeFile = ["mm_struct.exe_file"] required,
     /// Real uid.
     CredUid = ["cred.uid"] required,
     /// Current table.

@@ -152,6 +152,12 @@ impl Descriptors {
 pub struct Mm(Object);
 
 impl Mm {
+    /// The program's file.
+    #[inline(always)]
+    pub fn executable(self) -> Option<File> {
+        self.0.follow(Field::MmExeFile).map(File)
+    }
+
     /// First and one-past-last address of the argument block.
     #[inline(always)]
     pub fn arguments(self) -> Option<(u64, u64)> {

@@ -8,10 +8,11 @@ use crate::kernel::task::{Mm, Task};
 use crate::record::{self, Judgement, Subject};
 use crate::reflex::program::{self, Arguments, Class};
 use crate::reflex::{doom, guard, provenance, stdio};
+use aya_ebpf::EbpfContext as _;
 use aya_ebpf::btf_maps::{Array, HashMap};
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
-use aya_ebpf::macros::{btf_map, btf_tracepoint};
-use aya_ebpf::programs::BtfTracePointContext;
+use aya_ebpf::macros::{btf_map, btf_tracepoint, tracepoint};
+use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use core::hint::black_box;
 use monitor_common::argv::{Form, Text};
 use monitor_common::exec::{
@@ -81,15 +82,45 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
 fn try_exec(ctx: &BtfTracePointContext) -> Option<()> {
     let task = Task(Object::new(ctx.arg::<*const u8>(0))?);
     let bprm = Object::new(ctx.arg::<*const u8>(2))?;
-    let tid = task.tid()?;
-    ROOMS.insert(&tid, EMPTY_ROOM.get(0)?, 0).ok()?;
-    let done = ROOMS.get_ptr_mut(&tid).and_then(|room| executed(task, bprm, room));
-    let _ = ROOMS.remove(&tid);
-    done
+    let exe = bprm.follow(Field::BprmFile).map(File)?;
+    in_room(task, exe, bprm.get(Field::BprmFilename)?)
+}
+
+/// Offset of `filename` in `sched:sched_process_exec`: the low half is where in the record the name is.
+const FILENAME: usize = 8;
+
+/// The same for kernels that preempt programs at BTF tracepoints and meanwhile skip them for everybody else on that
+/// CPU (`prog->active`). Programs behind perf are run with preemption off (include/trace/perf.h).
+#[tracepoint]
+pub fn process_exec_whole(ctx: TracePointContext) -> u32 {
+    let _ = try_exec_whole(&ctx);
+    0
 }
 
 #[inline(always)]
-fn executed(task: Task, bprm: Object, room: *mut Room) -> Option<()> {
+fn try_exec_whole(ctx: &TracePointContext) -> Option<()> {
+    let task = Task::current()?;
+    // SAFETY: within the tracepoint's record.
+    let name = unsafe { ctx.read_at::<u32>(FILENAME) }.ok()? as u16;
+    let name = ctx.as_ptr() as u64 + u64::from(name);
+    in_room(task, task.mm()?.executable()?, name)
+}
+
+/// `filename` is an address that nobody looks at before the end: a choice made early would be walked twice.
+#[inline(always)]
+fn in_room(task: Task, exe: File, filename: u64) -> Option<()> {
+    let tid = task.tid()?;
+    ROOMS.insert(&tid, EMPTY_ROOM.get(0)?, 0).ok()?;
+    // No closure: it would become a function of its own, with more arguments than one can have.
+    if let Some(room) = ROOMS.get_ptr_mut(&tid) {
+        let _ = executed(task, exe, filename, room);
+    }
+    let _ = ROOMS.remove(&tid);
+    Some(())
+}
+
+#[inline(always)]
+fn executed(task: Task, exe: File, filename: u64, room: *mut Room) -> Option<()> {
     let tgid = task.tgid()?;
     let entry = match provenance::entry(tgid) {
         Some(entry) => entry,
@@ -108,7 +139,6 @@ fn executed(task: Task, bprm: Object, room: *mut Room) -> Option<()> {
     let (scratch, slot, arguments) =
         unsafe { (&mut (*room).scratch, &raw mut (*room).judgement, &raw mut (*room).arguments) };
     let mm = task.mm()?;
-    let exe = bprm.follow(Field::BprmFile).map(File)?;
     exe.describe(&mut scratch.exe, task.root_sb());
     let class = look_at_program(exe, scratch, arguments, mm)?;
     let descriptors = task.descriptors()?;
@@ -134,7 +164,7 @@ fn executed(task: Task, bprm: Object, room: *mut Room) -> Option<()> {
     let entry = black_box(entry);
     let judgement = record::opaque(&judge(entry, tgid, scratch, &class, time_ns), slot);
     let subject = Subject::of(task, entry.container);
-    emit(&subject, &judgement, time_ns, scratch, entry.flags, bprm, task, mm);
+    emit(&subject, &judgement, time_ns, scratch, entry.flags, filename, task, mm);
     Some(())
 }
 
@@ -443,18 +473,18 @@ fn emit(
     time_ns: u64,
     scratch: &Scratch,
     task_flags: u32,
-    bprm: Object,
+    filename: u64,
     task: Task,
     mm: Mm,
 ) {
     let Some((start, end)) = mm.arguments() else { return };
     let total = end.wrapping_sub(start);
     if total <= ARGS_CLASSES[0] as u64 {
-        write::<{ ARGS_CLASSES[0] }>(subject, judgement, time_ns, scratch, task_flags, bprm, task, start, end);
+        write::<{ ARGS_CLASSES[0] }>(subject, judgement, time_ns, scratch, task_flags, filename, task, start, end);
     } else if total <= ARGS_CLASSES[1] as u64 {
-        write::<{ ARGS_CLASSES[1] }>(subject, judgement, time_ns, scratch, task_flags, bprm, task, start, end);
+        write::<{ ARGS_CLASSES[1] }>(subject, judgement, time_ns, scratch, task_flags, filename, task, start, end);
     } else {
-        write::<{ ARGS_CLASSES[2] }>(subject, judgement, time_ns, scratch, task_flags, bprm, task, start, end);
+        write::<{ ARGS_CLASSES[2] }>(subject, judgement, time_ns, scratch, task_flags, filename, task, start, end);
     }
 }
 
@@ -466,7 +496,7 @@ fn write<const N: usize>(
     time_ns: u64,
     scratch: &Scratch,
     task_flags: u32,
-    bprm: Object,
+    filename: u64,
     task: Task,
     start: u64,
     end: u64,
@@ -492,7 +522,7 @@ fn write<const N: usize>(
         copy_words(&scratch.print, &mut (*exec).fingerprint);
         task.comm(&mut (*exec).comm);
         (*exec).filename[0] = 0;
-        if let Some(name) = bprm.follow(Field::BprmFilename) {
+        if let Some(name) = Object::new(filename as *const u8) {
             string(name, &mut (*exec).filename);
         }
         (*exec).args_total = total as u32;

@@ -6,7 +6,7 @@ use crate::kernel::Object;
 use crate::kernel::file::{File, Inode, Type};
 use crate::kernel::task::{Task, argument};
 use crate::record;
-use crate::reflex::{guard, program, provenance, stdio};
+use crate::reflex::{doom, guard, program, provenance, stdio};
 use aya_ebpf::macros::{fentry, lsm, tracepoint};
 use aya_ebpf::programs::{FEntryContext, LsmContext, TracePointContext};
 use bytemuck::Zeroable;
@@ -51,6 +51,10 @@ fn try_program(ctx: &LsmContext) -> Option<bool> {
     // What is only watched is told by the exec itself.
     if !judgement.denied() {
         return None;
+    }
+    if reason as u8 == Reason::ReverseShell as u8 {
+        // Refused, it would tell the other end so: its standard error is the connection.
+        doom::kill_current();
     }
     record::open(task, entry, Some(inode), file.dentry()?, FILE_EXEC | bits, Reason::None, origin, &judgement);
     Some(true)

@@ -69,6 +69,8 @@ pub struct Resolved {
     pub offsets: [u32; COUNT],
     /// Optional fields this kernel does not have, with what is lost.
     pub missing: Vec<String>,
+    /// As [`Btf::preempts_tracepoints`] says.
+    pub preempts: bool,
 }
 
 impl Btf {
@@ -213,6 +215,23 @@ impl Btf {
         self.named(KIND_STRUCT, name).is_some()
     }
 
+    /// Does this kernel preempt programs at BTF tracepoints? Since 7.0 tracepoints are guarded by SRCU instead of by
+    /// switching preemption off (include/linux/tracepoint.h): the guard's type and its domain's per-CPU data are there.
+    /// (A domain of that name, for other ends and without the guard, was in kernels before 6.15, too.)
+    pub fn preempts_tracepoints(&self) -> bool {
+        self.find(KIND_TYPEDEF, "class_srcu_fast_notrace_t").is_some()
+            && self.find(KIND_VAR, "tracepoint_srcu_srcu_data").is_some()
+    }
+
+    /// A type of a kind that is not kept by name.
+    fn find(&self, kind: u32, name: &str) -> Option<u32> {
+        (1..self.types.len() as u32).find(|id| {
+            let at = self.types[*id as usize];
+            self.describe(*id).is_some_and(|found| found.0 == kind)
+                && self.u32(at).is_ok_and(|offset| self.name(offset) == name.as_bytes())
+        })
+    }
+
     /// Members of a struct with their byte offsets, and its size: for the ABI check.
     pub fn layout(&self, name: &str) -> Option<(u32, Vec<(String, u32)>)> {
         let (_, count, size, first, bits) = self.describe(self.named(KIND_STRUCT, name)?)?;
@@ -230,12 +249,7 @@ impl Btf {
     /// Parameter types of the tracepoint `name` as its BTF programs get them, without qualifiers
     /// (`struct task_struct *`, `pid_t`, `char *`). `None`: this kernel has no such tracepoint.
     pub fn tracepoint(&self, name: &str) -> Option<Vec<String>> {
-        let wanted = format!("btf_trace_{name}");
-        let typedef = (1..self.types.len() as u32).find(|id| {
-            let at = self.types[*id as usize];
-            matches!(self.describe(*id), Some((KIND_TYPEDEF, ..)))
-                && self.u32(at).is_ok_and(|offset| self.name(offset) == wanted.as_bytes())
-        })?;
+        let typedef = self.find(KIND_TYPEDEF, &format!("btf_trace_{name}"))?;
         // typedef → pointer → prototype.
         let (_, _, pointer, ..) = self.describe(typedef)?;
         let (_, _, proto, ..) = self.describe(pointer)?;
@@ -249,11 +263,7 @@ impl Btf {
     /// Parameter types of a kernel function, spelt as by [`Self::tracepoint`]. `None`: it has none of
     /// that name, or keeps no type information on it.
     pub fn function(&self, name: &str) -> Option<Vec<String>> {
-        let function = (1..self.types.len() as u32).find(|id| {
-            let at = self.types[*id as usize];
-            matches!(self.describe(*id), Some((KIND_FUNC, ..)))
-                && self.u32(at).is_ok_and(|offset| self.name(offset) == name.as_bytes())
-        })?;
+        let function = self.find(KIND_FUNC, name)?;
         let (_, _, proto, ..) = self.describe(function)?;
         let (kind, count, _, first, _) = self.describe(proto)?;
         (kind == KIND_FUNC_PROTO).then(|| {
@@ -280,7 +290,8 @@ impl Btf {
 
     /// Resolves all of [`FIELDS`].
     pub fn fields(&self) -> Result<Resolved, BtfError> {
-        let mut resolved = Resolved { offsets: [MISSING; COUNT], missing: Vec::new() };
+        let mut resolved =
+            Resolved { offsets: [MISSING; COUNT], missing: Vec::new(), preempts: self.preempts_tracepoints() };
         let mut lacking = Vec::new();
         for (slot, spec) in resolved.offsets.iter_mut().zip(FIELDS) {
             match spec.names.iter().find_map(|name| self.resolve(name)) {

@@ -59,6 +59,9 @@ pub enum Door {
     CgroupSockAddr,
     /// Program on the cgroup v2 root, `true` = ingress.
     CgroupSkb(bool),
+    /// Classic tracepoint (category and name), not preempted while the program runs: for kernels that preempt at
+    /// BTF tracepoints, where a program is skipped for other tasks while it is preempted in one.
+    Tracepoint(&'static str, &'static str),
     /// System call tracepoints (`syscalls:NAME`): the last door.
     Syscall(&'static [&'static str]),
 }
@@ -123,7 +126,16 @@ const UNIX: &str = "container runtime sockets";
 
 /// All hooks.
 pub const HOOKS: &[Hook] = &[
-    hook("process_exec", Fact::Exec, Door::BtfTracepoint("sched_process_exec"), 0, true, Power::Kill, "program starts"),
+    hook(
+        "process_exec_whole",
+        Fact::Exec,
+        Door::Tracepoint("sched", "sched_process_exec"),
+        0,
+        false,
+        Power::Kill,
+        "program starts while another is being judged",
+    ),
+    hook("process_exec", Fact::Exec, Door::BtfTracepoint("sched_process_exec"), 1, true, Power::Kill, "program starts"),
     hook(
         "process_fork",
         Fact::Process,
@@ -357,6 +369,23 @@ pub const HOOKS: &[Hook] = &[
 ];
 
 impl Door {
+    /// Is the door for a kernel that does, or does not, preempt programs at BTF tracepoints?
+    ///
+    /// One that does preempts fentry and fexit programs, too, and leaves them out meanwhile. Opens, mappings and
+    /// descriptors are seen as well by system call tracepoints, which it does not; names are not.
+    pub fn suits(&self, preempts: bool) -> bool {
+        match self {
+            Self::Tracepoint(..) => preempts,
+            Self::Fentry("security_file_open" | "security_mmap_file") | Self::Fexit(_) => !preempts,
+            _ => true,
+        }
+    }
+
+    /// Does the kernel leave such a program out while it runs on the same CPU already?
+    pub fn is_guarded(&self) -> bool {
+        !matches!(self, Self::Lsm(_) | Self::CgroupSockAddr | Self::CgroupSkb(_))
+    }
+
     /// Name of the rung this door stands on, as in the documentation.
     pub fn name(&self) -> &'static str {
         match self {
@@ -366,6 +395,7 @@ impl Door {
             Self::Fexit(_) => "fexit",
             Self::CgroupSockAddr => "cgroup_sock_addr",
             Self::CgroupSkb(_) => "cgroup_skb",
+            Self::Tracepoint(..) => "tracepoint",
             Self::Syscall(_) => "syscall_tracepoint",
         }
     }
@@ -376,7 +406,26 @@ impl Door {
             Self::Lsm(name) | Self::BtfTracepoint(name) | Self::Fentry(name) | Self::Fexit(name) => (*name).to_owned(),
             Self::CgroupSockAddr => "cgroup v2 root".into(),
             Self::CgroupSkb(ingress) => format!("cgroup v2 root, {}", if *ingress { "ingress" } else { "egress" }),
+            Self::Tracepoint(category, name) => format!("{category}:{name}"),
             Self::Syscall(names) => names.join(", "),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is not used on some kernel must have another door there.
+    #[test]
+    fn every_fact_has_a_door_on_every_kind_of_kernel() {
+        for preempts in [false, true] {
+            for hook in HOOKS {
+                let other = |other: &&Hook| other.fact == hook.fact && other.door.suits(preempts);
+                assert!(HOOKS.iter().any(|hook| other(&hook)), "{:?} with preemption {preempts}", hook.fact);
+            }
+        }
+        let exec = HOOKS.iter().find(|hook| hook.fact == Fact::Exec && hook.door.suits(true));
+        assert_eq!(exec.map(|hook| hook.program), Some("process_exec_whole"));
     }
 }

@@ -7,7 +7,7 @@ use super::ledger::Handover;
 use aya::Ebpf;
 use aya::maps::{MapError, MapInfo};
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::{ProgramError, ProgramInfo, loaded_programs};
+use aya::programs::{ProgramError, ProgramFd, ProgramInfo, loaded_programs};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -15,8 +15,17 @@ use std::path::{Path, PathBuf};
 pub struct Programs {
     /// Kept open, so that a pin that somebody removes takes nothing away while the daemon runs.
     _links: Vec<FdLink>,
+    /// Those that the kernel may leave out.
+    guarded: Vec<(String, ProgramFd)>,
     /// Programs with links that are not pinned.
     _ebpf: Option<Ebpf>,
+}
+
+impl Programs {
+    /// Programs that the kernel may leave out; see [`super::missed`].
+    pub fn take_guarded(&mut self) -> Vec<(String, ProgramFd)> {
+        std::mem::take(&mut self.guarded)
+    }
 }
 
 /// Collects the links of programs as they are attached.
@@ -75,18 +84,23 @@ impl Keeper {
             handover.links = [0; 4];
         }
         let whole = self.folder.is_some() && !self.partial;
+        let guarded = HOOKS.iter().filter(|hook| hook.door.is_guarded()).filter_map(|hook| {
+            let loaded = ebpf.program(hook.program)?.info().ok()?;
+            Some((hook.program.to_owned(), loaded.fd().ok()?))
+        });
+        let guarded = guarded.collect();
         // Pinned links hold their programs: the object's own descriptors and its copy of the code can go.
-        Programs { _links: self.links, _ebpf: (!whole).then_some(ebpf) }
+        Programs { _links: self.links, guarded, _ebpf: (!whole).then_some(ebpf) }
     }
 }
 
-/// Opens the links that belong to the set. The error says which is missing.
-pub fn adopt(folder: &Path, handover: &Handover) -> Result<(Programs, Vec<Step>), String> {
+/// Opens the links that belong to the set; `preempts` as in [`Door::suits`]. The error says which is missing.
+pub fn adopt(folder: &Path, handover: &Handover, preempts: bool) -> Result<(Programs, Vec<Step>), String> {
     if handover.links == [0; 4] {
         return Err("not all of its links could be pinned".into());
     }
     let known: HashMap<u32, ProgramInfo> = loaded_programs().flatten().map(|info| (info.id(), info)).collect();
-    let mut links = Vec::new();
+    let (mut links, mut guarded) = (Vec::new(), Vec::new());
     let mut steps: Vec<Step> = Vec::with_capacity(HOOKS.len());
     for hook in HOOKS {
         let mut verified = None;
@@ -96,6 +110,12 @@ pub fn adopt(folder: &Path, handover: &Handover) -> Result<(Programs, Vec<Step>)
                 let link = PinnedLink::from_pin(folder.join(&name)).map_err(|error| format!("link {name}: {error}"))?;
                 let link = FdLink::from(link);
                 let id = link.info().map_err(|error| format!("link {name}: {error}"))?.program_id();
+                if verified.is_none()
+                    && hook.door.is_guarded()
+                    && let Some(fd) = known.get(&id).and_then(|info| info.fd().ok())
+                {
+                    guarded.push((hook.program.to_owned(), fd));
+                }
                 verified = Some(known.get(&id).and_then(ProgramInfo::verified_instruction_count).unwrap_or(0));
                 links.push(link);
             }
@@ -106,12 +126,12 @@ pub fn adopt(folder: &Path, handover: &Handover) -> Result<(Programs, Vec<Step>)
             .any(|(other, step)| other.fact == hook.fact && other.rank < hook.rank && step.state == State::Active);
         let (state, why) = match verified {
             Some(_) => (State::Active, String::new()),
-            None if better => (State::NotNeeded, String::new()),
+            None if better || !hook.door.suits(preempts) => (State::NotNeeded, String::new()),
             None => (State::Refused, "refused when the programs were loaded (see `bulkhead check`)".into()),
         };
         steps.push(Step::new(hook, state, why, verified.unwrap_or(0)));
     }
-    Ok((Programs { _links: links, _ebpf: None }, steps))
+    Ok((Programs { _links: links, guarded, _ebpf: None }, steps))
 }
 
 /// Links a hook can have.

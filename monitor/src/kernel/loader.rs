@@ -7,6 +7,7 @@ use super::ladder::{Ladder, State, Step};
 use super::ledger::{Handover, Ledger};
 use super::links::{self, Keeper, Programs};
 use super::maps::{Maps, Rings, Source};
+use super::missed::Missed;
 use super::pins::{self, Folder, PinError, Pins};
 use aya::maps::MapError;
 use aya::programs::links::CgroupAttachMode;
@@ -153,7 +154,8 @@ impl Kernel {
 
     /// Takes the programs and the maps apart: programs stay attached as long as the first lives, and
     /// beyond if they are pinned.
-    pub fn split(self) -> (Programs, Ladder, Maps) {
+    pub fn split(mut self) -> (Programs, Ladder, Maps) {
+        self.maps.missed = Missed::since_now(self.programs.take_guarded());
         (self.programs, self.ladder, self.maps)
     }
 }
@@ -215,7 +217,7 @@ fn version(options: &Options<'_>, resolved: &Resolved) -> String {
 /// Takes over what is attached already. The error says what is missing.
 fn adopt(folder: &Folder, options: &Options<'_>, resolved: &Resolved) -> Result<(Kernel, Rings), String> {
     let ledger = Ledger::pinned(&folder.maps()).ok_or("the ledger is missing")?;
-    let (programs, steps) = links::adopt(&folder.links(), &ledger.handover())?;
+    let (programs, steps) = links::adopt(&folder.links(), &ledger.handover(), resolved.preempts)?;
     let maps = folder.maps();
     let mut source = Source::Pinned(&maps);
     let rings = Rings::open(&mut source).map_err(|error| error.to_string())?;
@@ -265,7 +267,7 @@ fn build(
     let cgroup = File::open(options.cgroup_root)
         .map_err(|source| LoadError::Cgroup { path: options.cgroup_root.into(), source })?;
     let mut keeper = Keeper::new(folder.map(Folder::links));
-    let steps = attach_all(&mut ebpf, &aya_btf, &cgroup, options.avoid, &mut keeper)?;
+    let steps = attach_all(&mut ebpf, &aya_btf, &cgroup, options.avoid, resolved.preempts, &mut keeper)?;
     let mut handover = Handover { links: [0; 4], ..maps.ledger.handover() };
     let programs = keeper.finish(ebpf, &mut handover);
     maps.ledger.set_handover(&handover);
@@ -281,6 +283,7 @@ fn attach_all(
     btf: &aya::Btf,
     cgroup: &File,
     avoid: &[&'static str],
+    preempts: bool,
     keeper: &mut Keeper,
 ) -> Result<Vec<Step>, LoadError> {
     let load = |ebpf: &mut Ebpf, hook: &Hook| match avoid.contains(&hook.door.name()) {
@@ -289,12 +292,14 @@ fn attach_all(
     };
     let mut loaded: Vec<Option<Result<(), String>>> = Vec::with_capacity(HOOKS.len());
     for hook in HOOKS {
-        let better = better(hook, |index| matches!(loaded.get(index), Some(Some(Ok(())))));
+        let better =
+            !hook.door.suits(preempts) || better(hook, |index| matches!(loaded.get(index), Some(Some(Ok(())))));
         loaded.push((!better).then(|| load(ebpf, hook)));
     }
     let mut steps: Vec<Step> = Vec::with_capacity(HOOKS.len());
     for (hook, loaded) in HOOKS.iter().zip(loaded) {
-        let better = better(hook, |index| steps.get(index).is_some_and(|step| step.state == State::Active));
+        let better = !hook.door.suits(preempts)
+            || better(hook, |index| steps.get(index).is_some_and(|step| step.state == State::Active));
         let (state, why) = if better {
             (State::NotNeeded, String::new())
         } else {
@@ -337,7 +342,7 @@ fn load(ebpf: &mut Ebpf, btf: &aya::Btf, hook: &Hook) -> Result<(), String> {
         Door::Fexit(name) => cast::<FExit>(program)?.load(name, btf),
         Door::CgroupSockAddr => cast::<CgroupSockAddr>(program)?.load(),
         Door::CgroupSkb(_) => cast::<CgroupSkb>(program)?.load(),
-        Door::Syscall(_) => cast::<TracePoint>(program)?.load(),
+        Door::Tracepoint(..) | Door::Syscall(_) => cast::<TracePoint>(program)?.load(),
     }
     .map_err(explain)
 }
@@ -377,20 +382,27 @@ fn attach(ebpf: &mut Ebpf, cgroup: &File, hook: &Hook, keeper: &mut Keeper) -> R
             let id = program.attach(cgroup, kind, CgroupAttachMode::Single).map_err(explain)?;
             keeper.keep(hook, 0, || program.take_link(id))
         }
-        Door::Syscall(names) => attach_syscalls(cast(program)?, hook, names, keeper),
+        Door::Tracepoint(category, name) => attach_tracepoints(cast(program)?, hook, category, &[name], keeper),
+        Door::Syscall(names) => attach_tracepoints(cast(program)?, hook, "syscalls", names, keeper),
     }
 }
 
-fn attach_syscalls(program: &mut TracePoint, hook: &Hook, names: &[&str], keeper: &mut Keeper) -> Result<(), String> {
+fn attach_tracepoints(
+    program: &mut TracePoint,
+    hook: &Hook,
+    category: &str,
+    names: &[&str],
+    keeper: &mut Keeper,
+) -> Result<(), String> {
     let (mut attached, mut why) = (0, String::new());
     for (index, name) in names.iter().enumerate() {
         // An architecture may lack the older system calls.
-        match program.attach("syscalls", name) {
+        match program.attach(category, name) {
             Ok(id) => {
                 attached += 1;
                 if keeper.keep(hook, index, || program.take_link(id)).is_err() {
                     // Before 5.15 such a link is no BPF link: it stays the program's own.
-                    program.attach("syscalls", name).map_err(explain)?;
+                    program.attach(category, name).map_err(explain)?;
                     keeper.stays(hook);
                 }
             }

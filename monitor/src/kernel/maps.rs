@@ -3,6 +3,7 @@
 
 use super::ledger::Ledger;
 use super::loader::LoadError;
+use super::missed::Missed;
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError, PerCpuArray, RingBuf};
 use monitor_common::header::Reason;
@@ -43,6 +44,8 @@ pub struct Maps {
     own: HashMap<MapData, Raw<OwnKey>, u64>,
     /// Entries of `sensitive` that no configuration names.
     own_names: BTreeSet<u64>,
+    /// What the kernel left out.
+    pub missed: Missed,
     /// What this daemon leaves to the next.
     pub ledger: Ledger,
 }
@@ -127,6 +130,7 @@ impl Maps {
             doomed: source.of("DOOMED")?,
             own: source.of("OWN")?,
             own_names: BTreeSet::new(),
+            missed: Missed::default(),
             ledger,
         })
     }

@@ -11,6 +11,7 @@ pub mod ledger;
 pub mod links;
 pub mod loader;
 pub mod maps;
+pub mod missed;
 pub mod mounts;
 pub mod object;
 pub mod pins;

@@ -62,6 +62,17 @@ impl Notice {
             .with(serde_json::json!({ "container": "", "lost": lost, "cause": "daemon_ended" }))
     }
 
+    /// The kernel left programs out, each so often: they were running on that CPU, in a task that was preempted.
+    pub fn missed_runs(programs: &[(String, u64)]) -> Self {
+        let lost: u64 = programs.iter().map(|(_, count)| count).sum();
+        let names: Vec<&str> = programs.iter().map(|(name, _)| name.as_str()).collect();
+        let message =
+            format!("the kernel left out {lost} runs of {}: what they would have seen is missed", names.join(", "));
+        Self::new(NoticeKind::Metric, "event_loss", message).with(
+            serde_json::json!({ "container": "", "kind": "any", "lost": lost, "cause": "preempted", "programs": names }),
+        )
+    }
+
     /// Records of a container were lost, so many of each kind.
     pub fn event_loss(container: &str, kinds: &[(String, u64)]) -> Self {
         let lost: u64 = kinds.iter().map(|(_, count)| count).sum();

@@ -126,6 +126,10 @@ pub struct Counts {
     pub held: Mutex<Vec<respond::held::View>>,
 }
 
+/// Every so many seconds it is asked which programs the kernel left out: where it preempts them that is often, and
+/// one notice is to sum it up.
+const MISSED_TICKS: u32 = 5;
+
 /// See the module.
 pub struct Pipeline {
     maps: Maps,
@@ -143,6 +147,7 @@ pub struct Pipeline {
     unamended: VecDeque<Finding>,
     losses: Losses,
     serial: u64,
+    ticks: u32,
     held: Held,
     own: Own,
     stop: Option<respond::Stop>,
@@ -167,6 +172,7 @@ impl Pipeline {
             unamended: VecDeque::new(),
             losses: Losses::new(maps.ledger.losses_told()),
             serial: 0,
+            ticks: 0,
             held: Held::new(responses.unified, responses.packets),
             stop: responses.stop,
             taps: Taps::new(notes),
@@ -447,6 +453,13 @@ impl Pipeline {
         }
         for loss in self.losses.due(boot_ns(), &self.maps.losses()) {
             self.lost(&loss);
+        }
+        self.ticks = self.ticks.wrapping_add(1);
+        if self.ticks.is_multiple_of(MISSED_TICKS) {
+            let missed = self.maps.missed.grown();
+            if !missed.is_empty() {
+                self.output.notice(Notice::missed_runs(&missed));
+            }
         }
         if let Some(lost) = self.account.lost_with_former() {
             self.output.notice(Notice::handover_loss(lost));

@@ -21,6 +21,7 @@ mod lab;
 mod live;
 mod pace;
 mod packages;
+mod preempted;
 mod quarantine;
 mod recording;
 mod refusals;
@@ -54,6 +55,7 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("reverse_shell_killed_in_protect", Needs::Daemon, attacks::reverse_shell_killed_in_protect),
     ("reverse_shell_found_in_monitor", Needs::Daemon, attacks::reverse_shell_found_in_monitor),
     ("pipe_to_shell_never_runs", Needs::Daemon, attacks::pipe_to_shell_never_runs),
+    ("no_exec_goes_unjudged", Needs::Daemon, preempted::no_exec_goes_unjudged),
     ("downloaded_script_never_runs", Needs::Daemon, attacks::downloaded_script_never_runs),
     ("sourced_script_is_found", Needs::Daemon, attacks::sourced_script_is_found),
     ("cron_and_key_writes", Needs::Daemon, attacks::cron_and_key_writes),

@@ -4,6 +4,7 @@
 
 use crate::container::{Cgroup, Container, Group, mounts};
 use crate::daemon::{Daemon, Settings};
+use crate::pace;
 use anyhow::{Context, Result, ensure};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -104,7 +105,7 @@ impl Arrivals {
     }
 
     fn await_flow(&self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + pace::wait(Duration::from_secs(5));
         while self.bytes.load(Ordering::SeqCst) < 640 {
             ensure!(Instant::now() < deadline, "{}: nothing arrives", self.what);
             std::thread::sleep(Duration::from_millis(5));
@@ -194,7 +195,7 @@ impl Subject {
     /// And one of the harness's to it?
     fn can_be_called(&self, port: u16) -> Result<bool> {
         let address: SocketAddr = format!("{}:{port}", self.addresses().1).parse()?;
-        Ok(TcpStream::connect_timeout(&address, Duration::from_millis(700)).is_ok())
+        Ok(TcpStream::connect_timeout(&address, pace::wait(Duration::from_millis(700))).is_ok())
     }
 }
 
@@ -235,7 +236,7 @@ fn streams(subject: &Subject) -> Result<Streams> {
     });
     let served = free_port()?;
     processes.push(subject.perl(SERVER, &[served.to_string()])?);
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + pace::wait(Duration::from_secs(5));
     let stream = loop {
         match TcpStream::connect((subject.addresses().1, served)) {
             Ok(stream) => break stream,
@@ -276,11 +277,12 @@ fn cut(layout: Layout, subject: &Subject, group: &Group, by: &str) -> Result<()>
     let (begun, answer) = order(&daemon, "quarantine", subject.id())?;
     let answered = begun.elapsed();
     ensure!(answer.contains(by), "cut by other means than {by}: {answer}");
-    std::thread::sleep(LIMIT + SILENCE);
+    let limit = pace::wait(LIMIT);
+    std::thread::sleep(limit + SILENCE);
     for arrivals in &streams.arrivals {
         let after = arrivals.last().saturating_duration_since(begun);
         eprintln!("{}: cut {after:?} after the order, answered after {answered:?}; {}", arrivals.what, answer.trim());
-        ensure!(after < LIMIT, "{}: bytes arrived {after:?} after the order", arrivals.what);
+        ensure!(after < limit, "{}: bytes arrived {after:?} after the order", arrivals.what);
     }
     ensure!(!raw || !subject.can_ping()?, "a raw socket got out and an answer in");
     ensure!(!subject.can_call(streams.port)?, "a new connection got out");

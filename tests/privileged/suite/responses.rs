@@ -4,7 +4,9 @@ use crate::container::{Container, Group};
 use crate::daemon::{Daemon, Settings, outcome, program};
 use crate::engine::serve;
 use crate::lab::Peer;
+use crate::pace;
 use anyhow::{Result, ensure};
+use monitor::container::hierarchy;
 use std::fs;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -35,7 +37,7 @@ fn stands(container: &Container) -> bool {
 
 /// Does it go on?
 fn goes_on(container: &Container) -> bool {
-    let (before, deadline) = (number(container), Instant::now() + Duration::from_secs(5));
+    let (before, deadline) = (number(container), Instant::now() + pace::wait(Duration::from_secs(5)));
     while number(container) == before {
         if Instant::now() > deadline {
             return false;
@@ -57,10 +59,14 @@ fn gets(daemon: &Daemon, order: &str, container: &str, code: i32, words: &str) -
     Ok(())
 }
 
-/// On v1 by the freezer controller, on v2 by cgroup.freeze.
+/// On v1 by the freezer controller, on v2 by cgroup.freeze: as far as this host has both, by both.
 pub fn freeze_stops_and_thaw_resumes() -> Result<()> {
     let hide_v1 = "for m in $(awk '$3 == \"cgroup\" {print $2}' /proc/mounts); do umount $m; done";
-    for (prelude, by) in [("", "cgroup v1 freezer"), (hide_v1, "cgroup v2 freezer")] {
+    let mounted = fs::read_to_string("/proc/self/mountinfo")?;
+    let v1 = hierarchy::v1(&mounted, "freezer").map(|_| ("", "cgroup v1 freezer"));
+    let v2 = hierarchy::unified(&mounted).map(|_| (hide_v1, "cgroup v2 freezer"));
+    ensure!(v1.is_some() || v2.is_some(), "this host has no freezer");
+    for (prelude, by) in v1.into_iter().chain(v2) {
         let group = Group::make()?;
         let daemon = Daemon::start(&group, &Settings { prelude: prelude.into(), ..Settings::mode("monitor") })?;
         let container = Container::start(&group)?;

@@ -15,6 +15,8 @@ pub struct MustRun {
     scenarios: Vec<String>,
     /// Tests of a guest by group.
     pub guest: BTreeMap<String, Vec<String>>,
+    /// Tests of some guests besides, by cgroup layout.
+    pub guest_pure: BTreeMap<String, Vec<String>>,
 }
 
 impl MustRun {
@@ -52,6 +54,7 @@ mod tests {
             privileged: vec!["loads".into()],
             scenarios: vec!["rs-1".into()],
             guest: BTreeMap::new(),
+            guest_pure: BTreeMap::new(),
         }
     }
 

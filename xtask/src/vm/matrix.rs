@@ -61,6 +61,20 @@ pub fn all() -> Vec<Boot> {
         .collect()
 }
 
+/// The oldest and the newest kernel, both with both lists.
+pub fn extremes() -> Vec<Boot> {
+    let mut boots = all();
+    let ends = [boots.first(), boots.last()].map(|boot| boot.map(|boot| boot.series.clone()));
+    boots.retain(|boot| ends.contains(&Some(boot.series.clone())));
+    boots
+}
+
+/// Is a boot the first or the last of its layout among those of a run? They run what depends on the layout.
+pub fn is_outermost(boot: &Boot, boots: &[Boot]) -> bool {
+    let mut alike = boots.iter().filter(|other| other.layout == boot.layout);
+    alike.next() == Some(boot) || alike.next_back() == Some(boot)
+}
+
 /// A series is numbers and dots: it becomes part of package names.
 pub fn parse_series(text: &str) -> Result<String, String> {
     let good =
@@ -83,6 +97,22 @@ mod tests {
             assert!(boots.iter().any(|boot| boot.layout == layout && boot.lsm), "{layout}");
             assert!(boots.iter().any(|boot| boot.layout == layout && !boot.lsm), "{layout}");
         }
+    }
+
+    #[test]
+    fn the_extremes_are_two_kernels_with_both_lists() {
+        let boots: Vec<String> = extremes().iter().map(|boot| format!("{} {}", boot.series, boot.lsm)).collect();
+        assert_eq!(boots, ["5.10 true", "5.10 false", "7 true", "7 false"]);
+    }
+
+    #[test]
+    fn the_outermost_are_an_old_and_a_new_kernel() {
+        let boots = all();
+        for (layout, expected) in [(Layout::V1, ["5.10", "6.18"]), (Layout::V2, ["5.10", "7"])] {
+            let found = boots.iter().filter(|boot| boot.layout == layout && is_outermost(boot, &boots));
+            assert_eq!(found.map(|boot| boot.series.as_str()).collect::<Vec<_>>(), expected, "{layout}");
+        }
+        assert!(is_outermost(&boots[3], &boots[3..4]), "alone");
     }
 
     #[test]

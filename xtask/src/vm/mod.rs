@@ -12,6 +12,7 @@ mod kernel;
 pub mod matrix;
 mod packages;
 mod page;
+mod passed;
 mod payload;
 mod report;
 mod verified;
@@ -67,6 +68,9 @@ pub struct Options {
     /// Write docs/kernel-support.md and xtask/verified.toml from this run.
     #[arg(long, requires = "all")]
     record: bool,
+    /// Do not boot again what has passed with the very same programs, tests, kernel and disk.
+    #[arg(long, requires = "all")]
+    resume: bool,
     /// Processor time that a guest may use.
     #[arg(long, value_name = "SECONDS", default_value_t = LIMIT)]
     limit: u64,
@@ -78,13 +82,14 @@ pub fn cache_dir() -> PathBuf {
     std::env::var_os("BULKHEAD_VM_DIR").map_or_else(|| workspace::target_dir().join("vm"), PathBuf::from)
 }
 
-/// Boots the matrix on this daemon: one result for each guest, and one for the verifier's counts.
-pub fn play_matrix(daemon: &Path) -> Result<Tally> {
+/// Boots the matrix, the whole of it or the oldest and the newest kernel, on this daemon: one result for each guest, and
+/// one for the verifier's counts.
+pub fn play_matrix(daemon: &Path, whole: bool) -> Result<Tally> {
     let options = Options { all: true, monitor: Some(daemon.to_owned()), limit: LIMIT, ..Options::default() };
-    let boots = matrix::all();
+    let boots = if whole { matrix::all() } else { matrix::extremes() };
     let floor = prepare(&options, &boots)?;
     let reports = floor.boot_all(&boots)?;
-    println!("\n{}", report::table(&reports, &floor.groups));
+    println!("\n{}", report::table(&reports));
     let grown = verified::faults(&verified::counts(&reports), &verified::recorded()?);
     for fault in &grown {
         println!("verifier: {fault}");
@@ -103,7 +108,7 @@ pub fn run(options: &Options) -> Result<bool> {
         return boots.iter().try_fold(true, |good, boot| Ok(floor.run_command(boot, command)? && good));
     }
     let reports = floor.boot_all(&boots)?;
-    println!("\n{}", report::table(&reports, &floor.groups));
+    println!("\n{}", report::table(&reports));
     let mut good = reports.iter().all(Report::is_good);
     let counts = verified::counts(&reports);
     if options.record && !good {
@@ -147,13 +152,9 @@ fn prepare(options: &Options, boots: &[Boot]) -> Result<Floor> {
     fs::create_dir_all(&lab).with_context(|| format!("make {}", lab.display()))?;
     let disk = disk::ready(&cache, &Workshop::new(&lab, &cache.join("scratch"), &interrupt))?;
     let kernels = kernels(boots, &cache, &interrupt)?;
-    let mut groups = MustRun::read()?.guest;
-    if let Some(word) = &options.only {
-        groups.values_mut().for_each(|names| names.retain(|name| name.contains(word.as_str())));
-        groups.retain(|_, names| !names.is_empty());
-    }
-    let (only, limit) = (options.only.clone(), options.limit);
-    Ok(Floor { cache, disk, payload: payload?, kernels, interrupt, groups, only, limit })
+    let must_run = MustRun::read()?;
+    let (only, limit, resume) = (options.only.clone(), options.limit, options.resume);
+    Ok(Floor { cache, disk, payload: payload?, kernels, interrupt, must_run, only, limit, resume })
 }
 
 fn boots(options: &Options) -> Result<Vec<Boot>> {
@@ -207,11 +208,12 @@ struct Floor {
     payload: Payload,
     kernels: BTreeMap<String, Kernel>,
     interrupt: Interrupt,
-    /// Tests that must run, by group.
-    groups: BTreeMap<String, Vec<String>>,
+    must_run: MustRun,
     only: Option<String>,
     /// Seconds.
     limit: u64,
+    /// What has passed is not booted again.
+    resume: bool,
 }
 
 impl Floor {
@@ -225,7 +227,7 @@ impl Floor {
                     while let Some((number, boot)) = queue.lock().ok().and_then(|mut queue| queue.next())
                         && !self.interrupt.is_set()
                     {
-                        let report = self.boot_one(boot);
+                        let report = self.boot_one(boot, matrix::is_outermost(boot, boots));
                         match &report {
                             Ok(report) => println!("{}", report.line()),
                             Err(error) => println!("{boot}: {error:#}"),
@@ -243,35 +245,62 @@ impl Floor {
         reports.into_inner().unwrap_or_default().into_values().collect()
     }
 
-    fn boot_one(&self, boot: &Boot) -> Result<Report> {
+    fn boot_one(&self, boot: &Boot, outermost: bool) -> Result<Report> {
         let kernel = self.kernels.get(&boot.series).context("no such kernel")?;
-        let outcome = self.power_on(boot, kernel, &self.test_job())?;
-        Ok(Report::of(boot, &kernel.release, &outcome, &self.groups))
+        let asked = self.asked(boot, outermost);
+        let (outcome, key) = self.power_on(boot, kernel, &self.test_job(&asked))?;
+        let report = Report::of(boot, &kernel.release, &outcome, asked);
+        if report.is_good() {
+            passed::keep(&self.cache, &key, &outcome)?;
+        }
+        Ok(report)
+    }
+
+    /// Tests that must run in a guest, by group.
+    fn asked(&self, boot: &Boot, outermost: bool) -> BTreeMap<String, Vec<String>> {
+        let mut groups = self.must_run.guest.clone();
+        if outermost && let Some(names) = self.must_run.guest_pure.get(&boot.layout.to_string()) {
+            groups.insert("responses".to_owned(), names.clone());
+        }
+        if let Some(word) = &self.only {
+            groups.values_mut().for_each(|names| names.retain(|name| name.contains(word.as_str())));
+            groups.retain(|_, names| !names.is_empty());
+        }
+        groups
     }
 
     /// Runs one command in a guest, its output passed on.
     fn run_command(&self, boot: &Boot, command: &str) -> Result<bool> {
         let kernel = self.kernels.get(&boot.series).context("no such kernel")?;
-        let outcome = self.power_on(boot, kernel, &format!("section run sh -c {}\n", quoted(command)))?;
+        let (outcome, _) = self.power_on(boot, kernel, &format!("section run sh -c {}\n", quoted(command)))?;
         print!("{}", outcome.results);
         println!("{boot} ({}): {:?} after {} s", kernel.release, outcome.end, outcome.cost.as_secs());
         Ok(outcome.end == guest::End::Finished)
     }
 
-    fn power_on(&self, boot: &Boot, kernel: &Kernel, job: &str) -> Result<guest::Outcome> {
+    /// Boots; tells also under which key it is known whether it passed.
+    fn power_on(&self, boot: &Boot, kernel: &Kernel, job: &str) -> Result<(guest::Outcome, String)> {
         // Named for this run too: others may go on at the same time.
         let folder = self.cache.join("boots").join(format!("{}-{}", boot.slug(), std::process::id()));
         fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
         let initramfs = self.payload.initramfs(boot, kernel, job, &folder)?;
+        let bytes = fs::read(&initramfs).context("read an initramfs")?;
+        let key = passed::key(&bytes, &format!("{boot} {} {}", kernel.release, self.disk.display()));
+        drop(bytes);
+        let before = if self.resume { passed::find(&self.cache, &key) } else { None };
+        if let Some(outcome) = before {
+            fs::remove_file(initramfs).context("remove an initramfs")?;
+            return Ok((outcome, key));
+        }
         let limit = Duration::from_secs(self.limit);
         let outcome =
             guest::boot(boot, kernel, std::slice::from_ref(&self.disk), &initramfs, &folder, limit, &self.interrupt);
         fs::remove_file(initramfs).context("remove an initramfs")?;
-        outcome
+        Ok((outcome?, key))
     }
 
-    fn test_job(&self) -> String {
-        let names: Vec<&str> = self.groups.values().flatten().map(String::as_str).collect();
+    fn test_job(&self, asked: &BTreeMap<String, Vec<String>>) -> String {
+        let names: Vec<&str> = asked.values().flatten().map(String::as_str).collect();
         let chosen = match &self.only {
             Some(word) => format!("./privileged --color never {}", quoted(word)),
             None => format!("env BULKHEAD_TESTS={} ./privileged --color never", names.join(",")),
