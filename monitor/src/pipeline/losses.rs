@@ -87,7 +87,9 @@ impl Losses {
             self.told.extend(loss.counts.iter().copied());
         }
         self.last_ns.retain(|_, last| now_ns.saturating_sub(*last) < QUIET_NS);
-        self.told.retain(|key, _| counted.iter().any(|(there, _)| there == key));
+        if self.told.len() > counted.len() {
+            self.told.retain(|key, _| counted.iter().any(|(there, _)| there == key));
+        }
         due
     }
 }
