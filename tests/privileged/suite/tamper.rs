@@ -7,15 +7,16 @@ use crate::faults::attack_works;
 use crate::pace;
 use crate::refusals::lsm;
 use crate::restart::Bpffs;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use aya::maps::{HashMap, Map, MapData, MapInfo};
 use aya::programs::links::{FdLink, PinnedLink};
 use monitor::container::hierarchy;
+use monitor_common::own::OWN_INODE;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// include/uapi/linux/capability.h
@@ -76,7 +77,8 @@ impl Stage {
     }
 
     fn missed(&self) -> String {
-        format!("runs of programs missed: {}", self.daemon.missed_runs())
+        let lost = self.daemon.status().map(|status| status["events_lost"].to_string()).unwrap_or_default();
+        format!("runs of programs missed: {}; events lost: {lost}", self.daemon.missed_runs())
     }
 
     fn judged(&self, row: &Value) -> Result<()> {
@@ -132,9 +134,8 @@ pub fn container_cannot_freeze_the_daemon_or_leave() -> Result<()> {
         let home = Group::make()?;
         let stage = stage(mode)?;
         home.join(stage.daemon.pid())?;
-        // The kernel half is told once a second.
-        std::thread::sleep(pace::wait(Duration::from_millis(2500)));
         let watched = hierarchy::detect()?;
+        stage.await_own(&watched.mount.join(&home.path()[1..]))?;
         let (kind, option) = match watched.controller.as_str() {
             "" => ("cgroup2", "rw"),
             controller => ("cgroup", controller),
@@ -149,13 +150,18 @@ pub fn container_cannot_freeze_the_daemon_or_leave() -> Result<()> {
         let state =
             |file: &str| fs::read_to_string(watched.mount.join(&home.path()[1..]).join(file)).unwrap_or_default();
         let set = state("notify_on_release").trim() == "1" || state("cgroup.freeze").trim() == "1";
-        ensure!(set != (mode == "protect"), "{mode}: wrong effect on the daemon's cgroup");
+        ensure!(set != (mode == "protect"), "{mode}: wrong effect on the daemon's cgroup; {}", stage.missed());
         home.thaw();
         stage.found("own_file_written", before).with_context(|| format!("{mode}: its cgroup's files"))?;
 
+        // Into its own, which it may end with all that is in it.
         let before = stage.count("cgroup");
-        stage.container.run(&format!("echo {} > /watched/cgroup.procs", stage.daemon.pid()))?;
+        let trap = format!("{}/{}", stage.group.path(), stage.container.id());
+        stage.container.run(&format!("echo {} > /watched{trap}/cgroup.procs", stage.daemon.pid()))?;
         stage.found("cgroup", before).with_context(|| format!("{mode}: moved"))?;
+        let place = fs::read_to_string(format!("/proc/{}/cgroup", stage.daemon.pid()))?;
+        ensure!(place.contains(&trap) == (mode == "monitor"), "{mode}: the daemon is in {place}");
+        home.join(stage.daemon.pid())?;
 
         let before = stage.count("left_cgroup");
         stage.container.run("rm -f /tmp/after; sh -c 'echo $$ > /watched/cgroup.procs; touch /tmp/after'")?;
@@ -283,6 +289,24 @@ impl Stage {
         let version = fs::read_dir(&root)?.flatten().next().context("no version is pinned")?.file_name();
         let inside = format!("/mnt/bpf/pins/{}", version.to_string_lossy());
         Ok((root.join(version), inside))
+    }
+}
+
+impl Stage {
+    /// Waits until the kernel half knows that this folder is the daemon's: it is told once a second.
+    fn await_own(&self, folder: &Path) -> Result<()> {
+        let meta = fs::metadata(folder)?;
+        let dev = rustix::fs::major(meta.dev()) << 20 | rustix::fs::minor(meta.dev());
+        let key = [&meta.ino().to_ne_bytes()[..], &OWN_INODE.to_ne_bytes(), &dev.to_ne_bytes()].concat();
+        let key: [u8; 16] = key.try_into().map_err(|_| anyhow!("a key has 16 bytes"))?;
+        let pin = self.pinned()?.0.join("maps/OWN");
+        let own: HashMap<MapData, [u8; 16], u64> = Map::from_map_data(MapData::from_pin(pin)?)?.try_into()?;
+        let deadline = Instant::now() + pace::wait(Duration::from_secs(20));
+        while own.get(&key, 0).is_err() {
+            ensure!(Instant::now() < deadline, "{} does not become the daemon's own", folder.display());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 }
 
