@@ -37,10 +37,26 @@ fn stage(mode: &'static str) -> Result<Stage> {
     let settings = Settings { pins: Some(pins.pins("keep")), ..Settings::mode(mode) };
     let daemon = Daemon::start(&group, &settings)?;
     let container = Container::start_on_host_pids(&group, pins.folder())?;
-    Ok(Stage { daemon, container, group, settings, pins })
+    let stage = Stage { daemon, container, group, settings, pins };
+    stage.await_known()?;
+    Ok(stage)
 }
 
 impl Stage {
+    /// Waits until the daemon has answered for the container: on a machine under load that takes its time, and until
+    /// then nothing is enforced. Another than "not frozen" says that it does not know whom this is about.
+    fn await_known(&self) -> Result<()> {
+        let deadline = Instant::now() + pace::wait(Duration::from_secs(20));
+        loop {
+            let (code, said) = self.daemon.order("thaw", self.container.id())?;
+            if code == Some(1) && said.contains("not frozen") {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "the container does not become known: {said}; {}", self.missed());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Runs a program in the container; it leaves /tmp/after if it lives through what it tries.
     fn perl(&self, program: &str) -> Result<()> {
         self.container.run("rm -f /tmp/after")?;
