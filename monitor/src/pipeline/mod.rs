@@ -23,7 +23,7 @@ use crate::container::host_mounts::HostMounts;
 use crate::container::registry::Change;
 use crate::control::Order;
 use crate::detect::{Context, Detectors};
-use crate::event::{Body, Cgroup, ContainerKey, Event, HOST, Verdict};
+use crate::event::{Attempt, Body, Cgroup, ContainerKey, Event, HOST, Verdict};
 use crate::finding::{Detection, Finding, Outcome};
 use crate::kernel::clock::boot_ns;
 use crate::kernel::maps::Maps;
@@ -255,6 +255,9 @@ impl Pipeline {
             return;
         }
         tracing::trace!(?event);
+        if matches!(event.body, Body::Tamper { attempt: Attempt::Cgroup, .. }) && event.prevented() {
+            self.own.go_home();
+        }
         self.facts.see(&event);
         self.processes.apply(&event);
         let cx = Context { processes: &self.processes, settings: &self.compiled.settings, containers: &self.facts };

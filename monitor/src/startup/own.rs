@@ -26,6 +26,8 @@ pub struct Own {
     /// Files that may be replaced by others of the same name.
     files: Vec<PathBuf>,
     socket: PathBuf,
+    /// Folders of the cgroups that it was started in.
+    home: Vec<PathBuf>,
     /// What the kernel half was told last.
     told: BTreeMap<OwnKey, u64>,
 }
@@ -36,6 +38,8 @@ impl Own {
     pub fn collect(pins: Option<&Pins>, files: Vec<PathBuf>, socket: &Path) -> Self {
         let files = files.into_iter().filter(|path| !path.as_os_str().is_empty()).collect();
         let mut own = Self { files, socket: socket.into(), ..Self::default() };
+        let read = |name: &str| std::fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
+        own.home = places(&read("cgroup"), &read("mountinfo")).into_iter().map(|(_, folder)| folder).collect();
         for (kind, id) in objects() {
             own.fixed.insert(OwnKey { id, kind, dev: 0 }, 1);
         }
@@ -64,6 +68,15 @@ impl Own {
                 if let Ok(info) = MapInfo::from_pin(entry.path()) {
                     self.fixed.insert(OwnKey { id: info.id().into(), kind: OWN_MAP, dev: 0 }, 1);
                 }
+            }
+        }
+    }
+
+    /// Moves the daemon back to the cgroups that it was started in: a container's process has moved it.
+    pub fn go_home(&self) {
+        for folder in &self.home {
+            if let Err(error) = std::fs::write(folder.join("cgroup.procs"), std::process::id().to_string()) {
+                tracing::warn!(%error, cgroup = %folder.display(), "the daemon cannot go back to its cgroup");
             }
         }
     }
@@ -130,22 +143,28 @@ fn objects() -> Vec<(u32, u64)> {
     found
 }
 
-/// The folders of the cgroups that this process is in, and of those above them but for the roots, which are
-/// everybody's: who writes there freezes, starves or ends what is in them.
-fn folders(cgroups: &str, mountinfo: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for line in cgroups.lines() {
+/// The cgroups that this process is in: where each hierarchy is mounted, and the folder in it.
+fn places(cgroups: &str, mountinfo: &str) -> Vec<(PathBuf, PathBuf)> {
+    let place = |line: &str| {
         let mut parts = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
-        let mount = match controllers.split(',').next() {
+        let mount = match parts.next()?.split(',').next() {
             None | Some("") => hierarchy::unified(mountinfo),
             Some(first) => hierarchy::v1(mountinfo, first),
-        };
-        let Some(mount) = mount else { continue };
-        let below = mount.join(path.trim_start_matches('/'));
-        found.extend(below.ancestors().take_while(|folder| **folder != mount).map(Path::to_owned));
-    }
-    found
+        }?;
+        let folder = mount.join(parts.next()?.trim_start_matches('/'));
+        Some((mount, folder))
+    };
+    cgroups.lines().filter_map(place).collect()
+}
+
+/// Their folders, and those above them but for the roots, which are everybody's: who writes there freezes, starves or
+/// ends what is in them.
+fn folders(cgroups: &str, mountinfo: &str) -> Vec<PathBuf> {
+    let places = places(cgroups, mountinfo);
+    let up = |(mount, folder): &(PathBuf, PathBuf)| -> Vec<PathBuf> {
+        folder.ancestors().take_while(|above| above != mount).map(Path::to_owned).collect()
+    };
+    places.iter().flat_map(up).collect()
 }
 
 #[cfg(test)]
@@ -159,6 +178,7 @@ mod tests {
     #[test]
     fn the_root_cgroup_is_everybodys() {
         let text = "4:pids:/system.slice/bulkhead.service\n0::/\n7:devices:/x\n";
+        assert_eq!(places("0::/\n", MOUNTS), [("/sys/fs/cgroup/unified".into(), "/sys/fs/cgroup/unified/".into())]);
         let expected = ["/sys/fs/cgroup/pids/system.slice/bulkhead.service", "/sys/fs/cgroup/pids/system.slice"];
         assert_eq!(folders(text, MOUNTS), expected.map(PathBuf::from));
     }

@@ -1,21 +1,22 @@
 //! A container as by `docker run --pid=host --privileged -v /:/mnt` against Bulkhead itself: what it tries is found
 //! in `monitor`, where it works, and in `protect` it is looked for what is left of the daemon, its maps and its pins.
 
+mod objects;
+
+pub use objects::container_cannot_touch_maps_or_pins;
+
 use crate::container::{Container, Group};
 use crate::daemon::{ALERT_WAIT, Daemon, Settings, is_alert, outcome, program};
 use crate::faults::attack_works;
 use crate::pace;
 use crate::refusals::lsm;
 use crate::restart::Bpffs;
-use anyhow::{Context, Result, bail, ensure};
-use aya::maps::{HashMap, Map, MapData, MapInfo};
-use aya::programs::links::{FdLink, PinnedLink};
+use anyhow::{Context, Result, ensure};
 use monitor::container::hierarchy;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// include/uapi/linux/capability.h
@@ -36,10 +37,26 @@ fn stage(mode: &'static str) -> Result<Stage> {
     let settings = Settings { pins: Some(pins.pins("keep")), ..Settings::mode(mode) };
     let daemon = Daemon::start(&group, &settings)?;
     let container = Container::start_on_host_pids(&group, pins.folder())?;
-    Ok(Stage { daemon, container, group, settings, pins })
+    let stage = Stage { daemon, container, group, settings, pins };
+    stage.await_known()?;
+    Ok(stage)
 }
 
 impl Stage {
+    /// Waits until the daemon has answered for the container: on a machine under load that takes its time, and until
+    /// then nothing is enforced. Another than "not frozen" says that it does not know whom this is about.
+    fn await_known(&self) -> Result<()> {
+        let deadline = Instant::now() + pace::wait(Duration::from_secs(20));
+        loop {
+            let (code, said) = self.daemon.order("thaw", self.container.id())?;
+            if code == Some(1) && said.contains("not frozen") {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "the container does not become known: {said}; {}", self.missed());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Runs a program in the container; it leaves /tmp/after if it lives through what it tries.
     fn perl(&self, program: &str) -> Result<()> {
         self.container.run("rm -f /tmp/after")?;
@@ -76,7 +93,8 @@ impl Stage {
     }
 
     fn missed(&self) -> String {
-        format!("runs of programs missed: {}", self.daemon.missed_runs())
+        let lost = self.daemon.status().map(|status| status["events_lost"].to_string()).unwrap_or_default();
+        format!("runs of programs missed: {}; events lost: {lost}", self.daemon.missed_runs())
     }
 
     fn judged(&self, row: &Value) -> Result<()> {
@@ -132,9 +150,8 @@ pub fn container_cannot_freeze_the_daemon_or_leave() -> Result<()> {
         let home = Group::make()?;
         let stage = stage(mode)?;
         home.join(stage.daemon.pid())?;
-        // The kernel half is told once a second.
-        std::thread::sleep(pace::wait(Duration::from_millis(2500)));
         let watched = hierarchy::detect()?;
+        stage.await_own(&watched.mount.join(&home.path()[1..]))?;
         let (kind, option) = match watched.controller.as_str() {
             "" => ("cgroup2", "rw"),
             controller => ("cgroup", controller),
@@ -149,13 +166,18 @@ pub fn container_cannot_freeze_the_daemon_or_leave() -> Result<()> {
         let state =
             |file: &str| fs::read_to_string(watched.mount.join(&home.path()[1..]).join(file)).unwrap_or_default();
         let set = state("notify_on_release").trim() == "1" || state("cgroup.freeze").trim() == "1";
-        ensure!(set != (mode == "protect"), "{mode}: wrong effect on the daemon's cgroup");
+        ensure!(set != (mode == "protect"), "{mode}: wrong effect on the daemon's cgroup; {}", stage.missed());
         home.thaw();
         stage.found("own_file_written", before).with_context(|| format!("{mode}: its cgroup's files"))?;
 
+        // Into its own, which it may end with all that is in it.
         let before = stage.count("cgroup");
-        stage.container.run(&format!("echo {} > /watched/cgroup.procs", stage.daemon.pid()))?;
+        let trap = format!("{}/{}", stage.group.path(), stage.container.id());
+        stage.container.run(&format!("echo {} > /watched{trap}/cgroup.procs", stage.daemon.pid()))?;
         stage.found("cgroup", before).with_context(|| format!("{mode}: moved"))?;
+        let place = fs::read_to_string(format!("/proc/{}/cgroup", stage.daemon.pid()))?;
+        ensure!(place.contains(&trap) == (mode == "monitor"), "{mode}: the daemon is in {place}");
+        home.join(stage.daemon.pid())?;
 
         let before = stage.count("left_cgroup");
         stage.container.run("rm -f /tmp/after; sh -c 'echo $$ > /watched/cgroup.procs; touch /tmp/after'")?;
@@ -261,117 +283,6 @@ fn kills(stage: &mut Stage) -> Result<()> {
     ensure!(!protect || !attack_works(&stage.container)?, "the door is open");
     stage.daemon = Daemon::start(&stage.group, &stage.settings)?;
     stage.found("signal", 0).context("told by the next daemon")?;
-    Ok(())
-}
-
-/// Maps by number and by pin, links, pins, and files of the daemon's.
-pub fn container_cannot_touch_maps_or_pins() -> Result<()> {
-    for mode in ["monitor", "protect"] {
-        let stage = stage(mode)?;
-        maps(&stage).with_context(|| format!("{mode}: maps"))?;
-        links(&stage).with_context(|| format!("{mode}: links"))?;
-        files(&stage).with_context(|| format!("{mode}: files"))?;
-        ensure!(stage.daemon.is_running(), "{mode}: the daemon is gone");
-    }
-    Ok(())
-}
-
-impl Stage {
-    /// Where the pins are, on the host and in the container.
-    fn pinned(&self) -> Result<(PathBuf, String)> {
-        let root = self.pins.folder().join("bpf/pins");
-        let version = fs::read_dir(&root)?.flatten().next().context("no version is pinned")?.file_name();
-        let inside = format!("/mnt/bpf/pins/{}", version.to_string_lossy());
-        Ok((root.join(version), inside))
-    }
-}
-
-fn maps(stage: &Stage) -> Result<()> {
-    let (pins, inside) = stage.pinned()?;
-    let path = pins.join("maps/CLASSES");
-    let id = MapInfo::from_pin(&path)?.id();
-    let known = || -> Result<bool> {
-        let classes: HashMap<MapData, u32, u32> = Map::from_map_data(MapData::from_pin(&path)?)?.try_into()?;
-        Ok(classes.get(&monitor_common::hash::program(b"bash"), 0).is_ok())
-    };
-    let bash = monitor_common::hash::program(b"bash");
-    // bpf(2): get a descriptor, then delete what says that bash is a shell.
-    let delete = format!(
-        "die if $d < 0; my $k = pack(\"L\", {bash}); my $a = pack(\"LLQQQ\", $d, 0, at($k), 0, 0); syscall(321, 3, $a, length $a)"
-    );
-    let acts = [
-        format!("my $a = pack(\"LLL\", {id}, 0, 0); my $d = syscall(321, 14, $a, length $a); {delete}"),
-        format!(
-            "my $p = \"{inside}/maps/CLASSES\"; my $a = pack(\"QLL\", at($p), 0, 0); my $d = syscall(321, 7, $a, length $a); {delete}"
-        ),
-    ];
-    for act in acts {
-        ensure!(known()?, "the map does not hold what is to be deleted");
-        let before = stage.count("map");
-        stage.perl(&act)?;
-        ensure!(known()? == (stage.settings.mode == "protect"), "wrong effect of: {act}; {}", stage.missed());
-        stage.found("map", before).with_context(|| act.clone())?;
-        let mut classes: HashMap<MapData, u32, u32> = Map::from_map_data(MapData::from_pin(&path)?)?.try_into()?;
-        classes.insert(bash, monitor_common::state::CLASS_SHELL | monitor_common::state::CLASS_FLAG_C, 0)?;
-    }
-    // Reading harms nobody.
-    let before = stage.count("map");
-    stage.perl(&format!("my $a = pack(\"LLL\", {id}, 0, 8); syscall(321, 14, $a, length $a) >= 0 or die"))?;
-    ensure!(stage.lived() && stage.count("map") == before, "a read-only descriptor was taken for an attack");
-    Ok(())
-}
-
-/// A link of a cgroup can be detached through any descriptor of it.
-fn links(stage: &Stage) -> Result<()> {
-    let (pins, inside) = stage.pinned()?;
-    let id = FdLink::from(PinnedLink::from_pin(pins.join("links/connect4"))?).info()?.id();
-    let attached = || -> Result<bool> {
-        for entry in fs::read_dir(format!("/proc/{}/fdinfo", stage.daemon.pid()))?.flatten() {
-            let text = fs::read_to_string(entry.path()).unwrap_or_default();
-            if text.lines().any(|line| line == format!("link_id:\t{id}")) {
-                return Ok(!text.lines().any(|line| line == "cgroup_id:\t0"));
-            }
-        }
-        bail!("the daemon does not hold link {id}")
-    };
-    ensure!(attached()?, "the link is not attached");
-    let before = stage.count("link");
-    stage.perl(&format!(
-        "my $p = \"{inside}/links/connect4\"; my $a = pack(\"QLL\", at($p), 0, 0); my $d = syscall(321, 7, $a, length $a); \
-         die if $d < 0; $a = pack(\"L\", $d); syscall(321, 34, $a, length $a)"
-    ))?;
-    stage.found("link", before)?;
-    ensure!(attached()? == (stage.settings.mode == "protect"), "wrong effect on the link");
-    Ok(())
-}
-
-fn files(stage: &Stage) -> Result<()> {
-    let (pins, inside) = stage.pinned()?;
-    let (protect, events) = (stage.settings.mode == "protect", stage.pins.events());
-    let before = stage.count("own_file_written");
-    stage.container.run("echo evil >> /mnt/events.jsonl")?;
-    stage.found("own_file_written", before)?;
-    ensure!(fs::read_to_string(&events)?.contains("evil\n") != protect, "wrong effect on the file of all events");
-
-    let before = stage.count("own_file_removed");
-    stage.container.run(&format!("mv {inside} /mnt/bpf/pins/aside"))?;
-    stage.found("own_file_removed", before)?;
-    let moved = pins.with_file_name("aside");
-    ensure!(!pins.exists() || protect, "the attack is broken: the version is where it was");
-    if moved.exists() {
-        ensure!(!(protect && lsm()), "the version was renamed");
-        fs::rename(&moved, &pins)?;
-    }
-
-    let count =
-        || ["links", "maps"].iter().map(|folder| fs::read_dir(pins.join(folder)).map_or(0, Iterator::count)).sum();
-    let (all, before): (usize, _) = (count(), stage.count("own_file_removed"));
-    stage.container.run(&format!("rm -rf {inside}"))?;
-    stage.found("own_file_removed", before)?;
-    let left = count();
-    // Without LSM the first is gone before the kill.
-    let expected = if !protect { 0..=0 } else { all - usize::from(!lsm())..=all };
-    ensure!(expected.contains(&left), "{left} of {all} pins are left");
     Ok(())
 }
 
