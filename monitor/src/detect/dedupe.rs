@@ -41,17 +41,21 @@ impl Default for Dedupe {
 }
 
 impl Dedupe {
+    /// The connection of a shell that is known to be remote-controlled is no news.
+    pub fn is_known_shell(&self, event: &Event, detection: &Detection, cx: &Context<'_>) -> bool {
+        let root = || incident_root(event, detection.culprit, cx);
+        detection.kind == FindingKind::ShellConnect
+            && self
+                .trees
+                .get(&(FindingKind::ReverseShell, event.container, root()))
+                .is_some_and(|i| event.time_ns.saturating_sub(i.last_ns) < AGAIN_NS)
+    }
+
     /// Lets a detection through, marks it as a repeat, or drops it.
     pub fn admit(&mut self, event: &Event, mut detection: Detection, cx: &Context<'_>) -> Option<Detection> {
         let kind = detection.kind;
         let root = incident_root(event, detection.culprit, cx);
-        // The connection of a shell that is known to be remote-controlled is no news.
-        if kind == FindingKind::ShellConnect
-            && self
-                .trees
-                .get(&(FindingKind::ReverseShell, event.container, root))
-                .is_some_and(|i| event.time_ns.saturating_sub(i.last_ns) < AGAIN_NS)
-        {
+        if self.is_known_shell(event, &detection, cx) {
             return None;
         }
         let generation = cx.processes.get(detection.culprit).map_or(0, |p| p.generation);

@@ -6,7 +6,7 @@ use super::record::ECS_VERSION;
 use super::sink::{RotatedFile, Sink as _};
 use super::writer::{OutputError, host_name};
 use crate::container::registry::Container;
-use crate::event::{Body, ConnectOp, Event, HOST, ProcessKey};
+use crate::event::{Body, ConnectOp, Event, HOST, ProcessKey, file};
 use crate::startup::STARTUP_ID;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -122,6 +122,8 @@ fn row(event: &Event, container: Option<&Container>, host: &str, clock: &Clock) 
         Body::Exit { .. } => ("exit", "process", "end"),
         Body::Connect(connect) if connect.op == ConnectOp::Listen => ("listen", "network", "start"),
         Body::Connect(_) => ("connect", "network", "connection"),
+        Body::Open(open) if open.file.has(file::FILE_CREATED) => ("open", "file", "creation"),
+        Body::Open(open) if open.file.has(file::FILE_WRITE) => ("open", "file", "change"),
         Body::Open(_) => ("open", "file", "access"),
         Body::Moved { .. } => ("descriptor_moved", "process", "change"),
         Body::UnixConnect { .. } => ("unix_connect", "network", "connection"),

@@ -15,6 +15,7 @@ mod daemon;
 mod engine;
 mod faults;
 mod identity;
+mod incidents;
 mod kill_set;
 mod lab;
 mod live;
@@ -106,6 +107,9 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("storm_over_a_killed_daemon_is_accounted_for", Needs::Daemon, storm::storm_over_a_killed_daemon_is_accounted_for),
     ("overflow_without_a_daemon_is_counted", Needs::Daemon, storm::overflow_without_a_daemon_is_counted),
     ("rows_of_a_killed_daemon_are_counted", Needs::Daemon, storm::rows_of_a_killed_daemon_are_counted),
+    ("container_to_cron_child_is_one_incident", Needs::Daemon, incidents::container_to_cron_child_is_one_incident),
+    ("exception_spares_what_it_names", Needs::Daemon, incidents::exception_spares_what_it_names),
+    ("explained_exception_silences", Needs::Daemon, incidents::explained_exception_silences),
     ("policy_off_label", Needs::Daemon, engine::policy_off_label),
 ];
 
