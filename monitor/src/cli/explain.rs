@@ -15,6 +15,7 @@ use crate::respond::policy::ENFORCEABLE;
 use clap::Args;
 use jiff::ToSpan as _;
 use serde::Serialize;
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
 /// `bulkhead explain`.
@@ -50,9 +51,11 @@ pub(super) fn main(args: &ExplainArgs) -> CliResult {
 /// Alerts with their amendments taken in; those that an exception covers already, too.
 fn alerts(rows: Vec<Row>) -> Vec<Alert> {
     let mut out: Vec<Alert> = Vec::new();
+    let mut places: HashMap<(String, String), usize> = HashMap::new();
     for row in rows {
         let Row::Alert(alert) = row else { continue };
-        match out.iter_mut().find(|a| a.event.id == alert.event.id && a.host.name == alert.host.name) {
+        let place = *places.entry((alert.host.name.clone(), alert.event.id.clone())).or_insert(out.len());
+        match out.get_mut(place) {
             Some(known) => known.container = alert.container,
             None => out.push(*alert),
         }

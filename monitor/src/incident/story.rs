@@ -119,17 +119,31 @@ pub fn tell(case: &Case, counted: Option<Damage>) -> Story {
         places,
         kinds,
         techniques: unique(alerts.iter().flat_map(|alert| alert.threat.technique.id.clone())),
-        came_in: came_in(alerts),
-        became: became(alerts),
-        did: alerts.iter().map(|alert| format!("{} {}: {}", clock(time(alert)), place(alert), alert.message)).collect(),
-        stopped: what_was_stopped(case),
+        came_in: capped(came_in(alerts)),
+        became: capped(became(alerts)),
+        did: capped(
+            alerts.iter().map(|alert| format!("{} {}: {}", clock(time(alert)), place(alert), alert.message)).collect(),
+        ),
+        stopped: capped(what_was_stopped(case)),
         damage: damage(case, counted.as_ref()),
-        linked_because: unique(case.links.iter().map(|link| link.because.clone())),
+        linked_because: capped(unique(case.links.iter().map(|link| link.because.clone()))),
         links: case.links.clone(),
         timeline: timeline(case, first),
         tree: tree::build(case),
         counted,
     }
+}
+
+/// Sentences of a section; what is more is counted.
+const SAID: usize = 100;
+
+fn capped(mut lines: Vec<String>) -> Vec<String> {
+    let more = lines.len().saturating_sub(SAID);
+    if more > 0 {
+        lines.truncate(SAID);
+        lines.push(format!("… and {more} more, all of them in the timeline"));
+    }
+    lines
 }
 
 fn unique<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
@@ -278,7 +292,7 @@ fn timeline(case: &Case, first: Timestamp) -> Vec<Moment> {
         offset_ms: row.timestamp.parse().map_or(0, offset),
         what: "response",
         name: row.event.action.name().into(),
-        place: row.container.name.clone(),
+        place: case.alerts.iter().find(|a| a.container.id == row.container.id).map_or("host".into(), place),
         text: row.message.clone(),
         outcome: if row.bulkhead.response.done { "done".into() } else { "refused".into() },
         stopped: row.bulkhead.response.done,

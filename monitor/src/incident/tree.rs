@@ -138,18 +138,20 @@ pub fn build(case: &Case) -> Vec<Node> {
     trimmed(builder.flatten())
 }
 
-/// Takes off leading nodes of the host that have one child only and are no culprits.
+/// Takes off leading nodes of the host that have one child only and are no culprits. Beside the first tree there may only
+/// be accomplices of which no parent is known.
 fn trimmed(mut nodes: Vec<Node>) -> Vec<Node> {
+    let plain = |node: &Node| node.findings.is_empty() && node.place == "host" && !node.accomplice;
     loop {
-        let roots = nodes.iter().filter(|node| node.depth == 0 && !node.accomplice).count();
-        let second = nodes.iter().filter(|node| node.depth == 1).count();
-        let plain = |node: &Node| node.findings.is_empty() && node.place == "host" && !node.accomplice;
-        let next_is_host = nodes.get(1).is_some_and(plain);
-        if roots != 1 || second != 1 || !nodes.first().is_some_and(plain) || !next_is_host {
+        let end = nodes.iter().skip(1).position(|node| node.depth == 0).map_or(nodes.len(), |at| at + 1);
+        let (first, others) = nodes.split_at(end);
+        let children = first.iter().filter(|node| node.depth == 1).count();
+        let alone = others.iter().all(|node| node.depth > 0 || node.accomplice);
+        if !alone || children != 1 || !first.iter().take(2).all(plain) {
             return nodes;
         }
+        nodes.iter_mut().take(end).for_each(|node| node.depth = node.depth.saturating_sub(1));
         nodes.remove(0);
-        nodes.iter_mut().for_each(|node| node.depth -= 1);
     }
 }
 
@@ -173,6 +175,11 @@ mod tests {
                 bash host
         curl host
         ");
+        let mut alone = samples::chain();
+        alone.alerts.retain(|alert| on_host(alert));
+        let names: Vec<(usize, String)> = build(&alone).into_iter().map(|n| (n.depth, n.name)).collect();
+        let node = |depth: usize, name: &str| (depth, name.to_owned());
+        assert_eq!(names, [node(0, "sh"), node(1, "bash"), node(0, "curl")], "what all processes have above is left out");
         let culprits: Vec<&str> = nodes.iter().flat_map(|n| n.findings.iter().copied()).collect();
         assert_eq!(culprits, ["escape", "persistence_cron", "download_exec"]);
     }

@@ -2,6 +2,7 @@
 //! nothing here is on the way of an event that is no finding.
 
 use super::facts::Facts;
+use crate::container::kernel_dev;
 use crate::detect::bounded::Bounded;
 use crate::event::{Body, Event, File, HOST, Origin, ProcessKey, file};
 use crate::finding::{Detection, FindingKind, IncidentView, Tie, TieKind};
@@ -13,7 +14,7 @@ use crate::respond::kill::start_ticks;
 use jiff::Timestamp;
 use std::collections::VecDeque;
 use std::io::Read as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 
 /// Keys remembered.
 const KEYS: usize = 2048;
@@ -161,7 +162,7 @@ impl Incidents {
         }
         let recent = self.files.iter().rev().filter(|file| now.duration_since(file.at) <= TIE_QUIET);
         recent.into_iter().find_map(|file| {
-            let text = read(&file.path)?;
+            let text = read(file)?;
             let (process, _) = commands.iter().find(|(_, command)| stands_in(command, &text))?;
             let because = format!(
                 "the command of {} on the host is a line of {}, which container {} opened for writing at {}",
@@ -189,17 +190,32 @@ fn stands_in(command: &str, text: &str) -> bool {
     })
 }
 
-/// A file of the host by its path there. It belongs to the attacker: nothing is followed, nothing waited for.
-fn read(path: &str) -> Option<String> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
-    let path = format!("/proc/1/root{path}");
-    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
-    if !file.metadata().ok()?.is_file() {
-        return None;
-    }
+/// A file of the host by its path there: seen from the host's first process, or, where even root is kept from that, from
+/// our own root if the file system is the one that the container wrote to.
+fn read(file: &HostFile) -> Option<String> {
+    let seen = open(&format!("/proc/1/root{}", file.path));
+    let mut seen = seen.or_else(|| open(&file.path).filter(|found| device(found) == file.device()))?.take(FILE_BYTES);
     let mut bytes = Vec::new();
-    file.take(FILE_BYTES).read_to_end(&mut bytes).ok()?;
+    seen.read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A regular file. It belongs to the attacker: no link is followed at its end, and no reader is waited for.
+fn open(path: &str) -> Option<std::fs::File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
+    file.metadata().is_ok_and(|meta| meta.is_file()).then_some(file)
+}
+
+fn device(file: &std::fs::File) -> Option<u32> {
+    file.metadata().ok().map(|meta| kernel_dev(meta.dev()))
+}
+
+impl HostFile {
+    /// The device it is on, out of its key.
+    fn device(&self) -> Option<u32> {
+        u32::from_str_radix(self.key.split(':').nth(1)?, 16).ok()
+    }
 }
 
 fn lineage(scene: &Scene<'_>) -> Option<Tie> {

