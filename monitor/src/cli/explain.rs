@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn what_else_it_would_hide_is_told() {
-        let mut findings = vec![reverse_shell(), reverse_shell(), reverse_shell()];
+        let mut findings = [reverse_shell(), reverse_shell(), reverse_shell()];
         findings[1].id = "f-2".into();
         findings[2].id = "f-3".into();
         findings[2].container.image = "other".into();

@@ -100,8 +100,10 @@ fn incident_root(event: &Event, culprit: ProcessKey, cx: &Context<'_>) -> Proces
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::detect::testing::Lab;
+    use crate::detect::ContainerFacts;
+    use crate::detect::testing::{A, Lab, out};
     use crate::event::Verdict;
+    use crate::provenance::ProcessTable;
 
     fn detection(pid: u32) -> Detection {
         Detection::new(FindingKind::Miner, Lab::key(pid), "x")
@@ -128,6 +130,27 @@ mod tests {
         assert_eq!(admit(&lab, &mut d, 4, 13, Verdict::Killed), Some(false), "now prevented");
         assert_eq!(admit(&lab, &mut d, 5, 14, Verdict::Killed), Some(true));
         assert_eq!(admit(&lab, &mut d, 40, 15, Verdict::Observed), Some(false), "new incident");
+    }
+
+    /// A configuration that expects whatever bash does.
+    struct Expects;
+
+    impl ContainerFacts for Expects {
+        fn excepted(&self, _: &Event, detection: &Detection, processes: &ProcessTable) -> Option<String> {
+            processes.get(detection.culprit).is_some_and(|p| p.comm == "bash").then(|| "r".to_owned())
+        }
+    }
+
+    #[test]
+    fn what_is_expected_does_not_stand_for_what_is_not() {
+        let mut lab = Lab::new();
+        lab.facts = Box::new(Expects);
+        let wire = || [out(A), out(A), out(A)];
+        let expected = lab.exec_with(20, 9, &["bash", "-i"], |e| e.stdio = wire());
+        assert_eq!(expected.iter().map(|d| d.excepted.as_deref()).collect::<Vec<_>>(), [Some("r")]);
+        let other = lab.exec_with(21, 9, &["sh", "-i"], |e| e.stdio = wire());
+        let told = |d: &Detection| d.kind == FindingKind::ReverseShell && d.excepted.is_none() && !d.repeat;
+        assert!(other.iter().any(told), "in the same tree, and told: {other:?}");
     }
 
     #[test]

@@ -121,12 +121,10 @@ pub fn tell(case: &Case, counted: Option<Damage>) -> Story {
         techniques: unique(alerts.iter().flat_map(|alert| alert.threat.technique.id.clone())),
         came_in: capped(came_in(alerts)),
         became: capped(became(alerts)),
-        did: capped(
-            alerts.iter().map(|alert| format!("{} {}: {}", clock(time(alert)), place(alert), alert.message)).collect(),
-        ),
+        did: capped(alerts.iter().map(did).collect()),
         stopped: capped(what_was_stopped(case)),
         damage: damage(case, counted.as_ref()),
-        linked_because: capped(unique(case.links.iter().map(|link| link.because.clone()))),
+        linked_because: capped(unique(case.links.iter().map(|link| linked(link, alerts)))),
         links: case.links.clone(),
         timeline: timeline(case, first),
         tree: tree::build(case),
@@ -154,6 +152,17 @@ fn unique<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
         }
     }
     out
+}
+
+fn did(alert: &Alert) -> String {
+    let kind = alert.event.action.0.name();
+    format!("{} {kind} in {}: {}", clock(time(alert)), place(alert), alert.message)
+}
+
+/// Why a finding belongs to one before it.
+fn linked(link: &Link, alerts: &[Alert]) -> String {
+    let kind = |id: &String| alerts.iter().find(|a| a.event.id == *id).map_or("finding", |a| a.event.action.0.name());
+    format!("{} with {}: {}", kind(&link.finding), kind(&link.with), link.because)
 }
 
 /// Time of day, UTC.

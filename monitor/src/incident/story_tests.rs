@@ -18,9 +18,9 @@ fn the_chain_reads_as_one_story() {
       - host: cron → cron → sh → bash
 
     What it did
-      - 12:01:24.123Z container web-1 (tomcat:8): sh opens /etc/crontab for writing
-      - 12:01:24.123Z container web-1 (tomcat:8): sh opens /etc/crontab for writing
-      - 12:02:24.123Z host: bash runs what curl has from 203.0.113.66:80
+      - 12:01:24.123Z escape in container web-1 (tomcat:8): sh opens /etc/crontab for writing
+      - 12:01:24.123Z persistence_cron in container web-1 (tomcat:8): sh opens /etc/crontab for writing
+      - 12:02:24.123Z download_exec in host: bash runs what curl has from 203.0.113.66:80
 
     What was stopped, and when
       - nothing: everything was only observed
@@ -31,8 +31,8 @@ fn the_chain_reads_as_one_story() {
       - bytes sent are not recorded
 
     Why this is one incident
-      - it is sh (pid 801) or descends from it
-      - the command of sh (pid 908) on the host is a line of /etc/crontab, which container web-1 opened for writing
+      - persistence_cron with escape: it is sh (pid 801) or descends from it
+      - download_exec with persistence_cron: the command of sh (pid 908) on the host is a line of /etc/crontab, which container web-1 opened for writing
 
     Processes
       systemd[1] /sbin/init  (host)

@@ -31,7 +31,8 @@ fn cut(long: &str, limit: usize) -> String {
 /// The process tree, a row a process.
 pub fn tree(nodes: &[Node]) -> String {
     let nodes = &nodes[..nodes.len().min(SHOWN)];
-    let label = |node: &Node| format!("{}[{}] {}", node.name, node.pid, cut(&node.command, COMMAND));
+    let name = |node: &Node| format!("{}[{}]", node.name, node.pid);
+    let label = |node: &Node| format!("{} {}", name(node), cut(&node.command, COMMAND));
     let marks = |node: &Node| {
         let mut marks: Vec<&str> = node.findings.clone();
         if node.accomplice {
@@ -65,13 +66,14 @@ pub fn tree(nodes: &[Node]) -> String {
         let _ = write!(
             out,
             "<g><title>{}</title><circle class=\"{class}\" cx=\"{x}\" cy=\"{y}\" r=\"4\"/><text x=\"{}\" y=\"{}\">{} \
-             <tspan class=\"dim\">({})</tspan> <tspan class=\"bad\">{}</tspan></text></g>",
+             <tspan class=\"bad\">{}</tspan> {} <tspan class=\"dim\">({})</tspan></text></g>",
             text(&node.command),
             x + 10,
             y + 4,
-            text(&label(node)),
-            text(&node.place),
+            text(&name(node)),
             text(&marks(node)),
+            text(&cut(&node.command, COMMAND)),
+            text(&node.place),
         );
     }
     out.push_str("</svg>");

@@ -176,10 +176,14 @@ mod tests {
         curl host
         ");
         let mut alone = samples::chain();
-        alone.alerts.retain(|alert| on_host(alert));
+        alone.alerts.retain(on_host);
         let names: Vec<(usize, String)> = build(&alone).into_iter().map(|n| (n.depth, n.name)).collect();
         let node = |depth: usize, name: &str| (depth, name.to_owned());
-        assert_eq!(names, [node(0, "sh"), node(1, "bash"), node(0, "curl")], "what all processes have above is left out");
+        assert_eq!(
+            names,
+            [node(0, "sh"), node(1, "bash"), node(0, "curl")],
+            "what all processes have above is left out"
+        );
         let culprits: Vec<&str> = nodes.iter().flat_map(|n| n.findings.iter().copied()).collect();
         assert_eq!(culprits, ["escape", "persistence_cron", "download_exec"]);
     }

@@ -104,3 +104,38 @@ impl Exceptions {
 fn executable(process: Option<&Process>) -> &str {
     process.map_or("", |process| process.program.exe.as_str())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::exception::tests::rule;
+    use crate::event::{Body, ProcessKey, Reason, Rung, Verdict};
+
+    #[test]
+    fn what_the_kernel_half_stopped_is_told() {
+        let mut event = Event {
+            id: 1,
+            time_ns: 1,
+            process: ProcessKey { tgid: 7, start_ns: 9 },
+            tid: 7,
+            uid: 0,
+            container: 42,
+            verdict: Verdict::Observed,
+            reason: Reason::ReverseShell,
+            rung: Rung::None,
+            peer_tgid: None,
+            body: Body::Exit { code: 0 },
+        };
+        let exceptions = Exceptions::new(&[rule("image = \"tomcat\"")], jiff::civil::date(2026, 1, 1), true);
+        let covering = |event: &Event, kind: FindingKind, image: &str| {
+            let detection = Detection::new(kind, event.process, "x");
+            let view = || ContainerView { image: image.into(), complete: true, ..ContainerView::default() };
+            exceptions.covering(event, &detection, &ProcessTable::default(), view).map(str::to_owned)
+        };
+        assert_eq!(covering(&event, FindingKind::ReverseShell, "tomcat:9").as_deref(), Some("r"));
+        assert_eq!(covering(&event, FindingKind::ReverseShell, "mysql"), None);
+        assert_eq!(covering(&event, FindingKind::Miner, "tomcat:9"), None);
+        event.verdict = Verdict::Killed;
+        assert_eq!(covering(&event, FindingKind::ReverseShell, "tomcat:9"), None);
+    }
+}

