@@ -224,6 +224,44 @@ pub struct ContainerView {
     pub complete: bool,
 }
 
+/// What two findings of one attack have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TieKind {
+    /// Their processes descend from the same one.
+    Lineage,
+    /// Bytes that the same process fetched from the network are run or written.
+    Origin,
+    /// The same file.
+    File,
+    /// The command that the host runs is a line of a file that a container wrote.
+    Line,
+    /// A container made from an image on the denylist.
+    Image,
+}
+
+/// One thing that a finding may have in common with others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tie {
+    /// What.
+    pub what: TieKind,
+    /// Findings with the same key are tied.
+    pub key: String,
+    /// In words, to go on with "linked because".
+    pub because: String,
+    /// The file as the host sees it, if a container opened one of the host's for writing.
+    pub path: Option<String>,
+}
+
+/// The incident a finding is part of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IncidentView {
+    /// The same for all findings that the daemon knew to be tied.
+    pub id: String,
+    /// By what; the first is its own lineage.
+    pub ties: Vec<Tie>,
+}
+
 /// One detection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Finding {
@@ -261,6 +299,10 @@ pub struct Finding {
     pub latency_us: u64,
     /// This is an amendment of an earlier alert with the same id.
     pub amendment: bool,
+    /// What it belongs to.
+    pub incident: IncidentView,
+    /// The reason of the exception that covers it: it is expected, nothing was done, and it is no alert.
+    pub excepted: Option<String>,
 }
 
 /// What a detector hands over: the judgement without the surroundings, which the pipeline adds.
@@ -287,6 +329,8 @@ pub struct Detection {
     /// Another culprit of an incident that was reported moments ago: act on it as configured, but
     /// do not report it again.
     pub repeat: bool,
+    /// The reason of the exception that covers it: neither told nor acted upon.
+    pub excepted: Option<String>,
 }
 
 impl Detection {
@@ -303,6 +347,7 @@ impl Detection {
             file: None,
             alert_only: false,
             repeat: false,
+            excepted: None,
         }
     }
 

@@ -9,6 +9,7 @@ pub mod control;
 pub mod detect;
 pub mod event;
 pub mod finding;
+pub mod incident;
 pub mod kernel;
 pub mod output;
 pub mod pipeline;

@@ -6,7 +6,9 @@ mod demo;
 mod docs;
 mod events;
 mod exit;
+mod explain;
 mod handover;
+mod incidents;
 mod log;
 mod order;
 mod record;
@@ -17,6 +19,8 @@ mod unload;
 mod validate;
 
 pub use exit::{CliError, CliResult, Exit};
+pub use explain::ExplainArgs;
+pub use incidents::{IncidentsArgs, LogArgs, ReportArgs, ReportFormat};
 
 use crate::config::{Config, Loaded};
 use crate::control::DEFAULT_SOCKET;
@@ -52,6 +56,12 @@ pub enum Command {
     Validate(ValidateArgs),
     /// Show the alerts of the running monitor
     Events(EventsArgs),
+    /// List incidents: findings of one attack, by lineage and provenance
+    Incidents(IncidentsArgs),
+    /// Tell one incident as a story: where it came from, what it became, what it did, what was stopped
+    Report(ReportArgs),
+    /// Say why a finding was made, which exception would silence it, and what else that would hide
+    Explain(ExplainArgs),
     /// Show the state of the running monitor
     Status(StatusArgs),
     /// Cut a container off from all networks: established connections too, inbound and outbound
@@ -294,6 +304,9 @@ fn dispatch(command: &Command) -> CliResult {
     match command {
         Command::Validate(args) => validate::main(args),
         Command::Events(args) => events::main(args),
+        Command::Incidents(args) => incidents::list(args),
+        Command::Report(args) => incidents::report(args),
+        Command::Explain(args) => explain::main(args),
         Command::Status(args) => status::main(args),
         Command::Quarantine(args) => order::main(Deed::Quarantine, args),
         Command::Release(args) => order::main(Deed::Release, args),

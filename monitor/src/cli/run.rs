@@ -5,6 +5,7 @@ use crate::config::Loaded;
 use crate::container::docker::{self, Notice as EngineNotice};
 use crate::container::{Registry, hierarchy};
 use crate::control::{Answers, Hub, Server};
+use crate::incident::log::last_alerts;
 use crate::kernel::ladder::Ladder;
 use crate::kernel::links::Programs;
 use crate::kernel::loader::{Kernel, LoadError, Options, Origin};
@@ -14,7 +15,8 @@ use crate::kernel::ring::{self, Backlog, Counts as DrainCounts, Drain};
 use crate::kernel::{mounts, object};
 use crate::output::{Events, Notice, Output};
 use crate::pipeline::{
-    Account, Compiled, Counts, Flow, Gate, Input, Parts, Pipeline, ResponseSettings, fill_maps, gate, stop_report,
+    Account, Compiled, Counts, Flow, Gate, Incidents, Input, Parts, Pipeline, ResponseSettings, fill_maps, gate,
+    stop_report,
 };
 use crate::respond::Stop;
 use crate::respond::held::View;
@@ -36,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const GRACE: Duration = Duration::from_secs(1);
 /// Containers that may be stopping at a time.
 const STOPS: usize = 8;
+/// How much of the alert file is read again at the start, bytes: some thousand alerts.
+const RECALLED: u64 = 4 << 20;
 /// Where a cgroup v2 root is mounted for us alone when the host has none.
 const PRIVATE_CGROUP2: &str = "/run/bulkhead/cgroup2";
 
@@ -193,8 +197,9 @@ fn start(
         packets: ["packet_egress", "packet_ingress"].iter().all(|program| ladder.is_active(program)),
         stop: stopper(loaded, &sender),
     };
+    let incidents = recalled(loaded);
     let (registry, own) = (prepared.registry, prepared.own);
-    let parts = Parts { maps, registry, compiled, output, events, counts, account, own, responses };
+    let parts = Parts { maps, registry, compiled, output, events, counts, account, own, responses, incidents };
     let mut pipeline = Pipeline::new(parts);
     pipeline.take_over();
     listen_for_signals(signals, sender, config)?;
@@ -210,6 +215,16 @@ fn start(
         _cgroup2: prepared._cgroup2,
         pins: prepared.pins,
     })
+}
+
+/// What the alert file, if there is one, tells of incidents that may go on.
+fn recalled(loaded: &Loaded) -> Incidents {
+    let mut incidents = Incidents::default();
+    let alerts = loaded.config.output.file.as_ref().map(|path| last_alerts(path, RECALLED));
+    for alert in alerts.iter().flatten() {
+        incidents.recall(alert);
+    }
+    incidents
 }
 
 /// What the start says of a former daemon's programs.
@@ -271,6 +286,7 @@ impl Stages {
             "events_lost": read(&counts.lost),
             "findings": read(&counts.findings),
             "prevented": read(&counts.prevented),
+            "exceptions": exceptions(counts),
             "quarantined": held(counts, |view| view.quarantined),
             "frozen": held(counts, |view| view.frozen),
             "processes": read(&counts.processes),
@@ -313,6 +329,12 @@ fn control(
     let (status, handover) = (Arc::new(status), Arc::new(handover));
     let answers = Answers { status, handover, turns_away, orders: Arc::new(orders), record: Arc::new(record) };
     Ok(Some(Server::start(path, hub, answers)?))
+}
+
+/// The exceptions of the configuration, and how many findings each has silenced.
+fn exceptions(counts: &Counts) -> serde_json::Value {
+    let views = counts.exceptions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    serde_json::to_value(&*views).unwrap_or_default()
 }
 
 /// Containers to which something is done: name and the beginning of the id.

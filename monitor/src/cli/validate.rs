@@ -2,17 +2,25 @@
 
 use super::{CliResult, Exit, ValidateArgs};
 use crate::config::Loaded;
+use crate::output::escape::shown;
+use crate::respond::exceptions::today;
 
 pub(super) fn main(args: &ValidateArgs) -> CliResult {
     let loaded = Loaded::load(&args.file)?;
     let lists = &loaded.lists;
     super::print(&format!(
-        "{}: ok (mode {}, {} images denied, {} pool domains, {} sensitive paths)\n",
+        "{}: ok (mode {}, {} images denied, {} pool domains, {} sensitive paths, {} exceptions)\n",
         args.file.display(),
         loaded.config.mode.name(),
         lists.images.image.len() + lists.images.digest.len(),
         lists.pools.domains.len() + lists.pools.mixed_domains.len(),
         lists.sensitive.patterns().count(),
+        loaded.config.exception.len(),
     ))?;
+    let today = today();
+    for rule in loaded.config.exception.iter().filter(|rule| rule.is_over(today)) {
+        let day = rule.expires.map(|day| day.to_string()).unwrap_or_default();
+        super::print(&format!("the exception \"{}\" was over with {day} and does not hold\n", shown(&rule.reason)))?;
+    }
     Ok(Exit::Ok)
 }

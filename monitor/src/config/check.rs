@@ -2,6 +2,8 @@
 
 use super::error::at_key;
 use super::{Config, ConfigError};
+use crate::finding::FindingKind;
+use crate::respond::policy::ENFORCEABLE;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -11,6 +13,11 @@ const SOCKET_PATH_MAX: usize = 107;
 const MIN_ROTATION: u64 = 4096;
 /// The daemon beats once a second; one late beat must not release anything.
 const MIN_HEARTBEAT_LIMIT_S: u32 = 3;
+
+/// Does the kernel half act on the kind by itself, as far as `[actions]` says?
+fn in_kernel(config: &Config, kind: FindingKind) -> bool {
+    config.actions.of(kind).is_reflex() && ENFORCEABLE.iter().any(|(enforceable, _)| *enforceable == kind)
+}
 
 /// Checks what the types cannot.
 pub(super) fn across(config: &Config, path: &Path, text: &str) -> Result<(), ConfigError> {
@@ -52,6 +59,20 @@ pub(super) fn across(config: &Config, path: &Path, text: &str) -> Result<(), Con
     }
     if config.engine.docker && config.engine.docker_socket.is_relative() {
         return fail(&["engine", "docker_socket"], "the path is not absolute".into());
+    }
+    for (index, rule) in config.exception.iter().enumerate() {
+        let place = index.to_string();
+        if let Some((key, message)) = rule.fault() {
+            return fail(&["exception", &place, key], message);
+        }
+        if let Some(kind) = rule.kinds.iter().find(|kind| !rule.names_containers() && in_kernel(config, **kind)) {
+            let name = kind.name();
+            let message = format!(
+                "`{name}` is stopped in the kernel, which knows nothing of programs and addresses that are excepted: name the \
+                 containers too (image, container or labels), or set actions.{name} to what the daemon does, such as alert"
+            );
+            return fail(&["exception", &place, "kinds"], message);
+        }
     }
     if let Some(bad) = config.scope.labels.iter().find(|l| l.is_empty() || l.starts_with('=')) {
         return fail(&["scope", "labels"], format!("`{bad}` has no key"));

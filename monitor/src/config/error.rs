@@ -57,7 +57,19 @@ pub(super) fn parse<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> 
 pub(super) fn at_key(path: &Path, text: &str, key: &[&str], message: String) -> ConfigError {
     let offset = span_of(text, key).map_or(0, |s| s.start);
     let (line, _) = position(text, offset);
-    ConfigError::Value { path: path.into(), line, key: key.join("."), message }
+    ConfigError::Value { path: path.into(), line, key: dotted(key), message }
+}
+
+/// The key as serde_path_to_error writes it: `image[1].match`.
+fn dotted(key: &[&str]) -> String {
+    key.iter().fold(String::new(), |mut path, name| {
+        match name.parse::<usize>() {
+            Ok(index) => path.push_str(&format!("[{index}]")),
+            Err(_) if path.is_empty() => path.push_str(name),
+            Err(_) => path.push_str(&format!(".{name}")),
+        }
+        path
+    })
 }
 
 fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
@@ -75,15 +87,19 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
 /// Where a key stands; the deepest part of its path that the file has.
 fn span_of(text: &str, key: &[&str]) -> Option<Range<usize>> {
     let document = toml::de::DeTable::parse(text).ok()?;
-    let mut table = document.get_ref();
-    let mut found = None;
-    for name in key {
-        let Some((k, v)) = table.iter().find(|(k, _)| k.get_ref() == name) else {
-            break;
-        };
-        found = Some(k.span());
-        match v.get_ref() {
-            toml::de::DeValue::Table(inner) => table = inner,
+    let (first, rest) = key.split_first()?;
+    let (name, mut value) = document.get_ref().iter().find(|(k, _)| k.get_ref() == first)?;
+    let mut found = Some(name.span());
+    for name in rest {
+        match value.get_ref() {
+            toml::de::DeValue::Table(table) => {
+                let Some((k, v)) = table.iter().find(|(k, _)| k.get_ref() == name) else { break };
+                (found, value) = (Some(k.span()), v);
+            }
+            toml::de::DeValue::Array(items) => {
+                let Some(item) = name.parse::<usize>().ok().and_then(|index| items.get(index)) else { break };
+                (found, value) = (Some(item.span()), item);
+            }
             _ => break,
         }
     }

@@ -7,6 +7,7 @@ mod check;
 pub mod data;
 pub mod doc;
 mod error;
+pub mod exception;
 pub mod sample;
 mod sections;
 pub mod value;
@@ -14,6 +15,7 @@ pub mod value;
 pub use actions::Actions;
 pub use data::Lists;
 pub use error::ConfigError;
+pub use exception::{ExceptionRule, Subject, Who};
 pub use sections::{
     Control, DaemonExit, Data, DoorKind, Drift, Engine, Format, Host, ImageRule, Images, Kernel, Level, Log, Miner,
     Mode, Output, Pins, Scope, Sensitive,
@@ -39,6 +41,8 @@ doc::section! {
         on_daemon_exit: DaemonExit = DaemonExit::Keep;
         /// Modes by image.
         image: Vec<ImageRule> = Vec::new();
+        /// What is expected although it looks like an attack.
+        exception: Vec<ExceptionRule> = Vec::new();
         /// Actions by finding kind.
         actions: Actions = Actions::default();
         /// Where actions are allowed.

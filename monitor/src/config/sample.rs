@@ -20,6 +20,21 @@ const IMAGE: &str = "\
 #mode = \"protect\"
 ";
 
+const EXCEPTION: &str = "\
+# What is expected although it looks like an attack, one table each; docs/exceptions.md tells what follows from it.
+# `kinds` and `reason` are required, and at least one of `image`, `container`, `labels`, `exe`, `parent` and
+# `destination`; everything that is given must be so. `expires` is the last day on which it holds (UTC).
+#[[exception]]
+#kinds = [\"reverse_shell\"]
+#image = \"registry.example/ops/admin:*\"
+#exe = \"/usr/bin/bash\"
+#parent = \"/usr/bin/socat\"
+#destination = \"198.51.100.0/24\"
+#port = 8443
+#expires = \"2099-12-31\"
+#reason = \"the support desk's console, ticket 4711\"
+";
+
 type Table = (&'static str, &'static str, Vec<Key>);
 
 fn table<T: Section>(name: &'static str) -> Table {
@@ -53,7 +68,7 @@ fn root_keys() -> Vec<Key> {
 #[cfg(test)]
 pub(super) fn names() -> Vec<&'static str> {
     let tables = tables().into_iter().map(|t| t.0);
-    root_keys().into_iter().map(|k| k.name).chain(["image"]).chain(tables).collect()
+    root_keys().into_iter().map(|k| k.name).chain(["image", "exception"]).chain(tables).collect()
 }
 
 /// `config/bulkhead.toml`.
@@ -65,6 +80,8 @@ pub fn toml() -> String {
     }
     out.push('\n');
     out.push_str(IMAGE);
+    out.push('\n');
+    out.push_str(EXCEPTION);
     for (name, doc, keys) in tables() {
         out.push('\n');
         write_doc(&mut out, doc);
@@ -117,6 +134,7 @@ config/x.toml:12: actions.miner: unknown action `kil`, expected one of alert, de
   matches, else `mode`.
 - `[[image]]` has two keys, both required: `match`, a glob over the image reference as the container was made
   with (`*` also matches `/`), and `mode`.
+- `[[exception]]` says what is expected although it looks like an attack; its keys are in docs/exceptions.md.
 
 This page is generated from the doc comments in `monitor/src/config` by `bulkhead docs --write`.
 ";

@@ -159,6 +159,9 @@ section! {
         /// File that gets every event as well, one JSON object a line: program starts and ends, connections
         /// and opens, findings or not. Rotated as `file` is. Much is written on a busy host.
         events: Option<PathBuf> = None, example "\"/var/log/bulkhead/events.jsonl\"";
+        /// Write findings that an `[[exception]]` covers too, as rows whose `event.kind` is `event` instead of
+        /// `alert`. They are counted in `bulkhead status` either way.
+        excepted: bool = false;
     }
 }
 

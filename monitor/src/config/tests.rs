@@ -88,6 +88,55 @@ fn errors_name_file_line_and_key() {
         ("[images]\ndigests = [\"md5:1\"]\n", "config/x.toml:2: images.digests[0]: `md5:1` is not"),
         ("[sensitive]\ncron = [\"a*/b\"]\n", "config/x.toml:2: sensitive.cron[0]: `a*/b` is not"),
         ("[scope]\ncgroups = [\"docker\"]\n", "config/x.toml:2: scope.cgroups[0]: `docker` is not"),
+        ("[[exception]]\nkinds = [\"miner\"]\n", "config/x.toml:1: exception[0]: missing key `reason`"),
+        (
+            "[[exception]]\nkinds = [\"mine\"]\nreason = \"r\"\n",
+            "config/x.toml:2: exception[0].kinds[0]: unknown value `mine`, expected one of miner, ",
+        ),
+        (
+            "[[exception]]\nkinds = [\"miner\"]\nreason = \"r\"\n",
+            "config/x.toml:2: exception[0].kinds: it would silence the kind everywhere: ",
+        ),
+        (
+            "[[exception]]\nkinds = [\"miner\"]\nreason = \"r\"\nport = 80\n",
+            "config/x.toml:2: exception[0].kinds: it would silence the kind everywhere: ",
+        ),
+        (
+            "[[exception]]\nkinds = [\"miner\"]\nimage = \"a\"\nreason = \"r\"\n[[exception]]\nkinds = [\"ioc\"]\nimage = \"a\"\nreason = \" \"\n",
+            "config/x.toml:8: exception[1].reason: it is empty",
+        ),
+        (
+            "[[exception]]\nkinds = [\"miner\"]\nreason = \"r\"\nimage = \"**\"\n",
+            "config/x.toml:4: exception[0].image: `**` matches everything",
+        ),
+        (
+            "[[exception]]\nkinds = [\"miner\"]\nreason = \"r\"\nexe = \"?*\"\n",
+            "config/x.toml:4: exception[0].exe: `?*` matches everything",
+        ),
+        (
+            "[[exception]]\nkinds = [\"miner\"]\nreason = \"r\"\ndestination = \"::/0\"\n",
+            "config/x.toml:4: exception[0].destination: it is every address",
+        ),
+        (
+            "[[exception]]\nkinds = [\"miner\"]\nreason = \"r\"\ndestination = \"pool.example\"\n",
+            "config/x.toml:4: exception[0].destination: `pool.example` is not a network",
+        ),
+        (
+            "[[exception]]\nkinds = [\"tamper\"]\nreason = \"r\"\nimage = \"a\"\n",
+            "config/x.toml:2: exception[0].kinds: `tamper` is about Bulkhead itself",
+        ),
+        (
+            "[[exception]]\nkinds = [\"miner\"]\nreason = \"r\"\nimage = \"a\"\nexpires = \"2026-02-30\"\n",
+            "config/x.toml:5: exception[0].expires: `2026-02-30` is not a day",
+        ),
+        (
+            "[[exception]]\nkinds = [\"miner\"]\nreason = \"r\"\nimage = \"a\"\nuntil = \"2026-02-20\"\n",
+            "config/x.toml:5: exception[0].until: unknown key `until`",
+        ),
+        (
+            "[[exception]]\nkinds = [\"miner\", \"reverse_shell\"]\nreason = \"r\"\nexe = \"/bin/bash\"\n",
+            "config/x.toml:2: exception[0].kinds: `reverse_shell` is stopped in the kernel",
+        ),
         ("[output]\nmax_bytes = 1\n", "config/x.toml:2: output.max_bytes: it must be"),
         ("[control]\nsocket = \"x\"\n", "config/x.toml:2: control.socket: the path is not absolute"),
     ];
@@ -136,7 +185,7 @@ fn every_key_of_the_sample_is_accepted_uncommented() {
         .map(|l| format!("{}\n", l.trim_start_matches('#')))
         .collect();
     let config = parse(&text).unwrap();
-    assert_eq!(config.image.len(), 1);
+    assert_eq!((config.image.len(), config.exception.len()), (1, 1));
     assert_eq!(config.actions, Actions::default());
     assert_eq!(config.data.pools, Some("pools.toml".into()));
 }
@@ -153,6 +202,14 @@ fn every_example_is_accepted() {
             .any(|t| parse(&format!("[{t}]\n{example}\n")).is_ok_and(|c| c != Config::default()));
         assert!(ok, "{key}: {example}");
     }
+}
+
+#[test]
+fn an_exception_by_program_alone_is_for_what_the_daemon_does() {
+    let rule = "[[exception]]\nkinds = [\"reverse_shell\"]\nreason = \"r\"\nexe = \"/bin/bash\"\n";
+    assert!(parse(rule).is_err());
+    assert!(parse(&format!("{rule}[actions]\nreverse_shell = \"alert\"\n")).is_ok());
+    assert!(parse(&format!("{rule}image = \"a\"\n")).is_ok());
 }
 
 #[test]

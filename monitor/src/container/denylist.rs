@@ -52,6 +52,18 @@ pub fn normalise(reference: &str) -> Reference {
     }
 }
 
+/// Names that a glob over image references is compared with: as given, and in normal form without and with the tag.
+pub fn spellings(image: &str) -> [String; 3] {
+    let parts = normalise(image);
+    let repository = match parts.registry.as_str() {
+        "" => parts.repository,
+        registry => format!("{registry}/{}", parts.repository),
+    };
+    let tag = if parts.tag.is_empty() { "latest" } else { &parts.tag };
+    let tagged = format!("{repository}:{tag}");
+    [image.to_owned(), repository, tagged]
+}
+
 fn is_digest(text: &str) -> bool {
     text.strip_prefix("sha256:").is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
 }

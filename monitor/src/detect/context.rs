@@ -2,7 +2,7 @@
 
 use super::settings::Settings;
 use crate::event::{ContainerKey, Event, File, HOST, ProcessKey, file, state};
-use crate::finding::ProcessView;
+use crate::finding::{Detection, ProcessView};
 use crate::provenance::{Process, ProcessTable};
 use std::net::SocketAddr;
 
@@ -33,6 +33,11 @@ pub trait ContainerFacts {
     /// The container's baseline or configuration expects this connection.
     fn expects_connect(&self, _container: ContainerKey, _peer: SocketAddr) -> bool {
         false
+    }
+
+    /// The reason of an exception in the configuration that covers the detection.
+    fn excepted(&self, _event: &Event, _detection: &Detection, _processes: &ProcessTable) -> Option<String> {
+        None
     }
 
     /// The container's baseline or configuration expects it to use the runtime's socket.

@@ -41,17 +41,21 @@ impl Default for Dedupe {
 }
 
 impl Dedupe {
+    /// The connection of a shell that is known to be remote-controlled is no news.
+    pub fn is_known_shell(&self, event: &Event, detection: &Detection, cx: &Context<'_>) -> bool {
+        let root = || incident_root(event, detection.culprit, cx);
+        detection.kind == FindingKind::ShellConnect
+            && self
+                .trees
+                .get(&(FindingKind::ReverseShell, event.container, root()))
+                .is_some_and(|i| event.time_ns.saturating_sub(i.last_ns) < AGAIN_NS)
+    }
+
     /// Lets a detection through, marks it as a repeat, or drops it.
     pub fn admit(&mut self, event: &Event, mut detection: Detection, cx: &Context<'_>) -> Option<Detection> {
         let kind = detection.kind;
         let root = incident_root(event, detection.culprit, cx);
-        // The connection of a shell that is known to be remote-controlled is no news.
-        if kind == FindingKind::ShellConnect
-            && self
-                .trees
-                .get(&(FindingKind::ReverseShell, event.container, root))
-                .is_some_and(|i| event.time_ns.saturating_sub(i.last_ns) < AGAIN_NS)
-        {
+        if self.is_known_shell(event, &detection, cx) {
             return None;
         }
         let generation = cx.processes.get(detection.culprit).map_or(0, |p| p.generation);
@@ -98,8 +102,10 @@ fn incident_root(event: &Event, culprit: ProcessKey, cx: &Context<'_>) -> Proces
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::detect::testing::Lab;
+    use crate::detect::ContainerFacts;
+    use crate::detect::testing::{A, Lab, out};
     use crate::event::Verdict;
+    use crate::provenance::ProcessTable;
 
     fn detection(pid: u32) -> Detection {
         Detection::new(FindingKind::Miner, Lab::key(pid), "x")
@@ -126,6 +132,27 @@ mod tests {
         assert_eq!(admit(&lab, &mut d, 4, 13, Verdict::Killed), Some(false), "now prevented");
         assert_eq!(admit(&lab, &mut d, 5, 14, Verdict::Killed), Some(true));
         assert_eq!(admit(&lab, &mut d, 40, 15, Verdict::Observed), Some(false), "new incident");
+    }
+
+    /// A configuration that expects whatever bash does.
+    struct Expects;
+
+    impl ContainerFacts for Expects {
+        fn excepted(&self, _: &Event, detection: &Detection, processes: &ProcessTable) -> Option<String> {
+            processes.get(detection.culprit).is_some_and(|p| p.comm == "bash").then(|| "r".to_owned())
+        }
+    }
+
+    #[test]
+    fn what_is_expected_does_not_stand_for_what_is_not() {
+        let mut lab = Lab::new();
+        lab.facts = Box::new(Expects);
+        let wire = || [out(A), out(A), out(A)];
+        let expected = lab.exec_with(20, 9, &["bash", "-i"], |e| e.stdio = wire());
+        assert_eq!(expected.iter().map(|d| d.excepted.as_deref()).collect::<Vec<_>>(), [Some("r")]);
+        let other = lab.exec_with(21, 9, &["sh", "-i"], |e| e.stdio = wire());
+        let told = |d: &Detection| d.kind == FindingKind::ReverseShell && d.excepted.is_none() && !d.repeat;
+        assert!(other.iter().any(told), "in the same tree, and told: {other:?}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! has seen the structure already and says so in `reason`; a detector says what it means, leaves
 //! out what the kernel could not know to be honest, and adds what only names and time can tell.
 
-mod bounded;
+pub(crate) mod bounded;
 mod context;
 mod dedupe;
 mod docker_socket;
@@ -38,6 +38,8 @@ pub trait Detector: Send {
 pub struct Detectors {
     table: Vec<Box<dyn Detector>>,
     dedupe: Dedupe,
+    /// What is expected must not stand for what is not.
+    excepted: Dedupe,
 }
 
 impl Default for Detectors {
@@ -65,16 +67,24 @@ impl Detectors {
                 Box::new(shell_connect::ShellConnect::default()),
             ],
             dedupe: Dedupe::default(),
+            excepted: Dedupe::default(),
         }
     }
 
     /// Judges one event that the process table has taken in.
     pub fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Vec<Detection> {
-        let Self { table, dedupe } = self;
+        let Self { table, dedupe, excepted } = self;
         table
             .iter_mut()
             .filter_map(|detector| detector.on_event(event, cx))
-            .filter_map(|detection| dedupe.admit(event, detection, cx))
+            .filter_map(|mut detection| {
+                detection.excepted = cx.containers.excepted(event, &detection, cx.processes);
+                match detection.excepted {
+                    Some(_) => excepted.admit(event, detection, cx),
+                    None if excepted.is_known_shell(event, &detection, cx) => None,
+                    None => dedupe.admit(event, detection, cx),
+                }
+            })
             .collect()
     }
 }

@@ -7,7 +7,7 @@ use super::shares::Shares;
 use super::sink::{RotatedFile, Sink as _};
 use super::writer::{OutputError, host_name};
 use crate::container::registry::Container;
-use crate::event::{Body, ConnectOp, ContainerKey, Event, HOST, ProcessKey};
+use crate::event::{Body, ConnectOp, ContainerKey, Event, HOST, ProcessKey, file};
 use crate::startup::STARTUP_ID;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -136,6 +136,8 @@ fn naming(event: &Event) -> Option<[&'static str; 3]> {
         Body::Exit { .. } => ["exit", "process", "end"],
         Body::Connect(connect) if connect.op == ConnectOp::Listen => ["listen", "network", "start"],
         Body::Connect(_) => ["connect", "network", "connection"],
+        Body::Open(open) if open.file.has(file::FILE_CREATED) => ["open", "file", "creation"],
+        Body::Open(open) if open.file.has(file::FILE_WRITE) => ["open", "file", "change"],
         Body::Open(_) => ["open", "file", "access"],
         Body::Moved { .. } => ["descriptor_moved", "process", "change"],
         Body::UnixConnect { .. } => ["unix_connect", "network", "connection"],

@@ -89,6 +89,9 @@ impl Human {
 
     fn outcome(&self, alert: &Alert) -> String {
         let body = &alert.bulkhead;
+        if let Some(exception) = &body.exception {
+            return self.paint(DIM, &format!("[excepted: {}]", shown(&exception.reason)));
+        }
         let by = body.enforced_by.map_or("", |r| r.name());
         match body.outcome {
             OutcomeName::Observed => self.paint(DIM, "[observed]"),

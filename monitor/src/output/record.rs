@@ -8,7 +8,7 @@ pub(super) use build::container as container_fields;
 
 use super::notice::NoticeRow;
 use super::response::ResponseRow;
-use crate::finding::FindingKind;
+use crate::finding::{FindingKind, TieKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -68,7 +68,7 @@ rows! {
 
     /// `event.*` of an alert.
     AlertEvent {
-        /// Always `alert`.
+        /// `alert`; `event` if an exception covers it (`bulkhead.exception`).
         kind: AlertKind,
         /// The finding's kind.
         action: FindingName,
@@ -251,6 +251,39 @@ rows! {
         amendment: bool,
         /// The container's metadata is complete; otherwise an amendment may follow.
         complete: bool,
+        /// What it is part of; rows of versions before incidents have none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        incident: Option<IncidentField>,
+        /// The exception that covers it, if one does: it is expected, and nothing was done.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        exception: Option<ExceptionField>,
+    }
+
+    /// `bulkhead.incident.*`.
+    IncidentField {
+        /// The same for all findings that the daemon knew to be of one attack.
+        id: String,
+        /// By what they are tied: findings with a key in common belong together.
+        ties: Vec<TieField>,
+    }
+
+    /// One thing that findings have in common.
+    TieField {
+        /// `lineage`, `origin`, `file`, `line`, `image`.
+        what: TieKind,
+        /// The same in all that have it in common.
+        key: String,
+        /// In words.
+        because: String,
+        /// The file as the host sees it, if a container opened one of the host's for writing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<String>,
+    }
+
+    /// `bulkhead.exception.*`.
+    ExceptionField {
+        /// Its reason, as in the configuration.
+        reason: String,
     }
 
     /// One piece of evidence.
@@ -299,7 +332,7 @@ macro_rules! names {
 
 names! {
     /// `event.kind` of an alert.
-    AlertKind { Alert = "alert" }
+    AlertKind { Alert = "alert", Event = "event" }
     /// What came of a finding.
     OutcomeName {
         Observed = "observed", Denied = "denied", Killed = "killed", Frozen = "frozen", Quarantined = "quarantined",
@@ -329,7 +362,7 @@ impl JsonSchema for FindingName {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Row {
-    /// An alert (`event.kind` is `alert`).
+    /// An alert (`event.kind` is `alert`), or what would be one but for an exception (`event`).
     Alert(Box<Alert>),
     /// Something was done about a container, or refused (`event.kind` is `event`).
     Response(Box<ResponseRow>),

@@ -2,7 +2,10 @@
 
 use super::response::ResponseRow;
 use super::{Alert, Clock, Notice, Row, notice::NoticeRow};
-use crate::finding::{ContainerView, EnforcedBy, Evidence, Finding, FindingKind, Outcome, ProcessView, Severity};
+use crate::finding::{
+    ContainerView, EnforcedBy, Evidence, Finding, FindingKind, IncidentView, Outcome, ProcessView, Severity, Tie,
+    TieKind,
+};
 use crate::response::{Deed, Done, Origin, Report, Response};
 use jiff::{SignedDuration, Timestamp};
 
@@ -60,6 +63,16 @@ pub fn reverse_shell() -> Finding {
         outcome: Outcome::Killed { by: EnforcedBy::Signal, processes: vec![901, 902] },
         latency_us: 412,
         amendment: false,
+        incident: IncidentView {
+            id: "0123456789ab".into(),
+            ties: vec![Tie {
+                what: TieKind::Lineage,
+                key: "tree:0123456789ab:900-90000".into(),
+                because: "it descends from sh (pid 900)".into(),
+                path: None,
+            }],
+        },
+        excepted: None,
     }
 }
 

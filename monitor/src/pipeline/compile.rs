@@ -9,6 +9,7 @@ use crate::event::Fingerprint;
 use crate::kernel::clock::boot_ns;
 use crate::kernel::maps::Maps;
 use crate::kernel::pins::fnv64;
+use crate::respond::exceptions::{Exceptions, today};
 use crate::respond::policy::{Mode, Rules};
 use monitor_common::hash;
 use monitor_common::state::{Config as KernelConfig, InodeKey};
@@ -45,6 +46,8 @@ pub struct Compiled {
     pub engine: bool,
     /// Enforcement ends with the daemon.
     pub release: bool,
+    /// Findings that an exception covers are written too.
+    pub write_excepted: bool,
     /// Age of the heartbeat from which on the daemon counts as dead, ns.
     pub heartbeat_limit_ns: u64,
 }
@@ -69,6 +72,7 @@ impl Compiled {
             rules_id: rules_id(loaded),
             engine: config.engine.docker,
             release: config.on_daemon_exit == DaemonExit::Release,
+            write_excepted: config.output.excepted,
             heartbeat_limit_ns: u64::from(config.pins.heartbeat_limit_s) * 1_000_000_000,
         })
     }
@@ -100,7 +104,10 @@ fn doors(kind: DoorKind) -> &'static [&'static str] {
 /// A hash of what [`rules`] reads, in the order of the declarations.
 fn rules_id(loaded: &Loaded) -> u64 {
     let config = &loaded.config;
-    let text = serde_json::to_string(&(config.mode, &config.image, &config.actions, &config.scope)).unwrap_or_default();
+    let held: Vec<bool> = config.exception.iter().map(|rule| rule.is_over(today())).collect();
+    let exceptions = (&config.exception, held, config.engine.docker);
+    let text = serde_json::to_string(&(config.mode, &config.image, &config.actions, &config.scope, exceptions))
+        .unwrap_or_default();
     fnv64(text.bytes())
 }
 
@@ -121,6 +128,7 @@ fn rules(loaded: &Loaded) -> Rules {
         scope_cgroups: config.scope.cgroups.iter().map(|prefix| prefix.as_str().to_owned()).collect(),
         scope_labels: config.scope.labels.clone(),
         host_enforce: config.host.enforce,
+        exceptions: Exceptions::new(&config.exception, today(), config.engine.docker),
     }
 }
 

@@ -4,7 +4,10 @@ use crate::container::Registry;
 use crate::container::host_mounts::HostMounts;
 use crate::detect::ContainerFacts;
 use crate::event::{Body, ContainerKey, Event, File, HOST, ProcessKey, Reason, Rung, Verdict, file, state};
+use crate::finding::Detection;
+use crate::provenance::ProcessTable;
 use crate::recording::Notes;
+use crate::respond::exceptions::Exceptions;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
@@ -17,6 +20,7 @@ pub struct Facts {
     mounts: RefCell<HostMounts>,
     drift_alert: bool,
     notes: Notes,
+    exceptions: Exceptions,
     /// First process of each container and when it was seen.
     inits: HashMap<ContainerKey, (ProcessKey, u64)>,
     bad_images: HashSet<ContainerKey>,
@@ -25,8 +29,9 @@ pub struct Facts {
 impl Facts {
     /// Knows nothing of any container yet.
     pub fn new(registry: Registry, mounts: HostMounts, drift_alert: bool, notes: Notes) -> Self {
-        let mounts = RefCell::new(mounts);
-        Self { registry, mounts, drift_alert, notes, inits: HashMap::new(), bad_images: HashSet::new() }
+        let (inits, bad_images) = (HashMap::new(), HashSet::new());
+        let (mounts, exceptions) = (RefCell::new(mounts), Exceptions::default());
+        Self { registry, mounts, drift_alert, notes, exceptions, inits, bad_images }
     }
 
     /// Learns from an event: the first program that comes from outside into a container is its init.
@@ -50,9 +55,28 @@ impl Facts {
         self.bad_images.insert(container)
     }
 
+    /// Was it found bad?
+    pub fn has_bad_image(&self, container: ContainerKey) -> bool {
+        self.bad_images.contains(&container)
+    }
+
+    /// Where the host sees a file of its own that a container opened.
+    pub fn host_path(&self, opened: &File) -> Option<String> {
+        if !opened.has(file::FILE_FOREIGN_SB) {
+            return None;
+        }
+        let mounts = self.mounts.borrow();
+        if mounts.is_host_file(opened, None) { mounts.host_path(opened) } else { None }
+    }
+
     /// The engine told where it keeps volumes and layers.
     pub fn engine_root(&mut self, root: &str) {
         self.mounts.borrow_mut().add_engine_root(root);
+    }
+
+    /// What the configuration expects.
+    pub fn exceptions(&mut self, exceptions: &Exceptions) {
+        self.exceptions = exceptions.clone();
     }
 
     /// The configured default for drift.
@@ -79,6 +103,11 @@ impl ContainerFacts for Facts {
         let answer = mounts.is_host_file(opened, None);
         self.notes.host_file(opened, answer);
         answer
+    }
+
+    fn excepted(&self, event: &Event, detection: &Detection, processes: &ProcessTable) -> Option<String> {
+        let view = || self.registry.view(event.container);
+        self.exceptions.covering(event, detection, processes, view).map(str::to_owned)
     }
 
     fn drift_alerts(&self, container: ContainerKey) -> bool {

@@ -1,15 +1,38 @@
 //! From a detection to a finding: who else was there, in which container, what came of it.
 
+use super::Pipeline;
+use super::incident::Scene;
 use crate::event::{Event, HOST, ProcessKey};
-use crate::finding::{ContainerView, Detection, Finding, Outcome, ProcessView};
+use crate::finding::{ContainerView, Detection, Finding, IncidentView, Outcome, ProcessView};
 use crate::kernel::clock::boot_ns;
 use crate::provenance::ProcessTable;
 
 /// Ancestors shown.
 const ANCESTORS: usize = 16;
 
+impl Pipeline {
+    /// The detection with its surroundings.
+    pub(super) fn finding(
+        &mut self,
+        event: &Event,
+        detection: Detection,
+        outcome: Outcome,
+        excepted: Option<String>,
+    ) -> Finding {
+        self.serial += 1;
+        let view = self.registry.view(event.container);
+        let (processes, facts) = (&self.processes, &self.facts);
+        let scene = Scene { event, detection: &detection, processes, facts, container: &view.id };
+        let incident = self.incidents.assign(&scene, jiff::Timestamp::now());
+        let mut finding = complete(event, detection, outcome, view, &self.processes, self.serial);
+        finding.incident = incident;
+        finding.excepted = excepted;
+        finding
+    }
+}
+
 /// Adds the surroundings.
-pub fn complete(
+fn complete(
     event: &Event,
     detection: Detection,
     outcome: Outcome,
@@ -41,6 +64,8 @@ pub fn complete(
         outcome,
         latency_us: boot_ns().saturating_sub(event.time_ns) / 1000,
         amendment: false,
+        incident: IncidentView::default(),
+        excepted: None,
     }
 }
 

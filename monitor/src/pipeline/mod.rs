@@ -3,8 +3,10 @@
 
 mod account;
 mod compile;
+mod excepted;
 mod facts;
 mod finding;
+mod incident;
 mod losses;
 mod older;
 mod orders;
@@ -14,6 +16,8 @@ mod told;
 
 pub use account::Account;
 pub use compile::{Compiled, classify, fill_maps};
+pub use excepted::ExceptionView;
+pub use incident::Incidents;
 pub use orders::{Settings as ResponseSettings, stop_report};
 pub use stranger::{Gate, gate};
 
@@ -22,7 +26,7 @@ use crate::container::docker::Notice as EngineNotice;
 use crate::container::host_mounts::HostMounts;
 use crate::container::registry::Change;
 use crate::control::Order;
-use crate::detect::{Context, Detectors};
+use crate::detect::{ContainerFacts as _, Context, Detectors};
 use crate::event::{Attempt, Body, Cgroup, ContainerKey, Event, HOST, Verdict};
 use crate::finding::{Detection, Finding, Outcome};
 use crate::kernel::clock::boot_ns;
@@ -101,6 +105,8 @@ pub struct Parts {
     pub own: Own,
     /// What containers are stopped and cut off with.
     pub responses: ResponseSettings,
+    /// What daemons before this one have found.
+    pub incidents: Incidents,
 }
 
 impl From<Event> for Input {
@@ -124,6 +130,8 @@ pub struct Counts {
     pub processes: AtomicU64,
     /// Containers that are quarantined or frozen.
     pub held: Mutex<Vec<respond::held::View>>,
+    /// The exceptions of the configuration.
+    pub exceptions: Mutex<Vec<ExceptionView>>,
 }
 
 /// Every so many seconds it is asked which programs the kernel left out: where it preempts them that is often, and
@@ -148,6 +156,9 @@ pub struct Pipeline {
     losses: Losses,
     serial: u64,
     ticks: u32,
+    incidents: Incidents,
+    /// Today, by which exceptions end.
+    day: jiff::civil::Date,
     held: Held,
     own: Own,
     stop: Option<respond::Stop>,
@@ -157,7 +168,7 @@ pub struct Pipeline {
 impl Pipeline {
     /// Puts the stages together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { maps, registry, compiled, output, events, counts, account, own, responses } = parts;
+        let Parts { maps, registry, compiled, output, events, counts, account, own, responses, incidents } = parts;
         let mounts = HostMounts::read().unwrap_or_else(|error| {
             tracing::warn!(%error, "the host's mounts cannot be read: writes to them are not told from others");
             HostMounts::from_mountinfo("")
@@ -173,6 +184,8 @@ impl Pipeline {
             losses: Losses::new(maps.ledger.losses_told()),
             serial: 0,
             ticks: 0,
+            incidents,
+            day: respond::exceptions::today(),
             held: Held::new(responses.unified, responses.packets),
             stop: responses.stop,
             taps: Taps::new(notes),
@@ -190,6 +203,7 @@ impl Pipeline {
     /// Takes over what runs already: containers, their policy, their processes; and judges it by
     /// the same rules. A process that starts meanwhile is known to the kernel half already.
     pub fn take_over(&mut self) {
+        self.heed_exceptions();
         let quarantined = self.quarantined_before();
         for change in self.registry.scan() {
             self.changed(&change);
@@ -272,7 +286,11 @@ impl Pipeline {
     }
 
     /// Acts on a detection and reports it.
-    fn found(&mut self, event: &Event, detection: Detection) {
+    fn found(&mut self, event: &Event, mut detection: Detection) {
+        if let Some(reason) = detection.excepted.take() {
+            self.excepted(event, detection, reason);
+            return;
+        }
         let descendants = self.processes.descendants(detection.culprit);
         let mut means = Means {
             rules: &self.compiled.rules,
@@ -311,9 +329,7 @@ impl Pipeline {
 
     /// Reports a detection under an id of its own, which is answered.
     fn report(&mut self, event: &Event, detection: Detection, outcome: Outcome) -> String {
-        self.serial += 1;
-        let view = self.registry.view(event.container);
-        let finding = finding::complete(event, detection, outcome, view, &self.processes, self.serial);
+        let finding = self.finding(event, detection, outcome, None);
         self.counts.findings.fetch_add(1, Ordering::Relaxed);
         if matches!(finding.outcome, Outcome::Denied { .. } | Outcome::Killed { .. }) {
             self.counts.prevented.fetch_add(1, Ordering::Relaxed);
@@ -428,6 +444,10 @@ impl Pipeline {
         }
         self.maps.ledger.tell(&told, boot_ns());
         let event = facts::container_event(&self.registry, key);
+        if let Some(reason) = self.facts.excepted(&event, &detection, &self.processes) {
+            self.excepted(&event, detection, reason);
+            return;
+        }
         self.report(&event, detection, Outcome::Observed);
     }
 
@@ -435,15 +455,21 @@ impl Pipeline {
         self.compiled = compiled;
         self.facts.drift_alert(self.compiled.settings.drift_alert);
         fill_maps(&mut self.maps, &self.compiled);
-        self.maps.set_config(&self.compiled.kernel_config());
         self.account.set_rules(self.compiled.rules_id);
+        self.heed_exceptions();
+        self.set_policies();
+        self.output.notice(Notice::new(NoticeKind::State, "reloaded", "configuration reloaded"));
+    }
+
+    /// Writes the policy of every container anew.
+    fn set_policies(&mut self) {
+        self.maps.set_config(&self.compiled.kernel_config());
         for container in self.registry.live() {
             let policy = self.held.policy(&self.compiled.rules, &container);
             for cgroup in self.registry.cgroups_of(container.key) {
                 self.maps.set_policy(cgroup, &policy);
             }
         }
-        self.output.notice(Notice::new(NoticeKind::State, "reloaded", "configuration reloaded"));
     }
 
     /// Once a second: the heartbeat; responses are kept up with what containers do, and what the kernel half could
@@ -451,6 +477,7 @@ impl Pipeline {
     pub fn tick(&mut self) {
         self.maps.beat(boot_ns());
         self.own.tell(&mut self.maps, &self.registry);
+        self.expire_exceptions();
         for (container, report) in self.held.tick(&mut self.maps, &self.registry) {
             self.responded(container, Origin::Daemon, report);
         }

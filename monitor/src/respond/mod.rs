@@ -6,6 +6,7 @@
 //! that each target's cgroup still is the container's keeps them out by construction rather than
 //! by their names, which anyone may take.
 
+pub mod exceptions;
 pub mod freezer;
 pub mod held;
 pub mod kill;

@@ -1,7 +1,8 @@
 //! What is to be enforced for a container: modes, actions and scope compiled into the policy bits
 //! that the kernel half obeys. Pure; config and registry are the caller's.
 
-use crate::container::denylist::normalise;
+use super::exceptions::Exceptions;
+use crate::container::denylist::spellings;
 use crate::container::registry::Container;
 use crate::event::{ContainerKey, HOST, Reason};
 use crate::finding::{Action, FindingKind};
@@ -60,6 +61,8 @@ pub struct Rules {
     pub scope_labels: Vec<String>,
     /// Somebody asked for enforcement on the host. It is refused, and the refusal reported.
     pub host_enforce: bool,
+    /// What is expected.
+    pub exceptions: Exceptions,
 }
 
 impl Default for Rules {
@@ -71,6 +74,7 @@ impl Default for Rules {
             scope_cgroups: Vec::new(),
             scope_labels: Vec::new(),
             host_enforce: false,
+            exceptions: Exceptions::default(),
         }
     }
 }
@@ -109,7 +113,8 @@ impl Rules {
     pub fn default_enforce(&self) -> u32 {
         let scoped = !(self.scope_cgroups.is_empty() && self.scope_labels.is_empty());
         let exempting = self.image_modes.iter().any(|(_, mode)| *mode != Mode::Protect);
-        if self.default_mode == Mode::Protect && !scoped && !exempting { self.enforce_bits() } else { 0 }
+        let bits = self.enforce_bits() & !bits_of(self.exceptions.kinds());
+        if self.default_mode == Mode::Protect && !scoped && !exempting { bits } else { 0 }
     }
 
     /// The container's mode, as far as is known now: its label, else its image, else the default.
@@ -126,14 +131,8 @@ impl Rules {
         if image.is_empty() {
             return None;
         }
-        let parts = normalise(image);
-        let repository = match parts.registry.as_str() {
-            "" => parts.repository,
-            registry => format!("{registry}/{}", parts.repository),
-        };
-        let tag = if parts.tag.is_empty() { "latest" } else { &parts.tag };
-        let tagged = format!("{repository}:{tag}");
-        let matches = |glob: &GlobMatcher| [image, &repository, &tagged].iter().any(|n| glob.is_match(n));
+        let names = spellings(image);
+        let matches = |glob: &GlobMatcher| names.iter().any(|name| glob.is_match(name));
         self.image_modes.iter().find(|(glob, _)| matches(glob)).map(|(_, mode)| *mode)
     }
 
@@ -169,10 +168,19 @@ impl Rules {
         match self.mode(container) {
             _ if container.key == HOST => host(container.key),
             Mode::Off => policy(0, POLICY_OFF),
-            Mode::Protect if scope == Some(true) => policy(self.enforce_bits(), POLICY_WATCHED),
+            Mode::Protect if scope == Some(true) => {
+                let loosened = bits_of(self.exceptions.loosened(container));
+                policy(self.enforce_bits() & !loosened, POLICY_WATCHED)
+            }
             Mode::Monitor | Mode::Protect => policy(0, POLICY_WATCHED),
         }
     }
+}
+
+/// Bits of the reasons that make findings of these kinds.
+fn bits_of(kinds: impl Iterator<Item = FindingKind>) -> u32 {
+    let reason = |kind| ENFORCEABLE.iter().find(|(enforceable, _)| *enforceable == kind).map(|(_, reason)| *reason);
+    kinds.filter_map(reason).fold(0, |bits, reason| bits | 1 << reason as u32)
 }
 
 /// The host's policy: watched, never any enforcement.
@@ -276,6 +284,30 @@ mod tests {
         assert_eq!(r.in_scope(&unknown), None);
         let p = r.compile(&unknown);
         assert_eq!((p.enforce, p.flags), (0, POLICY_WATCHED), "watched, not touched");
+    }
+
+    #[test]
+    fn an_exception_takes_its_bit_from_the_containers_it_names() {
+        use crate::config::exception::tests::rule;
+        let shell = 1 << Reason::ReverseShell as u32;
+        let of = |keys: &str, engine: bool| Rules {
+            exceptions: Exceptions::new(&[rule(keys)], jiff::civil::date(2026, 1, 1), engine),
+            ..rules(Mode::Protect)
+        };
+        let (tomcat, other) = (container("tomcat", &[], true), container("mysql", &[], true));
+        for keys in ["image = \"tomcat\"", "image = \"tomcat\"\nexe = \"/bin/bash\""] {
+            let r = of(keys, true);
+            assert_eq!((r.compile(&tomcat).enforce, r.compile(&other).enforce), (BITS & !shell, BITS), "{keys}");
+            assert_eq!(r.default_enforce(), BITS & !shell, "not before it is known which container it is");
+        }
+        let unknown = container("", &[], false);
+        assert_eq!(of("image = \"tomcat\"", true).compile(&unknown).enforce, BITS & !shell, "it may be the one");
+        assert_eq!(of("image = \"tomcat\"", false).compile(&unknown).enforce, BITS, "nobody will ever tell");
+        assert_eq!(of("container = \"aaaa*\"", false).compile(&unknown).enforce, BITS & !shell, "by its id");
+        assert_eq!(of("image = \"tomcat\"\nexpires = \"2025-12-31\"", true).compile(&tomcat).enforce, BITS, "over");
+        let mut r = of("image = \"tomcat\"\nexpires = \"2026-01-01\"", true);
+        assert_eq!(r.exceptions.expire(jiff::civil::date(2026, 1, 2)).len(), 1);
+        assert_eq!((r.compile(&tomcat).enforce, r.exceptions.over().len()), (BITS, 1));
     }
 
     #[test]

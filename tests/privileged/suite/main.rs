@@ -16,6 +16,7 @@ mod engine;
 mod faults;
 mod flood;
 mod identity;
+mod incidents;
 mod kill_set;
 mod lab;
 mod live;
@@ -43,6 +44,8 @@ enum Needs {
     KernelTypes,
     /// Root, the daemon with its kernel half, and a few tools.
     Daemon,
+    /// As `Daemon`, and a browser.
+    Browser,
     /// Root and a Docker engine with an image, named in the environment.
     Engine,
 }
@@ -119,6 +122,10 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("container_cannot_freeze_the_daemon_or_leave", Needs::Daemon, tamper::container_cannot_freeze_the_daemon_or_leave),
     ("daemon_is_not_the_first_to_go", Needs::Daemon, tamper::daemon_is_not_the_first_to_go),
     ("control_socket_refuses_containers", Needs::Daemon, tamper::control_socket_refuses_containers),
+    ("container_to_cron_child_is_one_incident", Needs::Daemon, incidents::container_to_cron_child_is_one_incident),
+    ("exception_spares_what_it_names", Needs::Daemon, incidents::exception_spares_what_it_names),
+    ("explained_exception_silences", Needs::Daemon, incidents::explained_exception_silences),
+    ("report_is_drawn_by_a_browser", Needs::Browser, incidents::report_is_drawn_by_a_browser),
     ("policy_off_label", Needs::Daemon, engine::policy_off_label),
 ];
 
@@ -169,6 +176,8 @@ fn missing(needs: Needs) -> Option<String> {
             Some("no Docker engine is named: `cargo xtask test` starts one".into())
         }
         Needs::Engine => (!rustix::process::geteuid().is_root()).then(|| "needs root".into()),
+        Needs::Browser if !installed(incidents::BROWSER) => Some(format!("{} is not installed", incidents::BROWSER)),
+        Needs::Browser => missing(Needs::Daemon),
         Needs::Daemon if !rustix::process::geteuid().is_root() => Some("needs root".into()),
         Needs::Daemon if daemon::binary().is_none() => {
             Some("no bulkhead program: `cargo xtask build`, or name one in BULKHEAD_BINARY".into())

@@ -1,11 +1,11 @@
 //! The row of a finding.
 
 use super::{
-    Alert, AlertEvent, AlertKind, Bulkhead, Container, Destination, ECS_VERSION, Ecs, EvidenceField, Ext, FileField,
-    FindingField, FindingName, Host, Image, ImageHash, OutcomeName, Parent, Process, Rule, RungName, Technique, Threat,
-    TreeNode, User,
+    Alert, AlertEvent, AlertKind, Bulkhead, Container, Destination, ECS_VERSION, Ecs, EvidenceField, ExceptionField,
+    Ext, FileField, FindingField, FindingName, Host, Image, ImageHash, IncidentField, OutcomeName, Parent, Process,
+    Rule, RungName, Technique, Threat, TieField, TreeNode, User,
 };
-use crate::finding::{ContainerView, EnforcedBy, Evidence, Finding, Outcome, ProcessView, Severity};
+use crate::finding::{ContainerView, EnforcedBy, Evidence, Finding, IncidentView, Outcome, ProcessView, Severity, Tie};
 use crate::output::{Clock, category, escape};
 
 impl Alert {
@@ -16,7 +16,7 @@ impl Alert {
             timestamp: clock.at(finding.time_ns).to_string(),
             ecs: Ecs { version: ECS_VERSION.into() },
             event: AlertEvent {
-                kind: AlertKind::Alert,
+                kind: if finding.excepted.is_some() { AlertKind::Event } else { AlertKind::Alert },
                 action: kind,
                 id: finding.id.clone(),
                 severity: category::severity(finding.severity),
@@ -148,7 +148,19 @@ fn bulkhead(finding: &Finding) -> Bulkhead {
         latency_us: finding.latency_us,
         amendment: finding.amendment,
         complete: finding.container.complete,
+        incident: Some(incident(&finding.incident)),
+        exception: finding.excepted.clone().map(|reason| ExceptionField { reason }),
     }
+}
+
+fn incident(view: &IncidentView) -> IncidentField {
+    let tie = |tie: &Tie| TieField {
+        what: tie.what,
+        key: tie.key.clone(),
+        because: tie.because.clone(),
+        path: tie.path.clone(),
+    };
+    IncidentField { id: view.id.clone(), ties: view.ties.iter().map(tie).collect() }
 }
 
 fn evidence(evidence: &Evidence) -> EvidenceField {
