@@ -63,7 +63,7 @@ impl Shown {
 
     fn summary(&self, file: &Path, head: &Head, totals: &Totals, took: Duration) -> String {
         let mut text = format!(
-            "{}: recorded on {} ({}) at {} by version {}; {} events, {} missing, {} findings, {:.0} events/s\n",
+            "{}: recorded on {} ({}) at {} by version {}; {} events, {} missing, {} findings, {} more excepted, {:.0} events/s\n",
             file.display(),
             head.host,
             head.kernel,
@@ -72,6 +72,7 @@ impl Shown {
             totals.events,
             totals.lost,
             totals.findings,
+            totals.excepted,
             totals.events as f64 / took.as_secs_f64().max(1e-9),
         );
         if !self.table.is_empty() {

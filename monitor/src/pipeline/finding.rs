@@ -31,8 +31,8 @@ impl Pipeline {
     }
 }
 
-/// Adds the surroundings.
-fn complete(
+/// Adds the surroundings, but for the incident.
+pub(super) fn complete(
     event: &Event,
     detection: Detection,
     outcome: Outcome,

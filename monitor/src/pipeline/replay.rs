@@ -36,6 +36,8 @@ pub struct Totals {
     pub lost: u64,
     /// Findings.
     pub findings: u64,
+    /// Findings that an exception keeps back.
+    pub excepted: u64,
 }
 
 /// See the module.
@@ -55,7 +57,8 @@ impl<'a> Replay<'a> {
     pub fn new(compiled: &'a Compiled) -> Self {
         let registry = Registry::new(Hierarchy::nowhere());
         let mounts = HostMounts::from_mountinfo("");
-        let facts = Facts::new(registry.clone(), mounts, compiled.settings.drift_alert, Notes::default());
+        let mut facts = Facts::new(registry.clone(), mounts, compiled.settings.drift_alert, Notes::default());
+        facts.exceptions(&compiled.rules.exceptions);
         let resolved = Resolved::default();
         Self {
             compiled,
@@ -133,6 +136,10 @@ impl<'a> Replay<'a> {
         if detection.repeat {
             return;
         }
+        if detection.excepted.is_some() {
+            self.totals.excepted += 1;
+            return;
+        }
         self.totals.findings += 1;
         let due = self.due(event.container, &detection);
         let view = self.registry.view(event.container);
@@ -191,6 +198,10 @@ impl ContainerFacts for Told {
 
     fn is_host_file(&self, _container: ContainerKey, file: &File) -> bool {
         self.host_files.get(&file.inode).copied().unwrap_or_else(|| looks_like_host_file(file))
+    }
+
+    fn excepted(&self, event: &Event, detection: &Detection, processes: &ProcessTable) -> Option<String> {
+        self.facts.excepted(event, detection, processes)
     }
 
     fn drift_alerts(&self, container: ContainerKey) -> bool {

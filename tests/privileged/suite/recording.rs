@@ -88,7 +88,13 @@ fn replay(file: &Path, config: Option<&Path>) -> Result<(String, String)> {
 /// What of an alert is the same whoever judges it, and when.
 fn essence(row: &Value) -> Value {
     let mut row = row.clone();
-    let fields = [("/event", "id"), ("/event", "created"), ("/bulkhead", "latency_us"), ("/bulkhead/finding", "id")];
+    let fields = [
+        ("/event", "id"),
+        ("/event", "created"),
+        ("/bulkhead", "latency_us"),
+        ("/bulkhead", "incident"),
+        ("/bulkhead/finding", "id"),
+    ];
     for (object, field) in fields {
         if let Some(object) = row.pointer_mut(object).and_then(Value::as_object_mut) {
             object.remove(field);
