@@ -15,8 +15,8 @@ pub const QEMU: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
 
 /// Memory of a guest.
 const MEMORY: &str = "1024M";
-/// A guest is ended when it has not finished in so many times the processor time it may use.
-const IDLE: u32 = 4;
+/// A guest is ended when it has used no processor time for so long.
+const IDLE: Duration = Duration::from_secs(300);
 /// How often the console is looked at.
 const GLANCE: Duration = Duration::from_millis(250);
 
@@ -111,7 +111,7 @@ fn qemu(boot: &Boot, kernel: &Kernel, disks: &[PathBuf], initramfs: &Path, folde
 }
 
 /// Waits for the machine's end; why it has to be ended, if it has. The limit is one of processor time, as a
-/// guest on a busy host may be slow without being stuck; one that does nothing is ended by the clock.
+/// guest on a busy host may be slow without being stuck; one that does nothing is ended, too.
 fn watch(
     child: &mut Child,
     console: &Path,
@@ -119,7 +119,7 @@ fn watch(
     cost: &mut Duration,
     interrupt: &Interrupt,
 ) -> Result<Option<String>> {
-    let deadline = Instant::now() + limit * IDLE;
+    let (mut used, mut busy) = (*cost, Instant::now());
     loop {
         *cost = processor_time(child.id()).unwrap_or(*cost);
         let ended = child.try_wait().context("wait for QEMU")?.is_some();
@@ -132,7 +132,10 @@ fn watch(
         if interrupt.is_set() {
             return Ok(Some("interrupted".to_owned()));
         }
-        if *cost > limit || Instant::now() > deadline {
+        if *cost > used {
+            (used, busy) = (*cost, Instant::now());
+        }
+        if *cost > limit || busy.elapsed() > IDLE {
             return Ok(Some("not finished in time".to_owned()));
         }
         std::thread::sleep(GLANCE);
