@@ -203,6 +203,22 @@ fields! {
     RegsFourthArg = ["pt_regs.r10"] optional,
     /// Fifth.
     RegsFifthArg = ["pt_regs.r8"] optional,
+    /// Namespaces of a task.
+    TaskNsproxy = ["task_struct.nsproxy"] optional,
+    /// Its mount namespace.
+    NsproxyMnt = ["nsproxy.mnt_ns"] optional,
+    /// Inode number of a mount namespace.
+    MntInum = ["mnt_namespace.ns.inum"] optional,
+    /// Tasks that this one traces, newest first.
+    TaskPtraced = ["task_struct.ptraced"] optional,
+    /// A traced task's place in that list.
+    TaskPtraceEntry = ["task_struct.ptrace_entry"] optional,
+    /// User namespace that credentials count in.
+    CredUserNs = ["cred.user_ns"] optional,
+    /// How deep it is nested.
+    UserNsLevel = ["user_namespace.level"] optional,
+    /// Inode number of a user namespace.
+    UserInum = ["user_namespace.ns.inum"] optional,
     /// Index of the pids controller in css_set.subsys.
     SubsysPids = ["enum cgroup_subsys_id.pids_cgrp_id"] optional,
     /// Index of the memory controller.
@@ -229,6 +245,14 @@ impl Field {
             | Self::RegsThirdArg
             | Self::RegsFourthArg
             | Self::RegsFifthArg => "what the system call tracepoints read from the arguments",
+            Self::TaskNsproxy
+            | Self::NsproxyMnt
+            | Self::MntInum
+            | Self::TaskPtraced
+            | Self::TaskPtraceEntry
+            | Self::CredUserNs
+            | Self::UserNsLevel
+            | Self::UserInum => "joining the host's namespaces, mounts in a user namespace, tracing of neighbours",
             Self::SubsysPids | Self::SubsysMemory | Self::SubsysCpu => {
                 "telling containers by this cgroup v1 controller"
             }

@@ -41,6 +41,8 @@ pub const FILE_EXEC: u32 = 1 << 13;
 pub const FILE_MAPPED: u32 = 1 << 14;
 /// Got this name by create, link, symlink or rename.
 pub const FILE_NAMED: u32 = 1 << 15;
+/// Became the root directory of the task.
+pub const FILE_ROOT: u32 = 1 << 16;
 
 /// A file object: identity and where it lives. Paths are dentry names from the file towards the
 /// root of its *file system*: a bind mount's target is not part of it, symlinks are resolved.

@@ -82,6 +82,8 @@ code! {
         Moved = 8,
         /// An AF_UNIX connect to a watched socket: [`crate::net::UnixConnect`].
         UnixConnect = 9,
+        /// A system call that reaches for what lies outside of the container: [`crate::reach::Reach`].
+        Reach = 10,
     }
 }
 
@@ -121,6 +123,10 @@ code! {
         DockerSocket = 8,
         /// An executable without a file behind it.
         FilelessExec = 9,
+        /// A way out of the container: the host's namespaces, or a file that makes the kernel run a program there.
+        Escape = 10,
+        /// A file that judgement wants to know of; never acted on in the kernel.
+        Watched = 11,
     }
 }
 

@@ -11,4 +11,5 @@ pub mod open;
 pub mod packet;
 pub mod path;
 pub mod program;
+pub mod reach;
 pub mod unix;

@@ -30,6 +30,7 @@ pub struct Maps {
     runtime_sockets: HashMap<MapData, Raw<InodeKey>, u32>,
     socket_names: HashMap<MapData, u32, u32>,
     descriptor_names: HashMap<MapData, u32, u32>,
+    host_mounts: Array<MapData, u64>,
     pub(super) tasks: HashMap<MapData, u32, Raw<monitor_common::state::Task>>,
     sockets: HashMap<MapData, u64, Raw<monitor_common::state::Socket>>,
     loss: HashMap<MapData, Raw<LossKey>, u64>,
@@ -102,6 +103,7 @@ impl Maps {
             runtime_sockets: source.of("RUNTIME_SOCKETS")?,
             socket_names: source.of("SOCKET_NAMES")?,
             descriptor_names: source.of("DESCRIPTOR_NAMES")?,
+            host_mounts: source.of("HOST_MOUNTS")?,
             tasks: source.of("TASKS")?,
             sockets: source.of("SOCKETS")?,
             loss: source.of("LOSS")?,
@@ -175,6 +177,11 @@ impl Maps {
             let name = monitor_common::hash::name(fd.to_string().as_bytes());
             note("DESCRIPTOR_NAMES", self.descriptor_names.insert(name, 1, 0));
         }
+    }
+
+    /// Tells the programs which mount namespace is the host's, by inode number.
+    pub fn set_host_mounts(&mut self, number: u64) {
+        note("HOST_MOUNTS", self.host_mounts.set(0, number, 0));
     }
 
     /// Adds a process from before the programs were there.

@@ -125,6 +125,7 @@ fn row(event: &Event, container: Option<&Container>, host: &str, clock: &Clock) 
         Body::Open(_) => ("open", "file", "access"),
         Body::Moved { .. } => ("descriptor_moved", "process", "change"),
         Body::UnixConnect { .. } => ("unix_connect", "network", "connection"),
+        Body::Reach(_) => ("reach", "process", "access"),
         Body::Fork { .. } | Body::Payload(_) | Body::Cgroup(_) => return None,
     };
     let mut row = json!({
@@ -164,7 +165,7 @@ fn row(event: &Event, container: Option<&Container>, host: &str, clock: &Clock) 
         }
         Body::Open(open) => row["file"] = json!({ "path": open.file.path }),
         Body::UnixConnect { name, .. } => row["file"] = json!({ "path": name }),
-        Body::Moved { .. } | Body::Fork { .. } | Body::Payload(_) | Body::Cgroup(_) => {}
+        Body::Moved { .. } | Body::Fork { .. } | Body::Payload(_) | Body::Cgroup(_) | Body::Reach(_) => {}
     }
     Some(row)
 }

@@ -86,6 +86,7 @@ pub const ENFORCEABLE: &[(FindingKind, Reason)] = &[
     (FindingKind::MetadataAccess, Reason::MetadataAccess),
     (FindingKind::DockerSocket, Reason::DockerSocket),
     (FindingKind::FilelessExec, Reason::FilelessExec),
+    (FindingKind::Escape, Reason::Escape),
 ];
 
 impl Rules {

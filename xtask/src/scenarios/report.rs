@@ -16,6 +16,8 @@ pub struct Summary {
     pub failed: usize,
     /// Rows that were not run.
     pub skipped: usize,
+    /// Rows in which nothing was found, as the scenario says beforehand.
+    pub missed: usize,
 }
 
 impl Summary {
@@ -62,6 +64,10 @@ impl<W: Write> Report<W> {
             Judged::Failed => {
                 self.summary.failed += 1;
                 "FAILED"
+            }
+            Judged::Missed => {
+                self.summary.missed += 1;
+                "not found, as stated"
             }
             Judged::Skipped => {
                 self.summary.skipped += 1;
@@ -113,7 +119,10 @@ impl<W: Write> Report<W> {
         }
         let (bytes, rows) = self.leaked;
         writeln!(self.out, "shell listeners received {bytes} bytes in {rows} runs")?;
-        let Summary { passed, failed, skipped } = self.summary;
+        let Summary { passed, failed, skipped, missed } = self.summary;
+        if missed > 0 {
+            writeln!(self.out, "{missed} not found, as stated in the scenario")?;
+        }
         writeln!(self.out, "{passed} passed, {failed} failed, {skipped} skipped")?;
         self.out.flush()?;
         Ok(self.summary)
@@ -133,6 +142,8 @@ fn json_row(row: &Row) -> serde_json::Value {
     json!({
         "id": row.id,
         "technique": row.technique,
+        "tier": row.tier.name(),
+        "missed": row.result == Judged::Missed,
         "expected": row.expected,
         "found": row.found,
         "passed": row.result == Judged::Passed,
@@ -155,15 +166,17 @@ pub fn from_json(line: &str) -> Option<Row> {
         let items = value[key].as_array().into_iter().flatten();
         items.filter_map(|item| item.as_str().map(str::to_owned)).collect()
     };
-    let result = match (value["passed"].as_bool()?, value["skipped"].as_bool()?) {
-        (_, true) => Judged::Skipped,
-        (true, false) => Judged::Passed,
-        (false, false) => Judged::Failed,
+    let result = match (value["passed"].as_bool()?, value["skipped"].as_bool()?, value["missed"].as_bool()?) {
+        (_, true, _) => Judged::Skipped,
+        (_, _, true) => Judged::Missed,
+        (true, ..) => Judged::Passed,
+        (false, ..) => Judged::Failed,
     };
     Some(Row {
         id: value["id"].as_str()?.to_owned(),
         title: String::new(),
         technique: text("technique"),
+        tier: serde_json::from_value(value["tier"].clone()).ok()?,
         expected: list("expected"),
         found: list("found"),
         result,
@@ -212,7 +225,7 @@ mod tests {
     #[test]
     fn skipping_everything_is_not_green() {
         assert!(!Summary { skipped: 3, ..Summary::default() }.is_green());
-        assert!(!Summary { passed: 3, failed: 1, skipped: 0 }.is_green());
+        assert!(!Summary { passed: 3, failed: 1, ..Summary::default() }.is_green());
     }
 
     #[test]
@@ -228,7 +241,8 @@ mod tests {
             bytes: 9,
             ..Row::skipped(&scenario, 3, "it ran".into())
         };
-        for row in [row, Row::skipped(&scenario, 1, "no image".into())] {
+        let missed = Row { result: Judged::Missed, why: "stated".into(), ..row.clone() };
+        for row in [row, missed, Row::skipped(&scenario, 1, "no image".into())] {
             let line = json_row(&row).to_string();
             let back = from_json(&line).unwrap();
             assert_eq!(json_row(&back).to_string(), line);
