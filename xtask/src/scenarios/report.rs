@@ -1,6 +1,6 @@
 //! The table, the JSON rows and the last line.
 
-use super::verdict::{Result as Judged, Row};
+use super::verdict::{Mode, Result as Judged, Row};
 use anyhow::{Context, Result};
 use serde_json::json;
 use std::fs::File;
@@ -31,6 +31,7 @@ impl Summary {
 pub struct Report<W: Write> {
     out: W,
     json: Option<LineWriter<File>>,
+    mode: Mode,
     summary: Summary,
     latencies_us: Vec<u64>,
     leaked: (u64, usize),
@@ -38,8 +39,9 @@ pub struct Report<W: Write> {
 }
 
 impl<W: Write> Report<W> {
-    /// A report on `out`, with ids of up to `width` characters, and as JSON lines in the file `json`.
-    pub fn new(mut out: W, json: Option<&Path>, width: usize) -> Result<Self> {
+    /// A report on `out`, with ids of up to `width` characters, and as JSON lines in the file `json`; of a monitor in
+    /// `mode`.
+    pub fn new(mut out: W, json: Option<&Path>, mode: Mode, width: usize) -> Result<Self> {
         let json = match json {
             Some(path) => {
                 Some(LineWriter::new(File::create(path).with_context(|| format!("making {}", path.display()))?))
@@ -51,7 +53,7 @@ impl<W: Write> Report<W> {
             "{:<width$} {:<22} {:<30} {:<8} {:<8} {:>9} {:<6} {:>6}  ",
             "id", "expected", "found", "verdict", "rung", "µs", "effect", "bytes"
         )?;
-        Ok(Self { out, json, summary: Summary::default(), latencies_us: Vec::new(), leaked: (0, 0), width })
+        Ok(Self { out, json, mode, summary: Summary::default(), latencies_us: Vec::new(), leaked: (0, 0), width })
     }
 
     /// Adds a row.
@@ -98,7 +100,7 @@ impl<W: Write> Report<W> {
             writeln!(self.out, "    {title}: {}", row.why.replace('\n', "\n    "))?;
         }
         if let Some(json) = &mut self.json {
-            writeln!(json, "{}", json_row(row)).context("writing the JSON rows")?;
+            writeln!(json, "{}", json_row(row, self.mode)).context("writing the JSON rows")?;
         }
         Ok(())
     }
@@ -137,10 +139,11 @@ fn dash(text: &str) -> &str {
     if text.is_empty() { "-" } else { text }
 }
 
-fn json_row(row: &Row) -> serde_json::Value {
+fn json_row(row: &Row, mode: Mode) -> serde_json::Value {
     let or_null = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     json!({
         "id": row.id,
+        "mode": mode.name(),
         "technique": row.technique,
         "tier": row.tier.name(),
         "missed": row.result == Judged::Missed,
@@ -148,6 +151,7 @@ fn json_row(row: &Row) -> serde_json::Value {
         "found": row.found,
         "passed": row.result == Judged::Passed,
         "skipped": row.result == Judged::Skipped,
+        "promised": row.promised,
         "verdict": or_null(&row.verdict),
         "rung": or_null(&row.rung),
         "latency_us": row.latency_us,
@@ -180,6 +184,7 @@ pub fn from_json(line: &str) -> Option<Row> {
         expected: list("expected"),
         found: list("found"),
         result,
+        promised: value["promised"].as_bool()?,
         verdict: text("verdict"),
         rung: text("rung"),
         latency_us: value["latency_us"].as_u64(),
@@ -212,7 +217,7 @@ mod tests {
         let skipped = Row::skipped(&scenario, 1, "no image".into());
         let passed = Row { result: Judged::Passed, latency_us: Some(5), why: String::new(), ..skipped.clone() };
         let mut text = Vec::new();
-        let mut report = Report::new(&mut text, None, 4).unwrap();
+        let mut report = Report::new(&mut text, None, Mode::Monitor, 4).unwrap();
         report.row(&skipped).unwrap();
         report.row(&passed).unwrap();
         let summary = report.finish().unwrap();
@@ -243,9 +248,9 @@ mod tests {
         };
         let missed = Row { result: Judged::Missed, why: "stated".into(), ..row.clone() };
         for row in [row, missed, Row::skipped(&scenario, 1, "no image".into())] {
-            let line = json_row(&row).to_string();
+            let line = json_row(&row, Mode::Protect).to_string();
             let back = from_json(&line).unwrap();
-            assert_eq!(json_row(&back).to_string(), line);
+            assert_eq!(json_row(&back, Mode::Protect).to_string(), line);
             assert_eq!(back.result, row.result);
         }
         assert!(from_json("@section scenarios").is_none() && from_json("{\"id\":\"a\"}").is_none());

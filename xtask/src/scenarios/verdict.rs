@@ -71,6 +71,8 @@ pub struct Row {
     pub found: Vec<String>,
     /// Judgement.
     pub result: Result,
+    /// The effect had to be absent.
+    pub promised: bool,
     /// Outcome of the finding that counts; empty without one.
     pub verdict: String,
     /// Rung it was enforced on; empty when it was not.
@@ -98,6 +100,7 @@ impl Row {
             expected: scenario.expect.clone(),
             found: Vec::new(),
             result: Result::Skipped,
+            promised: false,
             verdict: String::new(),
             rung: String::new(),
             latency_us: None,
@@ -147,6 +150,7 @@ pub fn judge(scenario: &Scenario, mode: Mode, host: Rung, repeat: u32, seen: &Se
         tier: scenario.tier,
         expected: scenario.expect.clone(),
         result,
+        promised: prevention_promised(mode, scenario.min_rung, host) && seen.effect.is_some(),
         verdict: decisive.map(|alert| alert.outcome.clone()).unwrap_or_default(),
         rung: decisive.map(|alert| alert.enforced_by.clone()).unwrap_or_default(),
         latency_us: decisive.map(|alert| alert.latency_us),
