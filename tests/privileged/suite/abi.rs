@@ -43,6 +43,7 @@ fn layouts() -> Vec<Layout> {
         net::Connect { header, peer, cookie, op, task_flags, sink_tgid, reserved, comm }
         net::Payload { header, peer, cookie, inbound, index, len, segment, data }
         net::UnixConnect { header, ino, dev, known, name, reserved }
+        reach::Reach { header, what, task_flags, number, level, failed, source, target }
         policy::Policy { root, enforce, flags }
         state::InodeKey { ino, dev, reserved }
         state::Origin { tgid, hops, start_ns, peer, time_ns }
