@@ -55,13 +55,16 @@ impl Row {
 
 /// Writes the page at `path` from the JSON rows in `files`.
 pub fn write(path: &Path, files: &[PathBuf]) -> Result<()> {
-    let mut rows = Vec::new();
+    // By mode and id: of a scenario that was played again, the last run counts.
+    let mut rows: BTreeMap<(String, String), Row> = BTreeMap::new();
     for file in files {
         let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
         for line in text.lines().filter(|line| !line.is_empty()) {
-            rows.push(serde_json::from_str(line).with_context(|| format!("a row of {}", file.display()))?);
+            let row: Row = serde_json::from_str(line).with_context(|| format!("a row of {}", file.display()))?;
+            rows.insert((row.mode.clone(), row.id.clone()), row);
         }
     }
+    let rows: Vec<Row> = rows.into_values().collect();
     fs::write(path, page(&rows, &machine::describe())).with_context(|| format!("writing {}", path.display()))
 }
 
