@@ -229,6 +229,18 @@ fields! {
     RegsFourthArg = ["pt_regs.r10"] optional,
     /// Fifth.
     RegsFifthArg = ["pt_regs.r8"] optional,
+    /// Namespaces of a task.
+    TaskNsproxy = ["task_struct.nsproxy"] optional,
+    /// Its mount namespace.
+    NsproxyMnt = ["nsproxy.mnt_ns"] optional,
+    /// Inode number of a mount namespace.
+    MntInum = ["mnt_namespace.ns.inum"] optional,
+    /// User namespace that credentials count in.
+    CredUserNs = ["cred.user_ns"] optional,
+    /// How deep it is nested.
+    UserNsLevel = ["user_namespace.level"] optional,
+    /// Inode number of a user namespace.
+    UserInum = ["user_namespace.ns.inum"] optional,
     /// Index of the pids controller in css_set.subsys.
     SubsysPids = ["enum cgroup_subsys_id.pids_cgrp_id"] optional,
     /// Index of the memory controller.
@@ -267,6 +279,12 @@ impl Field {
             | Self::RegsThirdArg
             | Self::RegsFourthArg
             | Self::RegsFifthArg => "what the system call tracepoints read from the arguments",
+            Self::TaskNsproxy
+            | Self::NsproxyMnt
+            | Self::MntInum
+            | Self::CredUserNs
+            | Self::UserNsLevel
+            | Self::UserInum => "joining the host's namespaces, mounts in a user namespace, tracing of neighbours",
             Self::SubsysPids | Self::SubsysMemory | Self::SubsysCpu => {
                 "telling containers by this cgroup v1 controller"
             }

@@ -43,6 +43,8 @@ pub const FILE_MAPPED: u32 = 1 << 14;
 pub const FILE_NAMED: u32 = 1 << 15;
 /// The name was taken away.
 pub const FILE_REMOVED: u32 = 1 << 16;
+/// Became the root directory of the task.
+pub const FILE_ROOT: u32 = 1 << 17;
 
 /// A file object: identity and where it lives. Paths are dentry names from the file towards the
 /// root of its *file system*: a bind mount's target is not part of it, symlinks are resolved.

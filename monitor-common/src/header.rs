@@ -87,6 +87,8 @@ code! {
         UnixConnect = 9,
         /// An attempt upon Bulkhead itself: [`crate::own::Tamper`].
         Tamper = 10,
+        /// A system call that reaches for what lies outside of the container: [`crate::reach::Reach`].
+        Reach = 11,
     }
 }
 
@@ -128,6 +130,10 @@ code! {
         FilelessExec = 9,
         /// An attempt upon Bulkhead itself.
         Tamper = 10,
+        /// A way out of the container: the host's namespaces, or a file that makes the kernel run a program there.
+        Escape = 11,
+        /// A file that judgement wants to know of; never acted on in the kernel.
+        Watched = 12,
     }
 }
 

@@ -14,6 +14,7 @@ pub mod lineage;
 pub mod net;
 pub mod own;
 pub mod policy;
+pub mod reach;
 pub mod state;
 
 /// Version of every layout in this crate. It is part of each record, and the daemon refuses an

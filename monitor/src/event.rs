@@ -96,6 +96,48 @@ pub enum Body {
         /// Number of the map, link or cgroup, else 0.
         object: u64,
     },
+    /// A system call that reaches for what lies outside of the container.
+    Reach(Box<Reach>),
+}
+
+/// Such a call.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Reach {
+    /// Which.
+    pub what: Reached,
+    /// `TASK_*` bits of the caller.
+    pub task_flags: u32,
+    /// Nesting of the caller's user namespace; 0 is the host's.
+    pub level: u32,
+    /// It failed.
+    pub failed: bool,
+}
+
+/// What was reached for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reached {
+    /// Namespaces were joined; inode number of the mount namespace the process is in now.
+    Namespace(u64),
+    /// A mount.
+    Mount {
+        /// What, as the caller named it.
+        source: String,
+        /// Where.
+        target: String,
+        /// Inode number of the caller's user namespace.
+        user_namespace: u64,
+    },
+    /// A module was offered to the kernel.
+    Module,
+    /// A BPF program of that type was.
+    Bpf(u64),
+    /// A process of another container is traced.
+    Trace {
+        /// Its container.
+        container: ContainerKey,
+        /// Itself.
+        tgid: u32,
+    },
 }
 
 /// What a descriptor is.

@@ -6,7 +6,7 @@
 mod container;
 pub mod daemon;
 mod kernel_time;
-mod machine;
+pub mod machine;
 mod page;
 mod pressure;
 mod report;

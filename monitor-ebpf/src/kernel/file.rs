@@ -5,7 +5,7 @@ use super::task::Task;
 use super::{Object, read};
 use crate::maps::offset;
 use aya_ebpf::helpers::bpf_probe_read_kernel_buf;
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_user_str};
 use core::mem::MaybeUninit;
 use monitor_common::field::Field;
 use monitor_common::file::{
@@ -332,4 +332,14 @@ pub fn copy<T>(from: *const T, to: *mut T) {
     let out = unsafe { core::slice::from_raw_parts_mut(to.cast::<u8>(), size_of::<T>()) };
     // SAFETY: as above.
     let _ = unsafe { bpf_probe_read_kernel_buf(from.cast(), out) };
+}
+
+/// Copies a NUL-terminated text of the running process; what cannot be read is empty.
+#[inline(always)]
+pub fn string_from_user<const N: usize>(address: u64, out: &mut [u8; N]) {
+    // SAFETY: the helper writes at most N bytes, or none.
+    let read = unsafe { bpf_probe_read_user_str(out.as_mut_ptr().cast(), N as u32, address as *const _) };
+    if read < 0 {
+        out[0] = 0;
+    }
 }

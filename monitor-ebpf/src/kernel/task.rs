@@ -2,6 +2,7 @@
 
 use super::file::{Dentry, File};
 use super::{Object, read};
+use crate::maps::offset;
 use aya_ebpf::helpers::generated::bpf_task_pt_regs;
 use aya_ebpf::helpers::{bpf_get_current_task, bpf_get_current_task_btf};
 use monitor_common::field::Field;
@@ -92,6 +93,36 @@ impl Task {
     #[inline(always)]
     pub fn mm(self) -> Option<Mm> {
         self.0.follow(Field::TaskMm).map(Mm)
+    }
+
+    /// Inode number of its mount namespace.
+    #[inline(always)]
+    pub fn mount_namespace(self) -> Option<u32> {
+        self.0.follow(Field::TaskNsproxy)?.follow(Field::NsproxyMnt)?.get(Field::MntInum)
+    }
+
+    /// Inode number of its user namespace, and how deep that is nested.
+    #[inline(always)]
+    pub fn user_namespace(self) -> Option<(u32, u32)> {
+        let namespace = self.0.follow(Field::TaskCred)?.follow(Field::CredUserNs)?;
+        Some((namespace.get(Field::UserInum)?, namespace.get(Field::UserNsLevel)?))
+    }
+
+    /// The task it began to trace last.
+    #[inline(always)]
+    pub fn last_traced(self) -> Option<Self> {
+        let list = self.0.address(Field::TaskPtraced)?;
+        let entry = read::<*const u8>(list.cast())?;
+        if entry == list {
+            return None;
+        }
+        Object::new(entry.wrapping_sub(offset(Field::TaskPtraceEntry)?)).map(Self)
+    }
+
+    /// Its root directory.
+    #[inline(always)]
+    pub fn root_directory(self) -> Option<Dentry> {
+        self.0.follow(Field::TaskFs)?.embedded(Field::FsRoot)?.follow(Field::PathDentry).map(Dentry)
     }
 
     /// Superblock of its root directory.

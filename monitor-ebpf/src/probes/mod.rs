@@ -12,5 +12,6 @@ pub mod open;
 pub mod packet;
 pub mod path;
 pub mod program;
+pub mod reach;
 pub mod tamper;
 pub mod unix;

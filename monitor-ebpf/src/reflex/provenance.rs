@@ -149,6 +149,13 @@ pub fn taint_chain(first: &InodeKey, origin: &Origin, container: u64) -> Option<
                 let file = task.stdout;
                 taint_inode(&file, origin, container);
             }
+            // What it has opened for writing before (at's spool file).
+            for i in 0..WRITES {
+                let file = task.writes[i];
+                if file.ino != 0 {
+                    taint_inode(&file, origin, container);
+                }
+            }
         }
         if down.ino == 0 {
             return None;

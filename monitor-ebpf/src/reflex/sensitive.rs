@@ -70,7 +70,7 @@ pub fn judge(entry: &state::Task, tgid: u32, reason: Reason, created: bool, mean
         && entry.flags & (TASK_SHELL | TASK_INTERPRETER | TASK_NET_OUT | TASK_TAINTED | TASK_DRIFT) == 0;
     // No package brings SSH keys: a script that writes one does not install.
     let key_by_script = reason as u8 == Reason::PersistenceSshKey as u8 && entry.flags & TASK_PACKAGE_SCRIPT != 0;
-    if state::may_install(entry.flags) && !key_by_script {
+    if reason as u8 == Reason::Watched as u8 || state::may_install(entry.flags) && !key_by_script {
         Judgement::NOTHING
     } else if maker {
         Judgement::told(reason, 0)

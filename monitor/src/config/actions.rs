@@ -42,8 +42,9 @@ section! {
         docker_socket: Action = Action::Deny;
         /// Deny: the metadata service hands out the node's own credentials.
         metadata_access: Action = Action::Deny;
-        /// Alert: the write to the host's file itself is refused under its persistence kind.
-        escape: Action = Action::Alert;
+        /// Kill: whoever stands in the host's namespaces or files is out of reach of everything else here. A node agent
+        /// that does so by design is known by name; give it `bulkhead.mode=monitor`.
+        escape: Action = Action::Kill;
         /// Alert: backups and agents read the same files.
         credential_access: Action = Action::Alert;
         /// Alert: a baseline is only as good as what was learned.

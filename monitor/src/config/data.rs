@@ -96,6 +96,10 @@ pub struct SensitiveList {
     pub cron: Vec<PathPattern>,
     /// `persistence_other`.
     pub other: Vec<PathPattern>,
+    /// `escape`.
+    pub escape: Vec<PathPattern>,
+    /// Told for other findings.
+    pub watched: Vec<PathPattern>,
 }
 
 /// Class of a program.
@@ -239,6 +243,8 @@ impl SensitiveList {
             (&self.ssh_keys, Reason::PersistenceSshKey),
             (&self.cron, Reason::PersistenceCron),
             (&self.other, Reason::PersistenceOther),
+            (&self.escape, Reason::Escape),
+            (&self.watched, Reason::Watched),
         ];
         groups.into_iter().flat_map(|(list, reason)| list.iter().map(move |p| (p, reason)))
     }

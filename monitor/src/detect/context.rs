@@ -25,6 +25,22 @@ pub trait ContainerFacts {
         looks_like_host_file(file)
     }
 
+    /// Is another process of the container in this mount namespace (inode number)? One that only `except` is
+    /// in was made by somebody else.
+    fn shares_mounts(&self, _container: ContainerKey, _namespace: u64, _except: u32) -> bool {
+        true
+    }
+
+    /// Is this the user namespace (inode number) of the container's first process?
+    fn is_own_user_namespace(&self, _container: ContainerKey, _namespace: u64) -> bool {
+        true
+    }
+
+    /// The process' id as its own pid namespace counts.
+    fn inner_pid(&self, _tgid: u32) -> Option<u32> {
+        None
+    }
+
     /// Drift alone is to be reported for this container (label or baseline).
     fn drift_alerts(&self, _container: ContainerKey) -> bool {
         false

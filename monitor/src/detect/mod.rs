@@ -4,6 +4,7 @@
 
 pub(crate) mod bounded;
 mod context;
+mod credential_access;
 mod dedupe;
 mod docker_socket;
 mod download_exec;
@@ -13,8 +14,12 @@ mod kubelet_access;
 mod lines;
 mod metadata_access;
 mod miner;
+mod onion;
 mod persistence;
+mod reach;
+mod recon;
 mod reverse_shell;
+mod scan;
 mod settings;
 mod shell_connect;
 mod tamper;
@@ -62,6 +67,11 @@ impl Detectors {
                 Box::new(docker_socket::DockerSocket),
                 Box::new(kubelet_access::KubeletAccess),
                 Box::new(metadata_access::MetadataAccess),
+                Box::new(reach::ReachOut),
+                Box::new(credential_access::CredentialAccess),
+                Box::new(onion::Onion),
+                Box::new(scan::Scan::default()),
+                Box::new(recon::Recon::default()),
                 Box::new(fileless_exec::FilelessExec),
                 Box::new(drift::Drift),
                 Box::new(shell_connect::ShellConnect::default()),

@@ -4,11 +4,9 @@
 
 use super::Detector;
 use super::context::Context;
-use crate::event::{Body, Event, File, HOST, Open, Reason, file, state};
+use crate::event::{Body, Event, HOST, Open, Reason, file, state};
 use crate::finding::{Detection, FindingKind};
 
-/// Host control files whose write runs a program outside the container, whatever they lie on.
-const ESCAPES: &[&str] = &["release_agent", "core_pattern", "uevent_helper", "binfmt_misc/register"];
 /// Files that user management puts into a new home.
 const HOME_FILES: &[&str] =
     &[".bashrc", ".profile", ".bash_profile", ".bash_login", ".bash_logout", ".zshrc", ".zprofile"];
@@ -24,7 +22,7 @@ pub struct Escape;
 impl Detector for Persistence {
     fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
         let (open, kind) = suspicious(event, cx)?;
-        if is_escape_file(&open.file) {
+        if kind == FindingKind::Escape {
             return None;
         }
         let on_host = cx.containers.is_host_file(event.container, &open.file);
@@ -36,9 +34,9 @@ impl Detector for Persistence {
 
 impl Detector for Escape {
     fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
-        let (open, _) = suspicious(event, cx)?;
+        let (open, kind) = suspicious(event, cx)?;
         let on_host = cx.containers.is_host_file(event.container, &open.file);
-        if !on_host && !is_escape_file(&open.file) {
+        if !on_host && kind != FindingKind::Escape {
             return None;
         }
         let message = format!(
@@ -76,6 +74,8 @@ fn kind(reason: Reason) -> Option<FindingKind> {
         Reason::PersistenceSshKey => Some(FindingKind::PersistenceSshKey),
         Reason::PersistenceCron => Some(FindingKind::PersistenceCron),
         Reason::PersistenceOther => Some(FindingKind::PersistenceOther),
+        // A file through which the host's kernel runs a program, whatever it lies on.
+        Reason::Escape => Some(FindingKind::Escape),
         _ => None,
     }
 }
@@ -105,10 +105,6 @@ fn is_set_up(event: &Event, open: &Open, kind: FindingKind, cx: &Context<'_>) ->
     };
     let fetched = open.task_flags & (state::TASK_NET_OUT | state::TASK_TAINTED) != 0;
     own_business && !fetched && cx.is_starting_up(event)
-}
-
-fn is_escape_file(file: &File) -> bool {
-    ESCAPES.iter().any(|e| file.path.strip_suffix(e).is_some_and(|head| head.is_empty() || head.ends_with('/')))
 }
 
 /// What was done, in words.

@@ -2,14 +2,15 @@
 //! unknown kind is an error the caller counts.
 
 use crate::event::{
-    Body, Cgroup, Connect, ConnectOp, Event, Exec, File, Form, Inode, Open, Origin, Payload, ProcessKey, Stdio,
-    canonical,
+    Body, Cgroup, Connect, ConnectOp, Event, Exec, File, Form, Inode, Open, Origin, Payload, ProcessKey, Reach,
+    Reached, Stdio, canonical,
 };
 use monitor_common::exec as raw_exec;
 use monitor_common::file::{COMPONENT_LEN, COMPONENTS, FILE_PATH_CUT, FileRef};
 use monitor_common::header::{Header, Kind, Reason, Rung, Verdict};
 use monitor_common::net as raw_net;
 use monitor_common::own as raw_own;
+use monitor_common::reach as raw_reach;
 use monitor_common::{ABI_VERSION, state};
 use std::net::SocketAddr;
 
@@ -58,6 +59,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         Kind::Moved => moved(&front(bytes)?),
         Kind::UnixConnect => unix_connect(&front(bytes)?),
         Kind::Tamper => tamper(&front(bytes)?)?,
+        Kind::Reach => reach(&front(bytes)?)?,
     };
     Ok(Event {
         id: u64::from(header.cpu) << 48 | header.seq & 0xffff_ffff_ffff,
@@ -254,6 +256,21 @@ fn unix_connect(raw: &raw_net::UnixConnect) -> Body {
 fn tamper(raw: &raw_own::Tamper) -> Result<Body, DecodeError> {
     let attempt = raw_own::Attempt::try_from(raw.attempt).map_err(|value| unknown("attempt", value))?;
     Ok(Body::Tamper { attempt, detail: raw.detail, object: raw.object })
+}
+
+fn reach(raw: &raw_reach::Reach) -> Result<Body, DecodeError> {
+    let what = match raw.what {
+        raw_reach::REACH_SETNS => Reached::Namespace(raw.number),
+        raw_reach::REACH_MOUNT => {
+            Reached::Mount { source: text(&raw.source), target: text(&raw.target), user_namespace: raw.number }
+        }
+        raw_reach::REACH_MODULE => Reached::Module,
+        raw_reach::REACH_BPF => Reached::Bpf(raw.number),
+        raw_reach::REACH_TRACE => Reached::Trace { container: raw.number, tgid: raw.header.peer_tgid },
+        other => return Err(unknown("reach", other)),
+    };
+    let (level, failed) = (raw.level, raw.failed != 0);
+    Ok(Body::Reach(Box::new(Reach { what, task_flags: raw.task_flags, level, failed })))
 }
 
 #[cfg(test)]

@@ -40,6 +40,8 @@ pub enum Fact {
     Bpf,
     /// Pins and files of the daemon removed.
     Removal,
+    /// System calls that reach for what lies outside of the container.
+    Reach,
     /// Programs and files refused before they exist; without it they are stopped right after.
     Refusal,
 }
@@ -110,6 +112,11 @@ const fn hook(
     Hook { program, fact, door, rank, required, power, without }
 }
 
+const fn reach(program: &'static str, calls: &'static [&'static str], power: Power) -> Hook {
+    hook(program, Fact::Reach, Door::Syscall(calls), 0, false, power, REACH)
+}
+
+const REACH: &str = "namespaces joined, roots changed, mounts, modules and BPF programs offered, neighbours traced";
 const REFUSAL: &str = "refusing programs and sensitive files before they exist: they are stopped right after";
 const OPEN: &str = "downloaded scripts, planted keys and crontabs";
 const NAME: &str = "keys and crontabs that are moved or linked into place";
@@ -293,6 +300,12 @@ pub const HOOKS: &[Hook] = &[
         Power::Kill,
         UNIX,
     ),
+    reach("namespace_joined", &["sys_exit_setns"], Power::Kill),
+    reach("root_changed", &["sys_exit_chroot"], Power::Observe),
+    reach("mounted", &["sys_exit_mount"], Power::Observe),
+    reach("module_offered", &["sys_exit_init_module", "sys_exit_finit_module"], Power::Observe),
+    reach("program_offered", &["sys_exit_bpf"], Power::Observe),
+    reach("process_traced", &["sys_exit_ptrace"], Power::Observe),
     hook("unix_connected", Fact::UnixConnect, Door::Syscall(&["sys_exit_connect"]), 2, false, Power::Kill, UNIX),
     hook("signal_sent", Fact::Signal, Door::BtfTracepoint("signal_generate"), 0, false, Power::Kill, SIGNAL),
     hook("lsm_signal", Fact::Refusal, Door::Lsm("task_kill"), 0, false, Power::Deny, SIGNAL_REFUSAL),

@@ -34,6 +34,7 @@ pub struct Maps {
     runtime_sockets: HashMap<MapData, Raw<InodeKey>, u32>,
     socket_names: HashMap<MapData, u32, u32>,
     descriptor_names: HashMap<MapData, u32, u32>,
+    host_mounts: Array<MapData, u64>,
     pub(super) tasks: HashMap<MapData, u32, Raw<Task>>,
     sockets: HashMap<MapData, u64, Raw<monitor_common::state::Socket>>,
     loss: HashMap<MapData, Raw<LossKey>, u64>,
@@ -121,6 +122,7 @@ impl Maps {
             runtime_sockets: source.of("RUNTIME_SOCKETS")?,
             socket_names: source.of("SOCKET_NAMES")?,
             descriptor_names: source.of("DESCRIPTOR_NAMES")?,
+            host_mounts: source.of("HOST_MOUNTS")?,
             tasks: source.of("TASKS")?,
             sockets: source.of("SOCKETS")?,
             loss: source.of("LOSS")?,
@@ -206,6 +208,11 @@ impl Maps {
     pub fn marks(&self) -> Result<Marks, MapError> {
         let descriptor = self.tasks.map().fd().as_fd().try_clone_to_owned().map_err(MapError::IoError)?;
         Ok(Marks(Map::from_map_data(MapData::from_fd(descriptor)?)?.try_into()?))
+    }
+
+    /// Tells the programs which mount namespace is the host's, by inode number.
+    pub fn set_host_mounts(&mut self, number: u64) {
+        note("HOST_MOUNTS", self.host_mounts.set(0, number, 0));
     }
 
     /// Adds a process from before the programs were there.

@@ -14,6 +14,7 @@ use crate::respond::policy::{Mode, Rules};
 use monitor_common::hash;
 use monitor_common::state::{Config as KernelConfig, InodeKey};
 use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Names a runtime's socket goes by, wherever it is mounted.
@@ -178,7 +179,18 @@ pub fn fill_maps(maps: &mut Maps, compiled: &Compiled) {
         maps.set_socket_name(hash::name(name.as_bytes()));
     }
     maps.set_descriptor_names();
+    match host_mounts() {
+        Some(number) => maps.set_host_mounts(number),
+        None => tracing::warn!("the host's mount namespace cannot be read: joining it is told, not stopped"),
+    }
     runtime_sockets(maps, &compiled.engine_socket);
+}
+
+/// Inode number of the host's mount namespace: that of its first process or, where that may not be looked at, of the
+/// kernel's own threads.
+fn host_mounts() -> Option<u64> {
+    let number = |path| Some(std::fs::metadata(path).ok()?.ino());
+    number("/proc/1/ns/mnt").or_else(|| number("/proc/2/ns/mnt"))
 }
 
 /// Socket files of the container runtimes as they are now.

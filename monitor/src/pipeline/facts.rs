@@ -10,6 +10,7 @@ use crate::recording::Notes;
 use crate::respond::exceptions::Exceptions;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::MetadataExt;
 
 /// Label by which a container asks for drift to be reported.
 const DRIFT_LABEL: &str = "bulkhead.drift";
@@ -110,6 +111,23 @@ impl ContainerFacts for Facts {
         self.exceptions.covering(event, detection, processes, view).map(str::to_owned)
     }
 
+    fn shares_mounts(&self, container: ContainerKey, namespace: u64, except: u32) -> bool {
+        let Some(folder) = self.registry.directory(container) else { return true };
+        let Ok(text) = std::fs::read_to_string(folder.join("cgroup.procs")) else { return true };
+        let others = text.lines().filter_map(|line| line.trim().parse::<u32>().ok()).filter(|tgid| *tgid != except);
+        others.into_iter().any(|tgid| namespace_of(tgid, "mnt") == Some(namespace))
+    }
+
+    fn is_own_user_namespace(&self, container: ContainerKey, namespace: u64) -> bool {
+        let init = self.inits.get(&container).map(|init| init.0.tgid);
+        init.and_then(|tgid| namespace_of(tgid, "user")).is_none_or(|own| own == namespace)
+    }
+
+    fn inner_pid(&self, tgid: u32) -> Option<u32> {
+        let status = std::fs::read_to_string(format!("/proc/{tgid}/status")).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("NSpid:"))?.split_whitespace().last()?.parse().ok()
+    }
+
     fn drift_alerts(&self, container: ContainerKey) -> bool {
         let label = self.registry.get(container).and_then(|c| c.metadata.labels.get(DRIFT_LABEL).cloned());
         match label.as_deref() {
@@ -118,6 +136,11 @@ impl ContainerFacts for Facts {
             None => self.drift_alert,
         }
     }
+}
+
+/// Inode number of a process' namespace.
+fn namespace_of(tgid: u32, kind: &str) -> Option<u64> {
+    std::fs::metadata(format!("/proc/{tgid}/ns/{kind}")).ok().map(|namespace| namespace.ino())
 }
 
 /// Some process of a container, to look at its root directory.

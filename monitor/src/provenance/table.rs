@@ -76,6 +76,7 @@ impl ProcessTable {
             Body::Connect(connect) => self.connect(event, connect),
             Body::Open(open) => self.flags(event, open.task_flags),
             Body::Moved { task_flags, .. } => self.flags(event, *task_flags),
+            Body::Reach(reach) => self.flags(event, reach.task_flags),
             Body::Payload(payload) if payload.inbound => {
                 if let Some(node) = self.nodes.get_mut(&event.process) {
                     for out in node.outbound.iter_mut().filter(|o| o.cookie == payload.cookie) {

@@ -91,6 +91,7 @@ pub const ENFORCEABLE: &[(FindingKind, Reason)] = &[
     (FindingKind::DockerSocket, Reason::DockerSocket),
     (FindingKind::FilelessExec, Reason::FilelessExec),
     (FindingKind::Tamper, Reason::Tamper),
+    (FindingKind::Escape, Reason::Escape),
 ];
 
 impl Rules {

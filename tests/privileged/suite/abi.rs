@@ -45,6 +45,7 @@ fn layouts() -> Vec<Layout> {
         net::UnixConnect { header, ino, dev, known, name, reserved }
         own::OwnKey { id, kind, dev }
         own::Tamper { header, object, attempt, detail, task_flags, reserved }
+        reach::Reach { header, what, task_flags, number, level, failed, source, target }
         policy::Policy { root, enforce, flags }
         state::InodeKey { ino, dev, reserved }
         state::Origin { tgid, hops, start_ns, peer, time_ns }

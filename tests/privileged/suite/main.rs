@@ -20,6 +20,7 @@ mod incidents;
 mod kill_set;
 mod lab;
 mod live;
+mod outside;
 mod pace;
 mod packages;
 mod preempted;
@@ -63,6 +64,8 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("sourced_script_is_found", Needs::Daemon, attacks::sourced_script_is_found),
     ("cron_and_key_writes", Needs::Daemon, attacks::cron_and_key_writes),
     ("host_mount_write_is_escape", Needs::Daemon, attacks::host_mount_write_is_escape),
+    ("host_root_is_escape", Needs::Daemon, outside::host_root_is_escape),
+    ("shadow_reads_are_judged", Needs::Daemon, outside::shadow_reads_are_judged),
     ("names_are_refused", Needs::Daemon, refusals::names_are_refused),
     ("rename_over_profile_is_refused", Needs::Daemon, refusals::rename_over_profile_is_refused),
     ("creation_is_refused", Needs::Daemon, refusals::creation_is_refused),

@@ -18,23 +18,47 @@ struct File {
 struct Scenario {
     id: String,
     title: String,
+    #[serde(default)]
     technique: String,
     image: String,
     tag_as: Option<String>,
     entrypoint: Option<bool>,
+    #[serde(default)]
     labels: Vec<String>,
+    #[serde(default)]
     engine_args: Vec<String>,
+    #[serde(default)]
     setup: String,
+    #[serde(default)]
+    beside: String,
+    #[serde(default)]
     host_run: String,
     run: String,
+    #[serde(default)]
     user: String,
+    #[serde(default = "ten")]
     timeout_s: u64,
     expect: Vec<String>,
+    #[serde(default)]
     effect: String,
+    #[serde(default = "signal")]
     min_rung: String,
+    #[serde(default)]
+    tier: String,
+    #[serde(default)]
+    miss: String,
     #[serde(default)]
     serve: BTreeMap<String, Served>,
     shell: Option<Shell>,
+}
+
+/// The runner's defaults.
+fn ten() -> u64 {
+    10
+}
+
+fn signal() -> String {
+    "signal".to_owned()
 }
 
 #[derive(Deserialize)]
@@ -131,7 +155,7 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> T {
 fn scenarios() {
     let mut ids = BTreeSet::new();
     for path in toml_files("scenarios") {
-        let benign = path.ends_with("benign.toml");
+        let benign = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("benign"));
         for scenario in read::<File>(&path).scenario {
             let id = &scenario.id;
             assert!(ids.insert(id.clone()), "{id}: twice");
@@ -139,9 +163,11 @@ fn scenarios() {
             assert_eq!(scenario.expect.is_empty(), benign, "{id}: benign scenarios, and only they, expect nothing");
             assert!(scenario.expect.iter().all(|kind| KINDS.contains(&kind.as_str())), "{id}");
             assert!(matches!(scenario.min_rung.as_str(), "alert" | "signal" | "lsm"), "{id}");
+            assert!(matches!(scenario.tier.as_str(), "" | "M" | "S" | "H"), "{id}");
+            assert!(scenario.miss.is_empty() || !benign, "{id}");
             assert!((1..=90).contains(&scenario.timeout_s), "{id}");
             assert!(scenario.effect.is_empty() || scenario.effect.starts_with(['/', '{']), "{id}");
-            if scenario.min_rung != "alert" {
+            if scenario.min_rung != "alert" && !benign {
                 assert!(!scenario.effect.is_empty(), "{id}: prevention is promised but nothing shows it");
                 assert!(scenario.host_run.is_empty(), "{id}: the host is alert-only");
             }
@@ -152,7 +178,7 @@ fn scenarios() {
 
 /// A scenario that fails for its syntax tests nothing. Every script is for sh; those of `host_run` as well.
 fn shell_syntax(id: &str, scenario: &Scenario) {
-    for script in [&scenario.setup, &scenario.run, &scenario.host_run] {
+    for script in [&scenario.setup, &scenario.beside, &scenario.run, &scenario.host_run] {
         let checked = std::process::Command::new("sh").args(["-n", "-c", script]).output().unwrap();
         assert!(checked.status.success(), "{id}: {}", String::from_utf8_lossy(&checked.stderr));
     }

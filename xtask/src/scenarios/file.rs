@@ -29,6 +29,9 @@ pub struct Scenario {
     /// sh script run in the container before the clock starts.
     #[serde(default)]
     pub setup: String,
+    /// sh script run before `run` in a second container, made from the same image with the same arguments.
+    #[serde(default)]
+    pub beside: String,
     /// sh script run on the host after `run`.
     #[serde(default)]
     pub host_run: String,
@@ -50,6 +53,12 @@ pub struct Scenario {
     /// Weakest rung on which prevention is promised.
     #[serde(default)]
     pub min_rung: Rung,
+    /// How much is expected of the detection.
+    #[serde(default)]
+    pub tier: Tier,
+    /// Why it is known not to be found; empty: it has to be.
+    #[serde(default)]
+    pub miss: String,
     /// Start the image's own entrypoint instead of a sleeping PID 1.
     #[serde(default)]
     pub entrypoint: bool,
@@ -101,6 +110,29 @@ pub enum Rung {
     Lsm,
 }
 
+/// How much is expected of the detection of an attack.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// Must be found in the default configuration.
+    #[default]
+    M,
+    /// Should be found.
+    S,
+    /// Hard: measured, not demanded.
+    H,
+}
+
+impl Tier {
+    /// As written in the files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::M => "M",
+            Self::S => "S",
+            Self::H => "H",
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct File {
     #[serde(default)]
@@ -134,8 +166,14 @@ impl Scenario {
 
     /// Every text that may name a path, for changing them all alike.
     pub fn texts_mut(&mut self) -> Vec<&mut String> {
-        let mut texts =
-            vec![&mut self.setup, &mut self.run, &mut self.host_run, &mut self.effect, &mut self.shell.send];
+        let mut texts = vec![
+            &mut self.setup,
+            &mut self.beside,
+            &mut self.run,
+            &mut self.host_run,
+            &mut self.effect,
+            &mut self.shell.send,
+        ];
         texts.extend(self.engine_args.iter_mut());
         texts.extend(self.labels.iter_mut());
         for file in self.serve.values_mut() {
@@ -216,6 +254,9 @@ pub fn parse(text: &str) -> Result<Vec<Scenario>> {
         {
             bail!("{}: nothing to run", scenario.id);
         }
+        if !scenario.miss.is_empty() && scenario.is_benign() {
+            bail!("{}: nothing is expected, so nothing can be missed", scenario.id);
+        }
         if scenario.effect.is_empty() || scenario.effect.starts_with('/') || scenario.effect_on_host() {
             continue;
         }
@@ -245,6 +286,8 @@ mod tests {
         expect = ["reverse_shell"]
         effect = "{scratch}/tmp/pwned"
         min_rung = "alert"
+        tier = "H"
+        miss = "no structure tells it"
         later = 1
         [scenario.serve]
         "x.sh" = "touch {scratch}/x"
@@ -257,7 +300,8 @@ mod tests {
     fn every_key_is_read() {
         let scenario = parse(FULL).unwrap().remove(0);
         assert_eq!(scenario.min_rung, Rung::Alert);
-        assert_eq!(scenario.timeout_s, 3);
+        assert_eq!((scenario.timeout_s, scenario.tier.name()), (3, "H"));
+        assert_eq!(scenario.miss, "no structure tells it");
         assert_eq!(scenario.shell.send, "id\n");
         assert!(matches!(&scenario.serve["fm"], Served::Subject { subject } if subject == "fm"));
         assert_eq!(scenario.unknown.len(), 1);
@@ -270,7 +314,7 @@ mod tests {
         let scenario = parse(text).unwrap().remove(0);
         assert!(scenario.is_benign());
         assert_eq!((scenario.user.as_str(), scenario.timeout_s), ("root", 10));
-        assert_eq!(scenario.min_rung, Rung::Signal);
+        assert_eq!((scenario.min_rung, scenario.tier), (Rung::Signal, Tier::M));
         assert!(!scenario.wants_scratch());
     }
 
@@ -301,5 +345,6 @@ mod tests {
         assert!(parse("[[scenario]]\nid = 'b'\nimage = 'x'\n").is_err());
         assert!(parse("[[scenario]]\nid = 'b'\nimage = 'x'\nrun = 'y'\neffect = 'z'\n").is_err());
         assert!(parse("[[scenario]]\nid = 'b'\nimage = 'x'\nrun = 'y'\nmin_rung = 'z'\n").is_err());
+        assert!(parse("[[scenario]]\nid = 'b'\nimage = 'x'\nrun = 'y'\nmiss = 'z'\n").is_err());
     }
 }

@@ -7,6 +7,7 @@ mod daemon;
 mod file;
 mod guest;
 mod host;
+mod page;
 mod play;
 mod recorder;
 mod report;
@@ -71,6 +72,12 @@ pub struct Args {
     /// Also write one JSON object a run into this file.
     #[arg(long, value_name = "OUT")]
     pub json: Option<PathBuf>,
+    /// Write what was found, stopped and missed as a page of documentation (docs/detection.md); needs --json.
+    #[arg(long, value_name = "PATH", requires = "json")]
+    pub page: Option<PathBuf>,
+    /// JSON rows of an earlier run (of the other mode) that go into the page as well.
+    #[arg(long, value_name = "JSON", requires = "page")]
+    pub earlier: Vec<PathBuf>,
     /// How many scenarios are on at a time, each in its container; twice the processors unless told. They
     /// mostly wait.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -103,7 +110,7 @@ pub fn run(args: &Args) -> Result<Summary> {
     }
     let interrupt = Interrupt::install()?;
     let width = scenarios.iter().map(|scenario| scenario.id.len()).max();
-    let mut report = Report::new(std::io::stdout(), args.json.as_deref(), width.unwrap_or(0))?;
+    let mut report = Report::new(std::io::stdout(), args.json.as_deref(), args.mode, width.unwrap_or(0))?;
     let binary = match &args.monitor {
         Some(path) => path.clone(),
         None => build::all(build::Profile::Release)?,
@@ -129,7 +136,12 @@ pub fn run(args: &Args) -> Result<Summary> {
     if interrupt.is_set() {
         bail!("interrupted");
     }
-    report.finish()
+    let summary = report.finish()?;
+    if let (Some(path), Some(json)) = (&args.page, &args.json) {
+        let files: Vec<PathBuf> = args.earlier.iter().chain([json]).cloned().collect();
+        page::write(path, &files)?;
+    }
+    Ok(summary)
 }
 
 /// How far prevention reaches on this kernel: an LSM program only ever fires where `bpf` is on the

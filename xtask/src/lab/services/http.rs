@@ -42,11 +42,12 @@ fn exchange(from: impl Read, mut to: impl Write, session: &Session) -> std::io::
     std::io::copy(&mut from.take(length), &mut std::io::sink())?;
     let body = find(&target, session).unwrap_or(DEFAULT);
     let kind = if body == DEFAULT { "application/json" } else { "application/octet-stream" };
-    write!(
-        to,
+    // In one piece, as servers send it: `write!` to a socket makes a segment of each word.
+    let header = format!(
         "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
-    )?;
+    );
+    to.write_all(header.as_bytes())?;
     if method != "HEAD" {
         to.write_all(body)?;
     }

@@ -8,6 +8,19 @@ use std::time::{Duration, Instant};
 /// Length of one burn-and-rest cycle.
 const CYCLE: Duration = Duration::from_millis(100);
 
+/// What is tried before mining: registers and huge pages. Every attempt may fail.
+pub fn tune(options: &Options) {
+    if options.msr {
+        let load = ["-c", "/sbin/modprobe msr allow_writes=on > /dev/null 2>&1"];
+        drop(std::process::Command::new("sh").args(load).status());
+        drop(std::fs::OpenOptions::new().write(true).open("/dev/cpu/0/msr"));
+    }
+    if options.huge {
+        // Opened, not written: the machine's own setting stays.
+        drop(std::fs::OpenOptions::new().write(true).open("/proc/sys/vm/nr_hugepages"));
+    }
+}
+
 /// Starts the threads; they end at `until`.
 pub fn start(options: &Options, until: Instant) {
     let duty = CYCLE * options.duty / 100;

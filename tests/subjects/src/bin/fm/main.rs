@@ -49,6 +49,7 @@ fn complain(message: &str) {
 fn mine(options: &Options) -> Result<(), String> {
     let until = Instant::now() + options.burn.min(subjects::life::LIMIT);
     let block = load::memory(options.memory);
+    load::tune(options);
     load::start(options, until);
     let first = first_bytes(options);
     let (mut stream, sent) = transport::connect(options, &first)?;

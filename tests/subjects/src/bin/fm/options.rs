@@ -63,6 +63,10 @@ pub struct Options {
     pub name: Option<String>,
     /// Overwrite the argument block.
     pub clobber_argv: bool,
+    /// Ask for model specific registers as miners do: load the module, open the device for writing.
+    pub msr: bool,
+    /// Ask for huge pages.
+    pub huge: bool,
 }
 
 impl Default for Options {
@@ -89,6 +93,8 @@ impl Default for Options {
             memory: 0,
             name: None,
             clobber_argv: false,
+            msr: false,
+            huge: false,
         }
     }
 }
@@ -148,6 +154,8 @@ impl Options {
             "-6" => self.v6 = true,
             "--affinity" => self.affinity = true,
             "--clobber-argv" => self.clobber_argv = true,
+            "--msr" => self.msr = true,
+            "--huge" => self.huge = true,
             // A real miner's switches, there to be seen in the arguments.
             "-k" | "--keepalive" | "--nicehash" | "-B" | "--background" | "--no-color" => {}
             _ => return false,

@@ -5,6 +5,7 @@
 //! Exit status: the shell's where one is run, 1 when something was refused, 64 on bad usage.
 
 mod fileless;
+mod outside;
 mod relays;
 mod shells;
 mod traffic;
@@ -25,7 +26,11 @@ const USAGE: &str = "usage: lx VERB ARGS
   scmshell ADDR:PORT        the socket is handed to another process over AF_UNIX
   piperelay ADDR:PORT       shell on pipes, relayed to the socket
   udpshell ADDR:PORT [LINE] shell on pipes, relayed over unconnected UDP
+  icmpshell ADDR [LINE]     shell on pipes, relayed over ICMP echo
   memexec PROGRAM ARGS      run PROGRAM's bytes from a memfd
+  ulexec                    code from an anonymous mapping, without exec
+  setns PID FILE            join the mount namespace of PID, make FILE there
+  badmodule                 offer the kernel an empty file as a module
   uringconn ADDR:PORT [--send-login]   socket, connect, send through io_uring
   uringwrite PATH           openat and write through io_uring
   flood [--exec N] [--open N] [-- COMMAND]   failing execs and opens, then COMMAND
@@ -60,6 +65,11 @@ fn run(args: &[&str]) -> Option<Outcome> {
         ["piperelay", addr] => relays::pipes(addr),
         ["udpshell", addr] => relays::udp(addr, "hello"),
         ["udpshell", addr, greeting] => relays::udp(addr, greeting),
+        ["icmpshell", addr] => relays::icmp(addr, "hello"),
+        ["icmpshell", addr, greeting] => relays::icmp(addr, greeting),
+        ["ulexec"] => fileless::mapped(),
+        ["setns", pid, path] => outside::join(pid, path),
+        ["badmodule"] => outside::module(),
         ["memexec", program, ref rest @ ..] => fileless::memfd(program, rest),
         ["uringconn", addr] => uring::connect(addr, false),
         ["uringconn", addr, "--send-login"] => uring::connect(addr, true),

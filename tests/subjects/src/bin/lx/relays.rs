@@ -1,6 +1,7 @@
 //! Shells on pipes, with a relay that holds the connection.
 
 use crate::{Outcome, failed};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, recv, sendto, socket_with};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -60,5 +61,51 @@ pub fn udp(spec: &str, greeting: &str) -> Outcome {
             break;
         }
     }
+    child.wait().map(drop).map_err(failed("wait"))
+}
+
+/// An ICMP echo request: type 8, code 0, checksum, our identifier, sequence number 0.
+fn echo_request(payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![8, 0, 0, 0, ICMP_ID[0], ICMP_ID[1], 0, 0];
+    packet.extend_from_slice(payload);
+    if packet.len() % 2 == 1 {
+        packet.push(b'\n');
+    }
+    let words = packet.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    let sum = u16::try_from(sum).unwrap_or(0);
+    packet[2..4].copy_from_slice(&(!sum).to_be_bytes());
+    packet
+}
+
+/// Tells this program's echoes from others'.
+const ICMP_ID: [u8; 2] = *b"lx";
+
+/// The same over ICMP echo: any host answers with what was sent, so `greeting` comes back and is run.
+pub fn icmp(host: &str, greeting: &str) -> Outcome {
+    let addr = subjects::addr::resolve(&format!("{host}:0")).map_err(|err| err.to_string())?;
+    let socket = socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::CLOEXEC, Some(ipproto::ICMP))
+        .map_err(failed("raw socket"))?;
+    let (mut child, mut stdin, mut stdout) = shell()?;
+    let request = echo_request(format!("{greeting}\n").as_bytes());
+    sendto(&socket, &request, SendFlags::empty(), &addr).map_err(failed(host))?;
+    let mut buffer = [0; 2048];
+    loop {
+        let (read, _) = recv(&socket, &mut buffer[..], RecvFlags::empty()).map_err(failed("recv"))?;
+        let header = usize::from(buffer[0] & 15) * 4;
+        let packet = buffer.get(header..read).unwrap_or_default();
+        if packet.len() > 8 && packet[0] == 0 && packet[4..6] == ICMP_ID {
+            // A shell that has exited is the end of the session.
+            drop(stdin.write_all(&packet[8..]));
+            break;
+        }
+    }
+    drop(stdin);
+    let mut said = Vec::new();
+    stdout.read_to_end(&mut said).map_err(failed("read"))?;
+    sendto(&socket, &echo_request(&said), SendFlags::empty(), &addr).map_err(failed(host))?;
     child.wait().map(drop).map_err(failed("wait"))
 }

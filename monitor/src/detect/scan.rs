@@ -1,0 +1,123 @@
+//! One program knocks at the same port of many addresses and says nothing to most of them.
+
+use super::Detector;
+use super::bounded::Bounded;
+use super::context::Context;
+use crate::event::{Body, Connect, ConnectOp, Event, HOST, ProcessKey};
+use crate::finding::{Detection, FindingKind};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// Programs and ports followed.
+const FOLLOWED: usize = 256;
+/// Attempts within this time belong together, ns.
+const WINDOW_NS: u64 = 10_000_000_000;
+/// Silent addresses that make a scan. A client with a list of servers has a dozen.
+const ADDRESSES: usize = 32;
+/// Ports on which many addresses are asked honestly: names and the web.
+const EVERYDAY: &[u16] = &[53, 80, 123, 443];
+
+const UDP: u16 = 17;
+
+#[derive(Debug, Default)]
+struct Sweep {
+    since_ns: u64,
+    silent: BTreeSet<IpAddr>,
+}
+
+/// See the module.
+pub struct Scan {
+    sweeps: Bounded<(ProcessKey, u16), Sweep>,
+}
+
+impl Default for Scan {
+    fn default() -> Self {
+        Self { sweeps: Bounded::new(FOLLOWED) }
+    }
+}
+
+impl Detector for Scan {
+    fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
+        match &event.body {
+            Body::Connect(connect) => self.connect(event, connect, cx),
+            // It has something to say: no knocking.
+            Body::Payload(payload) if !payload.inbound => {
+                let key = (program(event, cx), payload.peer.port());
+                if let Some(sweep) = self.sweeps.get_mut(&key) {
+                    sweep.silent.remove(&payload.peer.ip());
+                }
+                None
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Scan {
+    fn connect(&mut self, event: &Event, connect: &Connect, cx: &Context<'_>) -> Option<Detection> {
+        let port = connect.peer.port();
+        if event.container == HOST || connect.op == ConnectOp::Listen || connect.protocol == UDP {
+            return None;
+        }
+        if EVERYDAY.contains(&port) || port == 0 || cx.containers.expects_connect(event.container, connect.peer) {
+            return None;
+        }
+        // A service that asks its peers (a scraper, a cluster member) serves as well.
+        if cx.processes.same_program(event.process).any(|p| p.listening) {
+            return None;
+        }
+        let asker = program(event, cx);
+        let sweep = self.sweeps.entry((asker, port), Sweep::default)?;
+        if event.time_ns.saturating_sub(sweep.since_ns) > WINDOW_NS {
+            *sweep = Sweep { since_ns: event.time_ns, ..Sweep::default() };
+        }
+        sweep.silent.insert(connect.peer.ip());
+        if sweep.silent.len() < ADDRESSES {
+            return None;
+        }
+        let (first, last) = (sweep.silent.first()?.to_string(), sweep.silent.last()?.to_string());
+        self.sweeps.remove(&(asker, port));
+        let message = format!("{} knocks at port {port} of many addresses", cx.describe(asker));
+        let detail = format!("{ADDRESSES} addresses from {first} to {last} without a word");
+        let mut detection = Detection::new(FindingKind::Recon, asker, message).with(event.id, "scan", 0, detail);
+        detection.peer = Some(connect.peer);
+        detection.alert_only = true;
+        Some(detection)
+    }
+}
+
+/// The process that started the program: its workers are one asker. A shell that forks for each attempt, too.
+fn program(event: &Event, cx: &Context<'_>) -> ProcessKey {
+    cx.processes.same_program(event.process).last().map_or(event.process, |p| p.key)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::detect::testing::{Lab, kinds};
+    use crate::finding::FindingKind::{self, Recon};
+
+    fn sweep(lab: &mut Lab, port: u16, talks: bool) -> Vec<FindingKind> {
+        let mut found = Vec::new();
+        for host in 1..60_u64 {
+            let peer = format!("10.200.0.{host}:{port}");
+            found.extend(kinds(&lab.connect(20, &peer, host)));
+            if talks {
+                found.extend(kinds(&lab.payload(20, &peer, host, false, b"GET / HTTP/1.0\r\n\r\n")));
+            }
+        }
+        found
+    }
+
+    fn lab() -> Lab {
+        let mut lab = Lab::new();
+        lab.exec(20, 9, &["/usr/bin/x"]);
+        lab
+    }
+
+    #[test]
+    fn silent_knocking_is_a_scan() {
+        assert_eq!(sweep(&mut lab(), 6379, false), [Recon]);
+        assert!(sweep(&mut lab(), 443, false).is_empty());
+        assert!(sweep(&mut lab(), 9100, true).is_empty(), "a scraper");
+    }
+}
