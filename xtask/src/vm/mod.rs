@@ -299,6 +299,7 @@ impl Floor {
         Ok((outcome?, key))
     }
 
+    /// What tests measured goes to the console: among their verdicts it would hide one.
     fn test_job(&self, asked: &BTreeMap<String, Vec<String>>) -> String {
         let names: Vec<&str> = asked.values().flatten().map(String::as_str).collect();
         let chosen = match &self.only {
@@ -308,7 +309,7 @@ impl Floor {
         format!(
             "section check ./bulkhead check --json\n\
              export BULKHEAD_BINARY=/guest/bulkhead BULKHEAD_TEST_PACE=5 CARGO_MANIFEST_DIR=/guest/tests/privileged\n\
-             section tests {chosen}\n"
+             section tests {chosen} 2>/dev/console\n"
         )
     }
 }
