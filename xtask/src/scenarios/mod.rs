@@ -82,8 +82,8 @@ pub struct Args {
     /// mostly wait.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub jobs: Option<u32>,
-    /// Keep what the monitor judged of each scenario in this folder, as recordings; one scenario is on at a time.
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["jobs", "shuffle", "repeat"])]
+    /// Keep what the monitor judged of each scenario in this folder, as recordings.
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["shuffle", "repeat"])]
     pub record: Option<PathBuf>,
     /// Multiplies every limit and settling time: for an emulated machine.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]

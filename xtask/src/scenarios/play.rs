@@ -154,12 +154,17 @@ fn act(stage: &Stage<'_>, scenario: &mut Scenario, image: &str, number: usize, r
     })
 }
 
-/// Begins the recording that the scenario wants: of its container, or, where it begins with the container or goes on
-/// outside of it, of everything.
+/// Is everything recorded, rather than the container alone: where the scenario begins with the container, or goes on
+/// outside of it?
+pub fn is_recorded_whole(scenario: &Scenario) -> bool {
+    let begins_with_it = scenario.entrypoint || !scenario.tag_as.is_empty();
+    scenario.is_on_host() || begins_with_it || !scenario.beside.is_empty()
+}
+
+/// Begins the recording that the scenario wants.
 fn record(stage: &Stage<'_>, scenario: &Scenario, container: Option<&Container>) -> Result<Option<Recording>> {
     let Some(recorder) = stage.recorder else { return Ok(None) };
-    let is_whole = scenario.is_on_host() || scenario.entrypoint || !scenario.tag_as.is_empty();
-    if is_whole != container.is_none() {
+    if is_recorded_whole(scenario) != container.is_none() {
         return Ok(None);
     }
     let container = container.map(|container| container.id.as_str());

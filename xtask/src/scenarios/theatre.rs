@@ -17,7 +17,7 @@ use anyhow::Result;
 use std::collections::VecDeque;
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub struct Theatre {
     rung: Rung,
     host: Mutex<()>,
     recorder: Option<Recorder>,
+    /// Held for writing by who records everything.
+    stage: RwLock<()>,
 }
 
 /// The monitor, and how many there were before it.
@@ -64,7 +66,19 @@ impl Theatre {
         rung: Rung,
     ) -> Self {
         let (daemon, host) = (Mutex::default(), Mutex::default());
-        Self { daemon, feed, services, engine, files, binary, mode, rung, host, recorder: None }
+        Self {
+            daemon,
+            feed,
+            services,
+            engine,
+            files,
+            binary,
+            mode,
+            rung,
+            host,
+            recorder: None,
+            stage: RwLock::default(),
+        }
     }
 
     /// With a recording of each scenario.
@@ -87,7 +101,7 @@ impl Theatre {
         let parts = Mutex::new(parts(scenarios, &references, args));
         let cleaner = Cleaner::start(&self.engine, &self.services);
         let report = Mutex::new(report);
-        let jobs = if args.record.is_some() { 1 } else { args.jobs.map_or_else(default_jobs, |jobs| jobs as usize) };
+        let jobs = args.jobs.map_or_else(default_jobs, |jobs| jobs as usize);
         thread::scope(|scope| {
             let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(|| self.work(&parts, &cleaner, &report))).collect();
             let ends = workers.into_iter().map(|worker| {
@@ -122,6 +136,9 @@ impl Theatre {
 
     fn play_one(&self, part: &Part, image: &str, cleaner: &Cleaner) -> Result<Row> {
         let scenario = &part.scenario;
+        let is_alone = self.recorder.is_some() && play::is_recorded_whole(scenario);
+        let _alone = is_alone.then(|| self.stage.write().unwrap_or_else(PoisonError::into_inner));
+        let _among_others = (!is_alone).then(|| self.stage.read().unwrap_or_else(PoisonError::into_inner));
         let _turn = scenario.is_on_host().then(|| locked(&self.host));
         let deaths = self.watched()?;
         let stage = Stage {
