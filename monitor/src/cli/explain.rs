@@ -103,7 +103,8 @@ fn why(alert: &Alert) -> String {
 }
 
 /// The narrowest rule that is still true of the next time: image rather than one container, the programs, the address.
-/// Not the arguments, and not the parent's pid: no rule knows them.
+/// Not the arguments, and not the parent's pid: no rule knows them. Not a parent outside of the container either: what
+/// started it from there is often gone before it is looked at.
 fn narrowest(alert: &Alert) -> Result<ExceptionRule, String> {
     let exact = |text: &str| -> Result<Option<Glob>, String> {
         if text.is_empty() { Ok(None) } else { globset::escape(text).parse().map(Some) }
@@ -122,7 +123,7 @@ fn narrowest(alert: &Alert) -> Result<ExceptionRule, String> {
         container: name,
         labels: Vec::new(),
         exe: exact(subject.exe)?,
-        parent: exact(subject.parent)?,
+        parent: if parent_is_told(alert) { exact(subject.parent)? } else { None },
         destination: subject.peer.map(|peer| Cidr(peer.ip().into())),
         port: subject.peer.map(|peer| peer.port()),
         expires,
@@ -133,6 +134,13 @@ fn narrowest(alert: &Alert) -> Result<ExceptionRule, String> {
         None if !rule.covers(&subject) => Err("too little is known of it to tell it from others".into()),
         None => Ok(rule),
     }
+}
+
+/// Are the parent's starts told? Those of the container's own processes are.
+fn parent_is_told(alert: &Alert) -> bool {
+    let parent = alert.process.parent.as_ref().map(|parent| parent.pid);
+    let mut tree = alert.bulkhead.process_tree.iter();
+    alert.container.id == "host" || tree.any(|node| Some(node.pid) == parent && node.in_container)
 }
 
 #[derive(Serialize)]

@@ -72,8 +72,10 @@ fn under_flood(mode: &'static str, count: usize) -> Result<()> {
     ensure!(ended.success() && flooding, "the attacks ended with {ended}; still flooding: {flooding}");
     ensure!(by_attacked == 0, "{by_attacked} events of the attacked container were lost");
     ensure!(found.len() == count, "{} of {count} attacks were found", found.len());
-    ensure!(by_flooder > 0, "the flooder lost nothing: this was no flood");
-    ensure!(alerts == (1, 0), "{} alerts of the flooder's loss, {} of the attacked one's", alerts.0, alerts.1);
+    // In protect the flood dies as it makes its records, and a quick machine may take them all.
+    ensure!(by_flooder > 0 || mode == "protect", "the flooder lost nothing: this was no flood");
+    let expected = (usize::from(by_flooder > 0), 0);
+    ensure!(alerts == expected, "{} alerts of the flooder's loss, {} of the attacked one's", alerts.0, alerts.1);
     let written = (0..count).step_by(2).filter(|i| key_is_written(&attacked, *i)).count();
     let expected = if mode == "protect" { 0 } else { count / 2 };
     ensure!(written == expected, "{written} keys were written, {expected} expected");
