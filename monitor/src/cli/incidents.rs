@@ -7,6 +7,7 @@ use crate::incident::group::{Case, group};
 use crate::incident::log::{Log, parts};
 use crate::incident::story::{Story, tell};
 use crate::incident::{damage, html, text};
+use crate::output::Alert;
 use clap::{Args, ValueEnum};
 use std::io::{BufRead as _, Write as _};
 use std::path::PathBuf;
@@ -100,7 +101,11 @@ fn json(story: &Story) -> Result<String, CliError> {
 /// The incident that has this id, or a finding with it; the beginning is enough if only one has it.
 fn find(cases: Vec<Case>, wanted: &str) -> Result<Case, CliError> {
     let is = |id: &String, whole: bool| if whole { id == wanted } else { id.starts_with(wanted) };
-    let has = |case: &Case, whole| is(&case.id, whole) || case.alerts.iter().any(|alert| is(&alert.event.id, whole));
+    // Findings that only rows tie together keep the ids of their own.
+    let its = |alert: &Alert, whole| {
+        is(&alert.event.id, whole) || alert.bulkhead.incident.as_ref().is_some_and(|incident| is(&incident.id, whole))
+    };
+    let has = |case: &Case, whole| is(&case.id, whole) || case.alerts.iter().any(|alert| its(alert, whole));
     let exact = cases.iter().any(|case| has(case, true));
     let mut found: Vec<Case> = cases.into_iter().filter(|case| !wanted.is_empty() && has(case, exact)).collect();
     match found.len() {

@@ -286,7 +286,10 @@ fn written(scene: &Scene<'_>) -> Option<Tie> {
         (None, true) => format!("it opens {path} for writing"),
         (None, false) => format!("it runs {path}"),
     };
-    let key = format!("file:{:x}:{}", inode.dev, inode.ino);
+    // The device of a container's own root is another container's when it is gone.
+    let is_own = scene.event.container != HOST && !open.file.has(file::FILE_FOREIGN_SB);
+    let whose = if is_own { format!("{}:", name("", scene.container)) } else { String::new() };
+    let key = format!("file:{whose}{:x}:{}", inode.dev, inode.ino);
     Some(Tie { what: TieKind::File, key, because, path: host })
 }
 
