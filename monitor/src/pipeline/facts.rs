@@ -5,8 +5,8 @@ use crate::container::host_mounts::HostMounts;
 use crate::detect::ContainerFacts;
 use crate::event::{Body, ContainerKey, Event, File, HOST, ProcessKey, Reason, Rung, Verdict, file, state};
 use crate::finding::Detection;
-use crate::provenance::ProcessTable;
-use crate::recording::Notes;
+use crate::provenance::{Process, ProcessTable};
+use crate::recording::{Notes, Question};
 use crate::respond::exceptions::Exceptions;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -45,6 +45,18 @@ impl Facts {
         }
     }
 
+    /// Learns from a process that is older than the events: a container's oldest is its init.
+    pub fn older(&mut self, process: &Process) {
+        if process.container == HOST {
+            return;
+        }
+        let started_ns = process.program.time_ns.max(process.key.start_ns);
+        let init = self.inits.entry(process.container).or_insert((process.key, started_ns));
+        if process.key.start_ns < init.0.start_ns {
+            *init = (process.key, started_ns);
+        }
+    }
+
     /// A container is gone.
     pub fn forget(&mut self, container: ContainerKey) {
         self.inits.remove(&container);
@@ -80,6 +92,13 @@ impl Facts {
         self.exceptions = exceptions.clone();
     }
 
+    /// Is a process of the container's other than `except` in this mount namespace? `None`: its processes are not known.
+    fn others_share(&self, container: ContainerKey, namespace: u64, except: u32) -> Option<bool> {
+        let text = std::fs::read_to_string(self.registry.directory(container)?.join("cgroup.procs")).ok()?;
+        let mut others = text.lines().filter_map(|line| line.trim().parse::<u32>().ok()).filter(|tgid| *tgid != except);
+        Some(others.any(|tgid| namespace_of(tgid, "mnt") == Some(namespace)))
+    }
+
     /// The configured default for drift.
     pub fn drift_alert(&mut self, on: bool) {
         self.drift_alert = on;
@@ -112,20 +131,22 @@ impl ContainerFacts for Facts {
     }
 
     fn shares_mounts(&self, container: ContainerKey, namespace: u64, except: u32) -> bool {
-        let Some(folder) = self.registry.directory(container) else { return true };
-        let Ok(text) = std::fs::read_to_string(folder.join("cgroup.procs")) else { return true };
-        let others = text.lines().filter_map(|line| line.trim().parse::<u32>().ok()).filter(|tgid| *tgid != except);
-        others.into_iter().any(|tgid| namespace_of(tgid, "mnt") == Some(namespace))
+        let answer = self.others_share(container, namespace, except).unwrap_or(true);
+        self.notes.answer(Question::SharesMounts(container, namespace, except), Some(u64::from(answer)));
+        answer
     }
 
     fn is_own_user_namespace(&self, container: ContainerKey, namespace: u64) -> bool {
         let init = self.inits.get(&container).map(|init| init.0.tgid);
-        init.and_then(|tgid| namespace_of(tgid, "user")).is_none_or(|own| own == namespace)
+        let answer = init.and_then(|tgid| namespace_of(tgid, "user")).is_none_or(|own| own == namespace);
+        self.notes.answer(Question::OwnUserNamespace(container, namespace), Some(u64::from(answer)));
+        answer
     }
 
     fn inner_pid(&self, tgid: u32) -> Option<u32> {
-        let status = std::fs::read_to_string(format!("/proc/{tgid}/status")).ok()?;
-        status.lines().find_map(|line| line.strip_prefix("NSpid:"))?.split_whitespace().last()?.parse().ok()
+        let answer = inner_pid(tgid);
+        self.notes.answer(Question::InnerPid(tgid), answer.map(u64::from));
+        answer
     }
 
     fn drift_alerts(&self, container: ContainerKey) -> bool {
@@ -136,6 +157,12 @@ impl ContainerFacts for Facts {
             None => self.drift_alert,
         }
     }
+}
+
+/// The last of the ids that /proc gives it.
+fn inner_pid(tgid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{tgid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("NSpid:"))?.split_whitespace().last()?.parse().ok()
 }
 
 /// Inode number of a process' namespace.

@@ -11,7 +11,7 @@ use crate::event::{Body, ContainerKey, Event, File, HOST, Inode, ProcessKey, Rea
 use crate::finding::{Action, Detection, Finding};
 use crate::output::Clock;
 use crate::provenance::{Process, ProcessTable, Resolve};
-use crate::recording::{Entry, Head, Notes, Reader, RecordingError};
+use crate::recording::{Entry, Head, Notes, Question, Reader, RecordingError};
 use crate::respond;
 use jiff::Timestamp;
 use std::collections::HashMap;
@@ -62,7 +62,7 @@ impl<'a> Replay<'a> {
         let resolved = Resolved::default();
         Self {
             compiled,
-            facts: Told { facts, host_files: HashMap::new() },
+            facts: Told { facts, host_files: HashMap::new(), answers: HashMap::new() },
             processes: ProcessTable::default().with_resolver(Box::new(resolved.clone())),
             registry,
             detectors: Detectors::new(),
@@ -96,9 +96,13 @@ impl<'a> Replay<'a> {
                 self.facts.facts.forget(key);
                 self.registry.forget(key);
             }
-            Entry::Process(process) => self.processes.insert(*process),
+            Entry::Process(process) => {
+                self.facts.facts.older(&process);
+                self.processes.insert(*process);
+            }
             Entry::Resolved(process) => self.resolved.put(*process),
             Entry::HostFile(inode, answer) => drop(self.facts.host_files.insert(inode, answer)),
+            Entry::Answer(question, answer) => drop(self.facts.answers.insert(question, answer)),
             Entry::Lost(events) => self.totals.lost += events,
         }
     }
@@ -116,6 +120,7 @@ impl<'a> Replay<'a> {
             self.report(event, detection, found);
         }
         self.facts.host_files.clear();
+        self.facts.answers.clear();
         self.resolved.clear();
     }
 
@@ -185,6 +190,13 @@ fn standing_for(container: ContainerKey, time_ns: u64) -> Event {
 struct Told {
     facts: Facts,
     host_files: HashMap<Inode, bool>,
+    answers: HashMap<Question, Option<u64>>,
+}
+
+impl Told {
+    fn said(&self, question: Question) -> Option<u64> {
+        self.answers.get(&question).copied().flatten()
+    }
 }
 
 impl ContainerFacts for Told {
@@ -202,6 +214,18 @@ impl ContainerFacts for Told {
 
     fn excepted(&self, event: &Event, detection: &Detection, processes: &ProcessTable) -> Option<String> {
         self.facts.excepted(event, detection, processes)
+    }
+
+    fn shares_mounts(&self, container: ContainerKey, namespace: u64, except: u32) -> bool {
+        self.said(Question::SharesMounts(container, namespace, except)) != Some(0)
+    }
+
+    fn is_own_user_namespace(&self, container: ContainerKey, namespace: u64) -> bool {
+        self.said(Question::OwnUserNamespace(container, namespace)) != Some(0)
+    }
+
+    fn inner_pid(&self, tgid: u32) -> Option<u32> {
+        self.said(Question::InnerPid(tgid)).and_then(|pid| u32::try_from(pid).ok())
     }
 
     fn drift_alerts(&self, container: ContainerKey) -> bool {

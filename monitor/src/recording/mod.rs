@@ -55,6 +55,19 @@ pub enum Entry {
     Event(Box<Event>),
     /// So many events are missing here: who records was too slow.
     Lost(u64),
+    /// What the system answered while the next event was judged.
+    Answer(Question, Option<u64>),
+}
+
+/// What judgement asks the system besides; yes is 1 and no is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Question {
+    /// Is another process of the container than this one in this mount namespace (inode number)?
+    SharesMounts(ContainerKey, u64, u32),
+    /// Is this the user namespace (inode number) of the container's first process?
+    OwnUserNamespace(ContainerKey, u64),
+    /// The process' id as its own pid namespace counts.
+    InnerPid(u32),
 }
 
 impl Entry {

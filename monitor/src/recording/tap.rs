@@ -1,7 +1,7 @@
 //! The daemon's end of recordings: sees what the pipeline sees and hands frames to who asked for them. Never waits;
 //! what does not fit is counted and said in the recording.
 
-use super::{Entry, Head};
+use super::{Entry, Head, Question};
 use crate::container::Registry;
 use crate::container::registry::Container;
 use crate::event::{ContainerKey, Event, File, HOST, ProcessKey};
@@ -34,6 +34,11 @@ impl Notes {
     /// The answer to whether a file lies on a mount of the host's.
     pub fn host_file(&self, file: &File, answer: bool) {
         self.add(|| Entry::HostFile(file.inode, answer));
+    }
+
+    /// The answer to another question.
+    pub fn answer(&self, question: Question, answer: Option<u64>) {
+        self.add(|| Entry::Answer(question, answer));
     }
 
     /// Notes what `inner` answers.
