@@ -35,6 +35,9 @@ pub enum Request {
     Record {
         /// Only what this container does: its name, its id, or the beginning of its id.
         container: Option<String>,
+        /// What the host does is left out.
+        #[serde(default)]
+        no_host: bool,
     },
     /// The alerts of this run that are still remembered.
     Findings,

@@ -192,6 +192,9 @@ pub struct RecordArgs {
     /// Keep only what this container does: its name, its id, or the beginning of its id
     #[arg(long, value_name = "CONTAINER")]
     pub container: Option<String>,
+    /// Leave out what the host does
+    #[arg(long)]
+    pub no_host: bool,
     /// Which daemon.
     #[command(flatten)]
     pub socket: SocketArg,

@@ -40,7 +40,7 @@ fn create(path: &Path) -> Result<File, CliError> {
 
 fn record(args: &RecordArgs, socket: &Path, out: File) -> Result<Counts, CliError> {
     let fail = |error: std::io::Error| CliError::failure(format!("{}: {error}", socket.display()));
-    let stream = connect(socket, Request::Record { container: args.container.clone() })?;
+    let stream = connect(socket, Request::Record { container: args.container.clone(), no_host: args.no_host })?;
     end_when_asked(&stream, args.seconds)?;
     let mut stream = BufReader::new(stream);
     if stream.fill_buf().map_err(fail)?.first() == Some(&b'{') {

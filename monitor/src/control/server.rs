@@ -228,7 +228,7 @@ fn serve(stream: &mut UnixStream, service: &Service) -> io::Result<()> {
             send(stream, &serde_json::json!({ "handing_over": true, "pid": std::process::id() }).to_string())
         }
         Ok(Request::Handover) => refuse(stream, "it is too busy to hand over now"),
-        Ok(Request::Record { container }) => record(stream, service, container),
+        Ok(Request::Record { container, no_host }) => record(stream, service, container, no_host),
         Ok(Request::Findings) => service.hub.recent(REMEMBERED).iter().try_for_each(|row| send(stream, row)),
         Ok(Request::Events { backlog }) => {
             let (past, subscription) = service.hub.follow(backlog);
@@ -255,9 +255,9 @@ fn give(stream: &UnixStream, service: &Service, deed: Deed, container: String) -
 }
 
 /// Streams a recording until the client has had enough.
-fn record(stream: &mut UnixStream, service: &Service, container: Option<String>) -> io::Result<()> {
+fn record(stream: &mut UnixStream, service: &Service, container: Option<String>, no_host: bool) -> io::Result<()> {
     let (queue, frames) = sync_channel(FRAMES);
-    (service.answers.record)(Wish { queue, container });
+    (service.answers.record)(Wish { queue, container, no_host });
     match frames.recv_timeout(PATIENCE) {
         Ok(first) => stream.write_all(&first)?,
         Err(RecvTimeoutError::Disconnected) => {

@@ -81,6 +81,8 @@ pub struct Wish {
     pub queue: SyncSender<Vec<u8>>,
     /// Only what this container does: its name, its id, or the beginning of its id.
     pub container: Option<String>,
+    /// What the host does is left out.
+    pub no_host: bool,
 }
 
 /// All recordings that are being made.
@@ -182,8 +184,9 @@ impl Tap {
         for container in registry.live() {
             tap.wants(container.key, registry, &mut bytes);
         }
-        let everything = tap.wish.container.is_none();
-        for process in processes.all().filter(|p| everything || tap.told.contains_key(&p.container)) {
+        let host = tap.wish.container.is_none() && !tap.wish.no_host;
+        let is_wanted = |p: &&Process| tap.told.contains_key(&p.container) || (p.container == HOST && host);
+        for process in processes.all().filter(is_wanted) {
             Entry::Process(Box::new(process.clone())).write(&mut bytes);
         }
         tap.is_over = !tap.send(bytes);
@@ -194,7 +197,7 @@ impl Tap {
     fn wants(&mut self, key: ContainerKey, registry: &Registry, bytes: &mut Vec<u8>) -> bool {
         let everything = self.wish.container.is_none();
         if key == HOST {
-            return everything;
+            return everything && !self.wish.no_host;
         }
         let Some(now) = registry.get(key) else { return everything };
         let told = self.told.get(&key);

@@ -90,7 +90,11 @@ fn taps(notes: Notes, container: Option<&str>, room: usize) -> (Taps, Receiver<V
     }
     let (queue, frames) = sync_channel(room);
     let mut taps = Taps::new(notes);
-    taps.begin(Wish { queue, container: container.map(str::to_owned) }, &registry, &ProcessTable::default());
+    taps.begin(
+        Wish { queue, container: container.map(str::to_owned), no_host: false },
+        &registry,
+        &ProcessTable::default(),
+    );
     (taps, frames, registry)
 }
 

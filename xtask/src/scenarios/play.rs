@@ -127,9 +127,9 @@ fn act(stage: &Stage<'_>, scenario: &mut Scenario, image: &str, number: usize, r
         exec_whole(stage, &neighbour, "beside", &scenario.beside)?;
     }
     let began = stage.feed.position();
-    let whole = record(stage, scenario, None)?;
+    let whole = record(stage, scenario, remains, None)?;
     let container = start(stage, scenario, image, &session, remains)?;
-    let alone = record(stage, scenario, Some(&container))?;
+    let alone = record(stage, scenario, remains, Some(&container))?;
     let mut owner = Owner { container: container.id.clone(), host_pid: None };
     let before_setup = stage.feed.position();
     set_up(stage, scenario, &container)?;
@@ -154,16 +154,21 @@ fn act(stage: &Stage<'_>, scenario: &mut Scenario, image: &str, number: usize, r
     })
 }
 
-/// Is everything recorded, rather than the container alone: where the scenario begins with the container, or goes on
-/// outside of it?
+/// Are all containers recorded, rather than its own: where the scenario begins with the container, or has another?
 pub fn is_recorded_whole(scenario: &Scenario) -> bool {
-    let begins_with_it = scenario.entrypoint || !scenario.tag_as.is_empty();
-    scenario.is_on_host() || begins_with_it || !scenario.beside.is_empty()
+    scenario.entrypoint || !scenario.tag_as.is_empty() || !scenario.beside.is_empty()
 }
 
-/// Begins the recording that the scenario wants.
-fn record(stage: &Stage<'_>, scenario: &Scenario, container: Option<&Container>) -> Result<Option<Recording>> {
-    let Some(recorder) = stage.recorder else { return Ok(None) };
+/// Begins the recording that the scenario wants. What goes on on the host, or in its files, is not recorded: paths of
+/// this machine would be in it.
+fn record(
+    stage: &Stage<'_>,
+    scenario: &Scenario,
+    remains: &Remains,
+    container: Option<&Container>,
+) -> Result<Option<Recording>> {
+    let is_within = scenario.host_run.is_empty() && remains.scratch.is_none();
+    let Some(recorder) = stage.recorder.filter(|_| is_within) else { return Ok(None) };
     if is_recorded_whole(scenario) != container.is_none() {
         return Ok(None);
     }

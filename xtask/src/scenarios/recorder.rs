@@ -30,16 +30,18 @@ pub struct Recording {
 }
 
 impl Recorder {
-    /// Begins to record what a container does, or everything; returns when the monitor has begun.
+    /// Begins to record what a container does, or all of them; returns when the monitor has begun.
     pub fn begin(&self, scenario: &str, container: Option<&str>, interrupt: &Interrupt) -> Result<Recording> {
         fs::create_dir_all(&self.folder).with_context(|| format!("making {}", self.folder.display()))?;
         let file = self.folder.join(format!("{scenario}.rec"));
         let _none = fs::remove_file(&file);
         let mut command = Command::new(&self.binary);
         command.arg("record").arg(&file).arg("--socket").arg(&self.socket);
-        if let Some(container) = container {
-            command.args(["--container", container]);
-        }
+        match container {
+            Some(container) => command.args(["--container", container]),
+            // What this machine does besides is nobody's business.
+            None => command.arg("--no-host"),
+        };
         let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().context("starting to record")?;
         let mut recording = Recording { child, file };
         recording.await_begin(interrupt)?;

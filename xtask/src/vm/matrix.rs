@@ -61,14 +61,6 @@ pub fn all() -> Vec<Boot> {
         .collect()
 }
 
-/// The oldest and the newest kernel, both with both lists.
-pub fn extremes() -> Vec<Boot> {
-    let mut boots = all();
-    let ends = [boots.first(), boots.last()].map(|boot| boot.map(|boot| boot.series.clone()));
-    boots.retain(|boot| ends.contains(&Some(boot.series.clone())));
-    boots
-}
-
 /// Is a boot the first or the last of its layout among those of a run? They run what depends on the layout.
 pub fn is_outermost(boot: &Boot, boots: &[Boot]) -> bool {
     let mut alike = boots.iter().filter(|other| other.layout == boot.layout);
@@ -97,12 +89,6 @@ mod tests {
             assert!(boots.iter().any(|boot| boot.layout == layout && boot.lsm), "{layout}");
             assert!(boots.iter().any(|boot| boot.layout == layout && !boot.lsm), "{layout}");
         }
-    }
-
-    #[test]
-    fn the_extremes_are_two_kernels_with_both_lists() {
-        let boots: Vec<String> = extremes().iter().map(|boot| format!("{} {}", boot.series, boot.lsm)).collect();
-        assert_eq!(boots, ["5.10 true", "5.10 false", "7 true", "7 false"]);
     }
 
     #[test]
