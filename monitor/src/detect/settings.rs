@@ -2,6 +2,7 @@
 
 use crate::event::state;
 use crate::provenance::Process;
+use foldhash::HashSet;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -90,7 +91,7 @@ pub struct Settings {
     /// Networks of pools.
     pub pool_networks: Vec<IpNet>,
     /// Miner program names, without extension, lower case.
-    pub miner_names: Vec<String>,
+    pub miner_names: HashSet<String>,
     /// Ports that pools use and few others do. Context only.
     pub pool_ports: Vec<u16>,
     /// Programs out of the image whose downloads are trusted: package managers and version
@@ -120,7 +121,7 @@ impl Default for Settings {
             pools: owned(POOLS),
             pool_sites: owned(POOL_SITES),
             pool_networks: Vec::new(),
-            miner_names: owned(MINER_NAMES),
+            miner_names: owned(MINER_NAMES).into_iter().collect(),
             pool_ports: POOL_PORTS.to_vec(),
             trusted_writers: owned(TRUSTED_WRITERS),
             runtimes: owned(RUNTIMES),
@@ -187,12 +188,8 @@ impl Settings {
     pub fn is_miner_name(&self, name: &str) -> bool {
         let base = name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase();
         let base = base.strip_suffix(".bin").unwrap_or(&base);
-        self.miner_names.iter().any(|m| {
-            base == m
-                || base
-                    .strip_prefix(m.as_str())
-                    .is_some_and(|rest| rest.starts_with('-') || rest.starts_with('_') || rest.starts_with('.'))
-        })
+        let cuts = base.match_indices(['-', '_', '.']).map(|(at, _)| at);
+        cuts.chain([base.len()]).any(|end| self.miner_names.contains(&base[..end]))
     }
 }
 

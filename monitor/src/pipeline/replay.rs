@@ -50,6 +50,8 @@ pub struct Replay<'a> {
     resolved: Resolved,
     now_ns: u64,
     totals: Totals,
+    /// Answers for the next event have come.
+    has_answers: bool,
 }
 
 impl<'a> Replay<'a> {
@@ -69,6 +71,7 @@ impl<'a> Replay<'a> {
             resolved,
             now_ns: 0,
             totals: Totals::default(),
+            has_answers: false,
         }
     }
 
@@ -89,6 +92,7 @@ impl<'a> Replay<'a> {
     }
 
     fn take(&mut self, entry: Entry, found: &mut impl FnMut(Judged)) {
+        self.has_answers |= matches!(entry, Entry::Resolved(_) | Entry::HostFile(..) | Entry::Answer(..));
         match entry {
             Entry::Event(event) => self.judge(&event, found),
             Entry::Container(container) => self.container(*container, found),
@@ -119,9 +123,11 @@ impl<'a> Replay<'a> {
         for detection in self.detectors.on_event(event, &cx) {
             self.report(event, detection, found);
         }
-        self.facts.host_files.clear();
-        self.facts.answers.clear();
-        self.resolved.clear();
+        if std::mem::take(&mut self.has_answers) {
+            self.facts.host_files.clear();
+            self.facts.answers.clear();
+            self.resolved.clear();
+        }
     }
 
     fn container(&mut self, container: Container, found: &mut impl FnMut(Judged)) {
