@@ -179,10 +179,14 @@ pub fn some_process(registry: &Registry, container: ContainerKey) -> Option<u32>
 
 /// An event that stands for the container itself, for findings that no act led to.
 pub fn container_event(registry: &Registry, container: ContainerKey) -> Event {
-    let tgid = some_process(registry, container).unwrap_or(0);
+    standing_for(container, some_process(registry, container).unwrap_or(0), crate::kernel::clock::boot_ns())
+}
+
+/// The same, of a process and a moment of the caller's.
+pub fn standing_for(container: ContainerKey, tgid: u32, time_ns: u64) -> Event {
     Event {
         id: crate::startup::STARTUP_ID | container,
-        time_ns: crate::kernel::clock::boot_ns(),
+        time_ns,
         process: ProcessKey { tgid, start_ns: 0 },
         tid: tgid,
         uid: 0,

@@ -1,13 +1,13 @@
 //! Judging a recording: the same detectors on the same facts, with a configuration of one's choice. Nothing is asked of
 //! this machine, so that the same recording and configuration give the same findings, byte for byte.
 
-use super::facts::Facts;
+use super::facts::{Facts, standing_for};
 use super::{Compiled, finding};
 use crate::container::host_mounts::HostMounts;
 use crate::container::registry::Container;
 use crate::container::{self, Registry, hierarchy::Hierarchy};
 use crate::detect::{ContainerFacts, Context, Detectors, looks_like_host_file};
-use crate::event::{Body, ContainerKey, Event, File, HOST, Inode, ProcessKey, Reason, Rung, Verdict};
+use crate::event::{Body, ContainerKey, Event, File, HOST, Inode, ProcessKey};
 use crate::finding::{Action, Detection, Finding};
 use crate::output::Clock;
 use crate::provenance::{Process, ProcessTable, Resolve};
@@ -139,7 +139,7 @@ impl<'a> Replay<'a> {
         let Some(bad) = self.compiled.denylist.check_container(&metadata) else { return };
         if self.facts.facts.first_bad_image(key) {
             let detection = container::denylist::detection(&metadata, &bad);
-            self.report(&standing_for(key, self.now_ns), detection, found);
+            self.report(&standing_for(key, 0, self.now_ns), detection, found);
         }
     }
 
@@ -174,22 +174,6 @@ impl<'a> Replay<'a> {
 /// The recording machine's clock, for the rows.
 pub fn clock(head: &Head) -> Clock {
     Clock::fixed(Timestamp::from_nanosecond(i128::from(head.wall_ns)).unwrap_or(Timestamp::UNIX_EPOCH), head.boot_ns)
-}
-
-fn standing_for(container: ContainerKey, time_ns: u64) -> Event {
-    Event {
-        id: crate::startup::STARTUP_ID | container,
-        time_ns,
-        process: ProcessKey::default(),
-        tid: 0,
-        uid: 0,
-        container,
-        verdict: Verdict::Observed,
-        reason: Reason::None,
-        rung: Rung::None,
-        peer_tgid: None,
-        body: Body::Exit { code: 0 },
-    }
 }
 
 /// What the daemon knew of the containers.
