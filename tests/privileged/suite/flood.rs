@@ -3,7 +3,7 @@
 use crate::container::{Container, Group, wait};
 use crate::daemon::{Daemon, Settings, is_alert};
 use crate::lab::Peer;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::HashSet;
@@ -33,8 +33,11 @@ while [ $i -lt @COUNT@ ]; do
     i=$((i+1))
 done
 "#;
-/// How long the daemon is held up: the flooder fills its share of the rings many times over, the attacks do not.
-const PAUSE: Duration = Duration::from_millis(300);
+/// How long the daemon is held up at first, and at most, until the flooder has filled its share of the rings: that
+/// depends on how fast it is here.
+const PAUSES: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(10)];
+/// The daemon counts what was lost once a second.
+const COUNTED: Duration = Duration::from_millis(1300);
 /// Longest time for all attacks of a mode (20 s on two idle processors), and then for the last rows.
 const ATTACKING: Duration = Duration::from_secs(240);
 const SETTLE: Duration = Duration::from_secs(30);
@@ -52,14 +55,11 @@ fn under_flood(mode: &'static str, count: usize) -> Result<()> {
     // Less processor time than the attacks, or on two processors these would take minutes.
     let flood = |script: &&str| flooder.spawn(&format!("renice -n 5 -p $$ > /dev/null; {script}"));
     let mut floods = FLOODS.iter().map(flood).collect::<Result<Vec<_>>>()?;
-    // The rings are full before the first attack.
-    std::thread::sleep(Duration::from_secs(1));
+    let pause = 2 * filling(&daemon)?;
+    let lost_before = events_lost(&daemon)?;
     let begun = Instant::now();
     let attacks = attacked.spawn_beside(&ATTACK.replace("@COUNT@", &count.to_string()))?;
-    // However fast the daemon reads, now it does not.
-    daemon.signal(Signal::STOP)?;
-    std::thread::sleep(PAUSE);
-    daemon.signal(Signal::CONT)?;
+    hold_up(&daemon, pause)?;
     let ended = wait(attacks, ATTACKING)?;
     let attacking = begun.elapsed();
     let flooding = floods.iter_mut().all(|flood| matches!(flood.try_wait(), Ok(None)));
@@ -80,7 +80,8 @@ fn under_flood(mode: &'static str, count: usize) -> Result<()> {
     ensure!(ended.success() && flooding, "the attacks ended with {ended}; still flooding: {flooding}");
     ensure!(by_attacked == 0, "{by_attacked} events of the attacked container were lost");
     ensure!(found.len() == count, "{} of {count} attacks were found", found.len());
-    ensure!(by_flooder > 0, "the flooder lost nothing: this was no flood");
+    let lost_meanwhile = status["events_lost"].as_u64().unwrap_or(0) - lost_before;
+    ensure!(by_flooder > 0 && lost_meanwhile > 0, "the flooder lost nothing: this was no flood");
     ensure!(alerts == (1, 0), "{} alerts of the flooder's loss, {} of the attacked one's", alerts.0, alerts.1);
     let written = (0..count).step_by(2).filter(|i| key_is_written(&attacked, *i)).count();
     let expected = if mode == "protect" { 0 } else { count / 2 };
@@ -98,6 +99,32 @@ fn settled(daemon: &Daemon, container: &str, count: usize) -> HashSet<String> {
         }
         std::thread::sleep(Duration::from_secs(1));
     }
+}
+
+/// How long the daemon has to be held up until the flooder loses events.
+fn filling(daemon: &Daemon) -> Result<Duration> {
+    let [mut pause, longest] = PAUSES;
+    while pause <= longest {
+        let before = events_lost(daemon)?;
+        hold_up(daemon, pause)?;
+        std::thread::sleep(COUNTED);
+        if events_lost(daemon)? > before {
+            return Ok(pause);
+        }
+        pause *= 2;
+    }
+    bail!("{longest:?} of flooding do not fill the flooder's share of the rings")
+}
+
+/// However fast the daemon reads, now it does not.
+fn hold_up(daemon: &Daemon, pause: Duration) -> Result<()> {
+    daemon.signal(Signal::STOP)?;
+    std::thread::sleep(pause);
+    daemon.signal(Signal::CONT)
+}
+
+fn events_lost(daemon: &Daemon) -> Result<u64> {
+    daemon.status()?["events_lost"].as_u64().context("status has no events_lost")
 }
 
 /// Attacks that are told of, by what makes each of them distinct.
