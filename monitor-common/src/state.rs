@@ -140,7 +140,7 @@ pub struct Task {
     pub flags: u32,
     /// Parent's tgid at fork.
     pub parent_tgid: u32,
-    /// Standard input if it is a pipe (else `ino` 0).
+    /// Standard input if it is a pipe or an AF_UNIX socket (else `ino` 0).
     pub stdin: InodeKey,
     /// Standard output if it is a pipe or regular file (else `ino` 0).
     pub stdout: InodeKey,

@@ -64,8 +64,12 @@ fn wrapped_by(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<ProcessKey
     let speaks = !feeder.has(state::TASK_SHELL | state::TASK_SESSION_SERVER | state::TASK_PACKAGE_MANAGER)
         && cx.processes.outbound(feeder.key).next().is_some();
     // `curl … | sh -c bash`: the pipe is somebody else's.
-    let fed =
-        cx.processes.in_container(event.container).any(|p| p.key != feeder.key && p.program.stdio[1] == exec.stdio[0]);
+    // (A socket of a pair is written by who holds the other one.)
+    let fed = matches!(exec.stdio[0], Stdio::Pipe(_))
+        && cx
+            .processes
+            .in_container(event.container)
+            .any(|p| p.key != feeder.key && p.program.stdio[1] == exec.stdio[0]);
     (same && !own && speaks && !fed).then_some(feeder.key)
 }
 
