@@ -229,6 +229,8 @@ fields! {
     RegsFourthArg = ["pt_regs.r10"] optional,
     /// Fifth.
     RegsFifthArg = ["pt_regs.r8"] optional,
+    /// How many times a task has started a program.
+    TaskExecId = ["task_struct.self_exec_id"] optional,
     /// Namespaces of a task.
     TaskNsproxy = ["task_struct.nsproxy"] optional,
     /// Its mount namespace.
@@ -279,6 +281,7 @@ impl Field {
             | Self::RegsThirdArg
             | Self::RegsFourthArg
             | Self::RegsFifthArg => "what the system call tracepoints read from the arguments",
+            Self::TaskExecId => "telling a program start that was judged already",
             Self::TaskNsproxy
             | Self::NsproxyMnt
             | Self::MntInum
