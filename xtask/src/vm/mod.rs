@@ -114,16 +114,15 @@ pub fn run(options: &Options) -> Result<bool> {
     println!("\n{}", report::table(&reports));
     let mut good = reports.iter().all(Report::is_good);
     let counts = verified::counts(&reports);
-    if options.record && !good {
-        println!("not recorded: only a run in which every guest passed is");
-    } else if options.record {
+    if options.record && good {
         verified::record(&counts)?;
-    }
-    if options.record && good && !options.check {
-        let page = workspace::root().join("docs/kernel-support.md");
-        fs::write(&page, page::page(&reports)).with_context(|| format!("write {}", page.display()))?;
-    }
-    if !options.record {
+        if !options.check {
+            let page = workspace::root().join("docs/kernel-support.md");
+            fs::write(&page, page::page(&reports)).with_context(|| format!("write {}", page.display()))?;
+        }
+    } else if options.record {
+        println!("not recorded: only a run in which every guest passed is");
+    } else {
         for fault in verified::faults(&counts, &verified::recorded()?) {
             println!("verifier: {fault}");
             good = false;
