@@ -237,6 +237,8 @@ fields! {
     TaskStack = ["task_struct.stack"] optional,
     /// and their size.
     RegsSizeOf = ["sizeof pt_regs"] optional,
+    /// How many times a task has started a program.
+    TaskExecId = ["task_struct.self_exec_id"] optional,
     /// Namespaces of a task.
     TaskNsproxy = ["task_struct.nsproxy"] optional,
     /// Its mount namespace.
@@ -291,6 +293,7 @@ impl Field {
             | Self::TaskStack
             | Self::RegsSizeOf => "what the system call tracepoints read from the arguments",
             Self::RegsNumber => "downloaded scripts that are run by the name of a symbolic link",
+            Self::TaskExecId => "telling a program start that was judged already",
             Self::TaskNsproxy
             | Self::NsproxyMnt
             | Self::MntInum

@@ -162,8 +162,13 @@ pub struct Task {
     pub lineage: [u32; LINEAGE],
     /// Entries of `lineage` in use.
     pub depth: u32,
+    /// The kernel's number of the exec that was judged last (low half of `self_exec_id`): two programs see each exec
+    /// where one may be left out. 0 if none was.
+    pub exec_id: u32,
+    /// Padding.
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<Task>() == 24 + 48 + 64 + 8 + 48 + 16 + 64);
+const _: () = assert!(size_of::<Task>() == 24 + 48 + 64 + 8 + 48 + 16 + 64 + 8);
 
 /// Value of the `PIPES` map, keyed by [`InodeKey`].
 #[repr(C)]

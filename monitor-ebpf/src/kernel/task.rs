@@ -49,6 +49,12 @@ impl Task {
         self.0.follow(Field::TaskGroupLeader)?.get(Field::TaskStart)
     }
 
+    /// Number of its last exec: it grows with each, and a child begins with its parent's.
+    #[inline(always)]
+    pub fn exec_id(self) -> Option<u32> {
+        self.0.get(Field::TaskExecId)
+    }
+
     /// Parent process.
     #[inline(always)]
     pub fn parent(self) -> Option<Self> {

@@ -45,7 +45,7 @@ use losses::{Loss, Losses};
 use older::Older;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Findings kept for an amendment while a container's metadata is incomplete.
@@ -132,6 +132,8 @@ pub struct Counts {
     pub held: Mutex<Vec<respond::held::View>>,
     /// The exceptions of the configuration.
     pub exceptions: Mutex<Vec<ExceptionView>>,
+    /// The global mode's name; a reload may change it.
+    pub mode: Mutex<&'static str>,
 }
 
 /// Every so many seconds it is asked which programs the kernel left out: where it preempts them that is often, and
@@ -457,6 +459,7 @@ impl Pipeline {
         fill_maps(&mut self.maps, &self.compiled);
         self.account.set_rules(self.compiled.rules_id);
         self.heed_exceptions();
+        *self.counts.mode.lock().unwrap_or_else(PoisonError::into_inner) = self.compiled.rules.default_mode.name();
         self.set_policies();
         self.output.notice(Notice::new(NoticeKind::State, "reloaded", "configuration reloaded"));
     }
