@@ -389,9 +389,9 @@ fn judge_file(entry: &mut state::Task, scratch: &mut Scratch) -> Option<Found> {
         scratch.exe.flags |= monitor_common::file::FILE_TAINTED;
         return Some(Found { reason: Reason::DownloadExec, peer_tgid: scratch.origin.tgid });
     }
-    // A container runtime starts its own init from a memfd before the container's root is in place;
-    // what runs inside and was started from inside has no such excuse.
-    if scratch.exe.flags & FILE_MEMFD != 0 && entry.flags & TASK_ENTERED == 0 && entry.container != HOST {
+    // A container runtime starts its own init from a memfd before it starts the container's program; what comes later
+    // has no such excuse, whoever the process' parent is.
+    if scratch.exe.flags & FILE_MEMFD != 0 && entry.flags & TASK_ENTERING == 0 && entry.container != HOST {
         return Some(Found { reason: Reason::FilelessExec, peer_tgid: 0 });
     }
     None
