@@ -304,6 +304,9 @@ impl Pipeline {
         let acted = respond::act(&mut means, event, &detection, &descendants);
         let (kind, stopping) = (detection.kind, acted.outcome == Outcome::Stopping);
         let told = self.is_told(event, &detection);
+        if detection.repeat {
+            self.incident(event, &detection);
+        }
         let id = (!detection.repeat && !told).then(|| self.report(event, detection, acted.outcome));
         let origin = Origin::Finding { id, kind };
         let pursued = acted.hunt.and_then(|hunt| self.held.pursue(&mut self.maps, &self.registry, hunt));

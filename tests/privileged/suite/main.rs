@@ -10,6 +10,7 @@
 
 mod abi;
 mod attacks;
+mod chain;
 mod container;
 mod daemon;
 mod engine;
@@ -127,6 +128,7 @@ const TESTS: &[(&str, Needs, Body)] = &[
     // It leaves no daemon for the next.
     ("container_cannot_touch_maps_or_pins", Needs::Daemon, tamper::container_cannot_touch_maps_or_pins),
     ("container_to_cron_child_is_one_incident", Needs::Daemon, incidents::container_to_cron_child_is_one_incident),
+    ("the_case_is_one_incident", Needs::Daemon, chain::the_case_is_one_incident),
     ("exception_spares_what_it_names", Needs::Daemon, incidents::exception_spares_what_it_names),
     ("explained_exception_silences", Needs::Daemon, incidents::explained_exception_silences),
     ("report_is_drawn_by_a_browser", Needs::Browser, incidents::report_is_drawn_by_a_browser),

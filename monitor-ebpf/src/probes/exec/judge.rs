@@ -10,8 +10,9 @@ use monitor_common::exec::{
 use monitor_common::file::{FILE_MEMFD, FILE_TAINTED};
 use monitor_common::header::Reason;
 use monitor_common::state::{
-    self, CLASS_INTERPRETER, CLASS_SHELL, HOST, InodeKey, TASK_ENTERED, TASK_EXE_TAINTED, TASK_FEEDS_SHELL,
-    TASK_NET_OUT, TASK_READS_STDIN, TASK_SESSION_SERVER, TASK_SHELL, TASK_STDIN_INET, TASK_STDOUT_INET, TASK_TAINTED,
+    self, CLASS_INTERPRETER, CLASS_SHELL, HOST, InodeKey, TASK_ENTERED, TASK_ENTERING, TASK_EXE_TAINTED,
+    TASK_FEEDS_SHELL, TASK_NET_OUT, TASK_READS_STDIN, TASK_SESSION_SERVER, TASK_SHELL, TASK_STDIN_INET,
+    TASK_STDOUT_INET, TASK_TAINTED,
 };
 
 /// What was found, before it is decided whether to act.
@@ -141,9 +142,9 @@ fn judge_file(entry: &mut state::Task, scratch: &mut Scratch) -> Option<Found> {
         scratch.exe.flags |= FILE_TAINTED;
         return Some(Found { reason: Reason::DownloadExec, peer_tgid: scratch.origin.tgid });
     }
-    // A container runtime starts its own init from a memfd before the container's root is in place;
-    // what runs inside and was started from inside has no such excuse.
-    if scratch.exe.flags & FILE_MEMFD != 0 && entry.flags & TASK_ENTERED == 0 && entry.container != HOST {
+    // A container runtime starts its own init from a memfd before it starts the container's program; what comes later
+    // has no such excuse, whoever the process' parent is.
+    if scratch.exe.flags & FILE_MEMFD != 0 && entry.flags & TASK_ENTERING == 0 && entry.container != HOST {
         return Some(Found { reason: Reason::FilelessExec, peer_tgid: 0 });
     }
     None

@@ -203,9 +203,6 @@ pub fn bind_shell(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<Detect
     if host || exec.task_flags & state::TASK_SHELL == 0 || exec.form != Form::Stdin {
         return None;
     }
-    if cx.is_entered(event, exec.task_flags, exec.parent) {
-        return None;
-    }
     let accepted = |s: &Stdio| matches!(s, Stdio::InetOther(Some(peer)) if peer.port() != 0);
     let served = accepted(&exec.stdio[0]) && (accepted(&exec.stdio[1]) || accepted(&exec.stdio[2]));
     let channel = |s: &Stdio| matches!(s, Stdio::Pipe(_) | Stdio::Unix(_));
@@ -215,7 +212,8 @@ pub fn bind_shell(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<Detect
             .processes
             .same_program(exec.parent)
             .any(|p| p.listening && p.container == event.container && !p.has(state::TASK_SESSION_SERVER));
-    if !served && !relayed {
+    // A runtime's end of a channel is outside; a connection that was accepted is nobody's but the container's.
+    if !served && (!relayed || cx.is_entered(event, exec.task_flags, exec.parent)) {
         return None;
     }
     let (what, how) = if served {
