@@ -2,6 +2,7 @@
 //! fed through one bounded queue by the drain, the engine client and the signal thread.
 
 mod account;
+mod baselines;
 mod compile;
 mod excepted;
 mod facts;
@@ -21,6 +22,7 @@ pub use incident::Incidents;
 pub use orders::{Settings as ResponseSettings, stop_report};
 pub use stranger::{Gate, gate};
 
+use crate::baseline::{self, Baselines};
 use crate::container::Registry;
 use crate::container::docker::Notice as EngineNotice;
 use crate::container::host_mounts::HostMounts;
@@ -130,6 +132,8 @@ pub struct Counts {
     pub processes: AtomicU64,
     /// Containers that are quarantined or frozen.
     pub held: Mutex<Vec<respond::held::View>>,
+    /// What baselines came to.
+    pub baselines: Mutex<baseline::live::Counts>,
     /// The exceptions of the configuration.
     pub exceptions: Mutex<Vec<ExceptionView>>,
 }
@@ -157,6 +161,9 @@ pub struct Pipeline {
     serial: u64,
     ticks: u32,
     incidents: Incidents,
+    baselines: Baselines,
+    /// What is still to be told of them.
+    untold: Vec<baseline::live::Told>,
     /// Today, by which exceptions end.
     day: jiff::civil::Date,
     held: Held,
@@ -174,6 +181,7 @@ impl Pipeline {
             HostMounts::from_mountinfo("")
         });
         let notes = Notes::default();
+        let (baselines, untold) = Baselines::new(compiled.baseline.clone());
         let resolver = notes.taken_of(Box::new(older::FromProc::new(registry.clone())));
         Self {
             facts: Facts::new(registry.clone(), mounts, compiled.settings.drift_alert, notes.clone()),
@@ -185,6 +193,8 @@ impl Pipeline {
             serial: 0,
             ticks: 0,
             incidents,
+            baselines,
+            untold,
             day: respond::exceptions::today(),
             held: Held::new(responses.unified, responses.packets),
             stop: responses.stop,
@@ -204,6 +214,8 @@ impl Pipeline {
     /// the same rules. A process that starts meanwhile is known to the kernel half already.
     pub fn take_over(&mut self) {
         self.heed_exceptions();
+        let untold = std::mem::take(&mut self.untold);
+        self.tell_baselines(untold);
         let quarantined = self.quarantined_before();
         for change in self.registry.scan() {
             self.changed(&change);
@@ -275,7 +287,8 @@ impl Pipeline {
         self.facts.see(&event);
         self.processes.apply(&event);
         let cx = Context { processes: &self.processes, settings: &self.compiled.settings, containers: &self.facts };
-        let detections = self.detectors.on_event(&event, &cx);
+        let mut detections = self.detectors.on_event(&event, &cx);
+        detections.extend(baselines::on_event(&mut self.baselines, &mut self.detectors, &event, &detections, &cx));
         if detections.is_empty() && event.verdict != Verdict::Observed {
             tracing::debug!(id = event.id, reason = ?event.reason, "the kernel half acted and no detector has a finding of its own");
         }
@@ -370,6 +383,7 @@ impl Pipeline {
         }
         self.fingerprint(&container);
         if change.is_container() && container.metadata.complete {
+            self.bind_baseline(&container);
             self.judge_image(change.container);
         }
     }
@@ -428,6 +442,7 @@ impl Pipeline {
             finding.amendment = true;
             self.output.finding(finding);
         }
+        self.bind_baseline(&container);
         self.judge_image(key);
     }
 
@@ -437,6 +452,7 @@ impl Pipeline {
         if !self.facts.first_bad_image(key) {
             return;
         }
+        self.baselines.is_bad(key);
         let detection = container::denylist::detection(&container.metadata, &found);
         let told = told::container(key);
         if self.maps.ledger.was_told(&told) {
@@ -454,6 +470,8 @@ impl Pipeline {
     fn reload(&mut self, compiled: Compiled) {
         self.compiled = compiled;
         self.facts.drift_alert(self.compiled.settings.drift_alert);
+        let told = self.baselines.configure(self.compiled.baseline.clone());
+        self.tell_baselines(told);
         fill_maps(&mut self.maps, &self.compiled);
         self.account.set_rules(self.compiled.rules_id);
         self.heed_exceptions();
@@ -478,6 +496,8 @@ impl Pipeline {
         self.maps.beat(boot_ns());
         self.own.tell(&mut self.maps, &self.registry);
         self.expire_exceptions();
+        let told = self.baselines.tick(boot_ns());
+        self.tell_baselines(told);
         for (container, report) in self.held.tick(&mut self.maps, &self.registry) {
             self.responded(container, Origin::Daemon, report);
         }
@@ -521,6 +541,8 @@ impl Pipeline {
 
     /// Ends the stages and writes what waits; `false` if that took longer than `patience`.
     pub fn stop(mut self, why: &str, patience: Duration) -> bool {
+        let told = self.baselines.write(boot_ns());
+        self.tell_baselines(told);
         self.output.notice(Notice::stopped(why));
         let events = self.events.take().is_none_or(|events| events.close(patience));
         let written = self.output.close(patience) && events;

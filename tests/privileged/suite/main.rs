@@ -10,6 +10,7 @@
 
 mod abi;
 mod attacks;
+mod baselines;
 mod container;
 mod daemon;
 mod engine;
@@ -129,6 +130,8 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("exception_spares_what_it_names", Needs::Daemon, incidents::exception_spares_what_it_names),
     ("explained_exception_silences", Needs::Daemon, incidents::explained_exception_silences),
     ("report_is_drawn_by_a_browser", Needs::Browser, incidents::report_is_drawn_by_a_browser),
+    ("learned_baseline_is_held", Needs::Daemon, baselines::learned_baseline_is_held),
+    ("broken_baseline_changes_nothing", Needs::Daemon, baselines::broken_baseline_changes_nothing),
     ("policy_off_label", Needs::Daemon, engine::policy_off_label),
 ];
 
