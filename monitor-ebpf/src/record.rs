@@ -58,19 +58,6 @@ impl Judgement {
     }
 }
 
-/// A copy that the verifier knows nothing of, by way of `slot`. Writing a record tests the judgement's
-/// fields; each combination of known values that reaches it would be walked on its own.
-#[inline(always)]
-pub fn opaque(judgement: &Judgement, slot: *mut Judgement) -> Judgement {
-    // SAFETY: the caller's own, written and read at once.
-    let (word, peer_tgid) = unsafe {
-        (&raw mut (*slot).word).write_volatile(judgement.word);
-        (&raw mut (*slot).peer_tgid).write_volatile(judgement.peer_tgid);
-        ((&raw const (*slot).word).read_volatile(), (&raw const (*slot).peer_tgid).read_volatile())
-    };
-    Judgement { word, peer_tgid }
-}
-
 /// Who the record is about.
 #[derive(Clone, Copy)]
 pub struct Subject {

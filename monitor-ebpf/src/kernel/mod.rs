@@ -21,6 +21,13 @@ impl Object {
         if address.is_null() { None } else { Some(Self(address.cast())) }
     }
 
+    /// As [`Self::new`], for a hook's argument that is to go into a function of its own (see `reflex`). These take
+    /// numbers, and the verifier knows what an argument points to until a helper has copied it.
+    #[inline(always)]
+    pub fn argument(address: *const u8) -> Option<Self> {
+        Self::new(read(&raw const address)?)
+    }
+
     /// Address of a field.
     #[inline(always)]
     pub fn address(self, field: Field) -> Option<*const u8> {

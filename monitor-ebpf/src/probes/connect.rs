@@ -141,7 +141,7 @@ fn judge(entry: &mut state::Task, tgid: u32, peer: &Peer, time_ns: u64) -> (Judg
     entry.flags |= TASK_NET_OUT;
     let start_ns = entry.start_ns;
     provenance::set_origin(&mut entry.origin, tgid, start_ns, peer, time_ns);
-    if let Some(sink) = provenance::outputs(entry, &entry.origin) {
+    if let Some(sink) = provenance::outputs(tgid) {
         return (guard::deny(entry.container, tgid, sink.reason, sink.tgid, Rung::Cgroup), sink.tgid);
     }
     if entry.flags & TASK_FEEDS_SHELL != 0 && !state::is_package_manager(entry.flags) {

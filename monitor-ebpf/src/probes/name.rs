@@ -131,7 +131,7 @@ pub fn fentry_rmdir(ctx: FEntryContext) -> i32 {
 /// A name is taken away: only of what is ours.
 #[inline(always)]
 fn removed(at: *const u8, means: guard::Means) -> Option<bool> {
-    upon_own(&own::intruder()?, Dentry(Object::new(at)?), FILE_REMOVED, means)
+    upon_own(&own::intruder()?, Dentry(Object::argument(at)?), FILE_REMOVED, means)
 }
 
 #[inline(always)]
@@ -152,7 +152,7 @@ fn named(at: *const u8, from: *const u8, means: guard::Means, only_refused: bool
     if entry.container == HOST {
         return None;
     }
-    let at = Dentry(Object::new(at)?);
+    let at = Dentry(Object::argument(at)?);
     if let Some(who) = own::Intruder::new(task, tgid, entry)
         && let Some(refused) = upon_own(&who, at, FILE_NAMED, means)
     {

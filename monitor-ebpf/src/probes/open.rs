@@ -141,7 +141,7 @@ fn regular(
         copy_words(origin, &mut entry.origin);
         // Where a copy goes may be open already (`cat f > g`, `cat f | sh`).
         if !interpreter {
-            found = provenance::outputs(entry, origin).map(|sink| (sink.reason, sink.tgid, FILE_TAINTED));
+            found = provenance::outputs(tgid).map(|sink| (sink.reason, sink.tgid, FILE_TAINTED));
         }
     }
     if found.is_none() {
@@ -219,7 +219,7 @@ fn written(
 ) -> Option<Judgement> {
     if provenance::is_source(entry.flags) {
         if entry.origin.hops <= provenance::MAX_HOPS {
-            provenance::taint_inode(key, &entry.origin, entry.container);
+            provenance::taint_inode(tgid, key);
         }
     } else if mode & FMODE_CREATED != 0 || file.flags()? & O_TRUNC != 0 {
         // New content by somebody without a connection: an inode number is used again, or the
@@ -267,7 +267,7 @@ fn fifo(
             return None;
         }
         copy_words(&entry.origin, origin);
-        let sink = provenance::taint_chain(&key, origin, entry.container)?;
+        let sink = provenance::taint_chain(tgid, &key)?;
         (sink.reason, sink.tgid, FILE_WRITE)
     } else if entry.flags & (TASK_SHELL | TASK_INTERPRETER) != 0 {
         // Program text, if it is the script operand: `bash <(…)`, `sh /tmp/fifo`.
@@ -285,7 +285,7 @@ fn fifo(
         provenance::stage_reads(&key, &down, tgid, origin)?;
         entry.flags |= TASK_TAINTED;
         copy_words(origin, &mut entry.origin);
-        let sink = provenance::outputs(entry, origin)?;
+        let sink = provenance::outputs(tgid)?;
         (sink.reason, sink.tgid, 0)
     };
     let judgement = guard::act(means, entry.container, tgid, reason, peer);

@@ -12,7 +12,6 @@ use aya_ebpf::helpers::generated::bpf_probe_read_user_str;
 use aya_ebpf::macros::{btf_map, tracepoint};
 use aya_ebpf::programs::TracePointContext;
 use bytemuck::Zeroable;
-use core::hint::black_box;
 use monitor_common::field::Field;
 use monitor_common::file::{
     COMPONENT_LEN, COMPONENTS, FILE_NAMED, FILE_PATH_CUT, FILE_REMOVED, FILE_SENSITIVE, FILE_WRITE, Open,
@@ -43,7 +42,8 @@ struct Walk {
     length: u32,
     dots: u32,
     start: u32,
-    bytes: [u8; PATH_LEN],
+    /// A power of two, so that an index can be masked into bounds.
+    bytes: [u8; 256],
 }
 
 #[btf_map]
@@ -118,9 +118,13 @@ fn given(ctx: &TracePointContext, directory: Option<Field>, path: Field, bit: u3
     if length <= 1 || length as usize >= PATH_LEN {
         return None;
     }
-    split(walk);
-    // SAFETY: as above; opaque, since the loop has been walked once and for all.
-    let walk = unsafe { &mut *black_box(walk) };
+    for at in 0..PATH_LEN as u32 {
+        if path_byte(at) != 0 {
+            break;
+        }
+    }
+    // SAFETY: as above.
+    let walk = unsafe { &mut *walk };
     let base = if walk.bytes[0] == b'/' { None } else { Some(base(task, directory)?) };
     if let Some(base) = base {
         complete(walk, base);
@@ -136,35 +140,34 @@ fn given(ctx: &TracePointContext, directory: Option<Field>, path: Field, bit: u3
     tell(task, entry, walk, base, reason, bit, &judgement)
 }
 
-/// Hashes the components. Opaque each round, see `reflex::program`.
-#[inline(always)]
-fn split(walk: *mut Walk) {
-    for i in 0..PATH_LEN {
-        // SAFETY: this CPU's slot; `i` is in bounds.
-        let walk = unsafe { &mut *black_box(walk) };
-        let byte = walk.bytes[i];
-        if byte != 0 && byte != b'/' {
-            // As much as a directory entry's name is read of.
-            if walk.length < COMPONENT_LEN as u32 - 1 {
-                walk.hash = hash::step(walk.hash, byte);
-            }
-            if byte == b'.' {
-                walk.dots += 1;
-            }
-            walk.length += 1;
-            continue;
+/// Takes in one byte of this CPU's path: a function of its own (see [`crate::reflex`]), as it would be walked for
+/// each byte otherwise. Answers 1 at the end.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn path_byte(at: u32) -> u32 {
+    let Some(walk) = WALK.get_ptr_mut(0) else { return 1 };
+    // SAFETY: this CPU's slot.
+    let walk = unsafe { &mut *walk };
+    let byte = walk.bytes[at as usize & 0xff];
+    if byte != 0 && byte != b'/' {
+        // As much as a directory entry's name is read of.
+        if walk.length < COMPONENT_LEN as u32 - 1 {
+            walk.hash = hash::step(walk.hash, byte);
         }
-        if walk.length > 0 {
-            close(walk);
+        if byte == b'.' {
+            walk.dots += 1;
         }
-        if byte == 0 {
-            break;
-        }
-        walk.hash = hash::OFFSET;
-        walk.length = 0;
-        walk.dots = 0;
-        walk.start = i as u32 + 1;
+        walk.length += 1;
+        return 0;
     }
+    if walk.length > 0 {
+        close(walk);
+    }
+    walk.hash = hash::OFFSET;
+    walk.length = 0;
+    walk.dots = 0;
+    walk.start = at + 1;
+    u32::from(byte == 0)
 }
 
 /// A component has ended.

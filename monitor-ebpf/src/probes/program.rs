@@ -80,7 +80,7 @@ fn objection(
     if entry.flags & (TASK_ENTERED | TASK_ENTERING) == 0 && file.is_memfd(inode) {
         return Some((Reason::FilelessExec, 0));
     }
-    if program::named(program::hash_on_stack(file.dentry()?)?) & (CLASS_SHELL | CLASS_INTERPRETER) == 0 {
+    if program::named(program::hash_of(file.dentry()?)?) & (CLASS_SHELL | CLASS_INTERPRETER) == 0 {
         return None;
     }
     let descriptors = task.descriptors()?;

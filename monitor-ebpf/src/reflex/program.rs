@@ -1,13 +1,15 @@
 //! What a program is: shell, interpreter, package manager — by name hash, and by content
 //! fingerprint so that a copy under another name is still what it is.
 
+use crate::kernel::Object;
+use crate::kernel::file::Dentry;
 use crate::kernel::task::Mm;
 use aya_ebpf::btf_maps::{HashMap, LruHashMap};
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use aya_ebpf::macros::btf_map;
 use core::hint::black_box;
 use core::mem::MaybeUninit;
-use monitor_common::argv::{Form, SCAN_LEN, Scan, Text};
+use monitor_common::argv::{SCAN_LEN, Scan, Text};
 use monitor_common::hash;
 use monitor_common::state::{CLASS_MULTICALL, Fingerprint};
 
@@ -28,9 +30,12 @@ pub struct Arguments {
     scan: Scan,
     words: [u32; 2],
     index: u32,
+    /// Bytes read of them, and whether that is all.
     length: u32,
+    complete: u32,
+    /// How many of them name the program.
+    leading: u32,
     bytes: [u8; SCAN_LEN],
-    name: [u8; hash::HASHED_LEN],
 }
 
 /// A program's class, and how it was told.
@@ -38,10 +43,7 @@ pub struct Arguments {
 pub struct Class {
     pub bits: u32,
     pub by_fingerprint: bool,
-    pub text: Text,
 }
-
-const UNKNOWN: Text = Text { form: Form::Unknown, script: 0 };
 
 /// Class bits of a name.
 #[inline(always)]
@@ -53,34 +55,38 @@ pub fn named(hash: u32) -> u32 {
 /// Classifies a program just started. `name` is the hash of its executable's own name, `genuine`
 /// tells that the executable is from the image, so that its content may be learned under its name.
 #[inline(always)]
-pub fn classify(arguments: *mut Arguments, name: u32, print: &Fingerprint, genuine: bool, mm: Mm) -> Class {
-    let mut bits = named(name);
-    let mut by_fingerprint = false;
+pub fn classify(name: u32, print: &Fingerprint, genuine: bool) -> Class {
+    let bits = named(name);
     if bits == 0 {
         // SAFETY: read at once.
-        if let Some(known) = unsafe { FINGERPRINTS.get(print) } {
-            bits = *known;
-            by_fingerprint = true;
-        }
-    } else if genuine {
+        let known = unsafe { FINGERPRINTS.get(print) };
+        return Class { bits: known.copied().unwrap_or(0), by_fingerprint: known.is_some() };
+    }
+    if genuine {
         let _ = FINGERPRINTS.insert(print, &bits, 0);
     }
-    if bits == 0 {
-        return Class { bits, by_fingerprint, text: UNKNOWN };
-    }
-    let Some((length, complete)) = read_arguments(arguments, mm) else {
-        return Class { bits, by_fingerprint, text: UNKNOWN };
-    };
-    let mut leading = 1;
-    if bits & CLASS_MULTICALL != 0 {
-        let (applet, skipped) = applet(arguments, length);
-        bits = applet;
-        leading = skipped;
-    }
+    Class { bits, by_fingerprint: false }
+}
+
+/// Reads the arguments of a program of class `bits`; answers the class of the applet where it is a multi-call binary.
+#[inline(always)]
+pub fn begin(arguments: *mut Arguments, bits: u32, mm: Mm) -> Option<u32> {
+    let (length, complete) = read_arguments(arguments, mm)?;
+    let (class, leading) = if bits & CLASS_MULTICALL != 0 { applet(arguments, length) } else { (bits, 1) };
     // SAFETY: the caller's own.
-    let Arguments { scan, bytes, .. } = unsafe { &mut *arguments };
-    let text = scan.read(bytes, length, complete, bits, leading);
-    Class { bits, by_fingerprint, text }
+    unsafe {
+        (*arguments).length = length;
+        (*arguments).complete = u32::from(complete);
+        (*arguments).leading = leading;
+    }
+    Some(class)
+}
+
+/// What the arguments say to a program of class `bits`.
+#[inline(always)]
+pub fn text(arguments: &mut Arguments, bits: u32) -> Text {
+    let Arguments { scan, bytes, length, complete, leading, .. } = arguments;
+    scan.read(bytes, *length, *complete != 0, bits, *leading)
 }
 
 #[inline(always)]
@@ -145,21 +151,22 @@ fn hash_words(arguments: *mut Arguments, length: u32) {
     }
 }
 
-/// Hash of a program name, by way of the buffer for it.
+/// Hash of a program's name.
 #[inline(always)]
-pub fn hash_of(arguments: *mut Arguments, dentry: crate::kernel::file::Dentry) -> Option<u32> {
-    // SAFETY: the caller's own.
-    let name = unsafe { &mut (*arguments).name };
-    dentry.name(name)?;
-    Some(hash::program(name))
+pub fn hash_of(entry: Dentry) -> Option<u32> {
+    match program_name(entry.0.raw() as u64) {
+        0 => None,
+        hash => Some(hash),
+    }
 }
 
-/// As [`hash_of`], for hooks that may be preempted: a slot of this CPU could be written by another.
-#[inline(always)]
-pub fn hash_on_stack(dentry: crate::kernel::file::Dentry) -> Option<u32> {
-    let mut name = MaybeUninit::<[u8; hash::HASHED_LEN]>::uninit();
+/// A function of its own (see [`super`]): 0 if there is no name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn program_name(entry: u64) -> u32 {
+    let mut buffer = MaybeUninit::<[u8; hash::HASHED_LEN]>::uninit();
     // SAFETY: the helper writes the name and the NUL that ends the hash.
-    let name = unsafe { &mut *name.as_mut_ptr() };
-    dentry.name(name)?;
-    Some(hash::program(name))
+    let bytes = unsafe { &mut *buffer.as_mut_ptr() };
+    let copied = Object::new(entry as *const u8).and_then(|entry| Dentry(entry).name(bytes));
+    if copied.is_some() { hash::program(bytes) } else { 0 }
 }

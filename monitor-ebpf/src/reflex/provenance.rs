@@ -98,16 +98,25 @@ pub fn set_origin(origin: &mut Origin, tgid: u32, start_ns: u64, peer: &Peer, ti
     origin.time_ns = time_ns;
 }
 
-/// Taints a file.
+/// The process's bytes go into a file: taints it with where they come from.
 #[inline(always)]
-pub fn taint_inode(key: &InodeKey, origin: &Origin, container: u64) {
+pub fn taint_inode(tgid: u32, key: &InodeKey) {
+    taint_file(tgid, key.ino, key.dev);
+}
+
+/// A function of its own (see [`super`]).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn taint_file(tgid: u32, ino: u64, dev: u32) -> u32 {
+    let Some(task) = entry(tgid) else { return 0 };
     let mut taint = core::mem::MaybeUninit::<Taint>::uninit();
     // SAFETY: both fields are written before the map reads them; Taint has no padding.
     unsafe {
-        copy_words(origin, &mut (*taint.as_mut_ptr()).origin);
-        (*taint.as_mut_ptr()).container = container;
-        marks::file(key, taint.assume_init_ref());
+        copy_words(&task.origin, &mut (*taint.as_mut_ptr()).origin);
+        (*taint.as_mut_ptr()).container = task.container;
+        marks::file(&InodeKey { ino, dev, reserved: 0 }, taint.assume_init_ref());
     }
+    0
 }
 
 /// A shell found at the far end of a chain of pipes.
@@ -120,11 +129,42 @@ pub struct Sink {
     pub reason: Reason,
 }
 
-/// Network bytes enter `first`: marks it and everything downstream, and answers the shell that
-/// takes its program from there, if one is there already.
+impl Sink {
+    /// As the answer of a function of its own: the tgid, and above it whether it is a reverse shell. No shell
+    /// has the tgid 0.
+    #[inline(always)]
+    fn to_number(sink: Option<Self>) -> u64 {
+        sink.map_or(0, |sink| u64::from(sink.tgid) | u64::from(sink.reason as u8 == Reason::ReverseShell as u8) << 32)
+    }
+
+    #[inline(always)]
+    fn of_number(number: u64) -> Option<Self> {
+        if number == 0 {
+            return None;
+        }
+        let reason = if number >> 32 == 0 { Reason::DownloadExec } else { Reason::ReverseShell };
+        Some(Self { tgid: number as u32, reason })
+    }
+}
+
+/// The process's bytes, which came from the network, enter `first`: marks it and everything downstream, and
+/// answers the shell that takes its program from there, if one is there already.
 #[inline(always)]
-pub fn taint_chain(first: &InodeKey, origin: &Origin, container: u64) -> Option<Sink> {
-    let mut key = *first;
+pub fn taint_chain(tgid: u32, first: &InodeKey) -> Option<Sink> {
+    Sink::of_number(taint_downstream(tgid, first.ino, first.dev))
+}
+
+/// A function of its own (see [`super`]).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn taint_downstream(tgid: u32, ino: u64, dev: u32) -> u64 {
+    Sink::to_number(downstream(tgid, InodeKey { ino, dev, reserved: 0 }))
+}
+
+#[inline(always)]
+fn downstream(tgid: u32, first: InodeKey) -> Option<Sink> {
+    let origin = &entry(tgid)?.origin;
+    let mut key = first;
     for _ in 0..STAGES {
         let pipe = pipe(&key)?;
         pipe.tainted = 1;
@@ -146,14 +186,12 @@ pub fn taint_chain(first: &InodeKey, origin: &Origin, container: u64) -> Option<
             task.flags |= TASK_TAINTED;
             copy_words(origin, &mut task.origin);
             if down.ino == 0 && task.stdout.ino != 0 && known_pipe(&task.stdout).is_none() {
-                let file = task.stdout;
-                taint_inode(&file, origin, container);
+                taint_inode(tgid, &task.stdout);
             }
             // What it has opened for writing before (at's spool file).
             for i in 0..WRITES {
-                let file = task.writes[i];
-                if file.ino != 0 {
-                    taint_inode(&file, origin, container);
+                if task.writes[i].ino != 0 {
+                    taint_inode(tgid, &task.writes[i]);
                 }
             }
         }
@@ -220,28 +258,33 @@ pub fn writes(key: &InodeKey, tgid: u32) {
     }
 }
 
-/// Network bytes may be in whatever the task writes from now on: taints its standard output, the
+/// Network bytes may be in whatever the process writes from now on: taints its standard output, the
 /// FIFO it writes and the files it has opened for writing.
 #[inline(always)]
-pub fn outputs(task: &state::Task, origin: &Origin) -> Option<Sink> {
-    let mut sink = None;
+pub fn outputs(tgid: u32) -> Option<Sink> {
+    Sink::of_number(taint_outputs(tgid))
+}
+
+/// A function of its own (see [`super`]).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn taint_outputs(tgid: u32) -> u64 {
+    let Some(task) = entry(tgid) else { return 0 };
+    let mut sink = 0;
     if task.stdout.ino != 0 {
-        let key = task.stdout;
-        if known_pipe(&key).is_some() {
-            sink = taint_chain(&key, origin, task.container);
+        if known_pipe(&task.stdout).is_some() {
+            sink = taint_downstream(tgid, task.stdout.ino, task.stdout.dev);
         } else if !state::is_package_manager(task.flags) {
-            taint_inode(&key, origin, task.container);
+            taint_inode(tgid, &task.stdout);
         }
     }
-    if sink.is_none() && task.fifo_out.ino != 0 {
-        let key = task.fifo_out;
-        sink = taint_chain(&key, origin, task.container);
+    if sink == 0 && task.fifo_out.ino != 0 {
+        sink = taint_downstream(tgid, task.fifo_out.ino, task.fifo_out.dev);
     }
     if !state::is_package_manager(task.flags) {
         for i in 0..WRITES {
-            let key = task.writes[i];
-            if key.ino != 0 {
-                taint_inode(&key, origin, task.container);
+            if task.writes[i].ino != 0 {
+                taint_inode(tgid, &task.writes[i]);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Files that make something run later (keys, crontabs, start-up files), told by their own name and
 //! those of their nearest directories.
 
+use crate::kernel::Object;
 use crate::kernel::file::Dentry;
 use crate::record::Judgement;
 use crate::reflex::guard;
@@ -18,15 +19,25 @@ use monitor_common::state::{
 #[btf_map]
 static SENSITIVE: HashMap<u64, u32, 1024> = HashMap::new();
 
-/// Hash of an entry's own name. The buffer is on the stack: hooks that may be preempted share a
-/// CPU's slot of a map with whoever comes next.
+/// Hash of an entry's own name.
 #[inline(always)]
 pub fn name(entry: Dentry) -> Option<u32> {
+    match entry_name(entry.0.raw() as u64) {
+        0 => None,
+        hash => Some(hash),
+    }
+}
+
+/// A function of its own (see [`super`]): 0 if there is no name. The buffer is on the stack: hooks that may be
+/// preempted share a CPU's slot of a map with whoever comes next.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn entry_name(entry: u64) -> u32 {
     let mut buffer = MaybeUninit::<[u8; COMPONENT_LEN]>::uninit();
     // SAFETY: the helper writes all of what is read: the name and the NUL that ends the hash.
     let bytes = unsafe { &mut *buffer.as_mut_ptr() };
-    entry.name(bytes)?;
-    Some(hash::name(bytes))
+    let copied = Object::new(entry as *const u8).and_then(|entry| Dentry(entry).name(bytes));
+    if copied.is_some() { hash::name(bytes) } else { 0 }
 }
 
 /// Class of the file at an entry.

@@ -127,6 +127,9 @@ pub fn hook_prototypes_match_kernel() -> Result<()> {
     let mut checked = 0;
     for entry in fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
         let path = entry?.path();
+        if !path.is_file() {
+            continue;
+        }
         let source = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         let mut claim = None;
         for line in source.lines() {

@@ -44,13 +44,9 @@ impl Payload {
         archive.file("payload/tests/privileged/Cargo.toml", 0o644, b"");
         let probes = workspace::ebpf_dir().join("src/probes");
         for entry in fs::read_dir(&probes).with_context(|| format!("list {}", probes.display()))? {
-            let entry = entry?;
-            let name = entry.file_name();
-            archive.copy(
-                &format!("payload/monitor-ebpf/src/probes/{}", name.to_string_lossy()),
-                0o644,
-                &entry.path(),
-            )?;
+            let path = entry?.path();
+            let Some(name) = path.file_name().filter(|_| path.is_file()) else { continue };
+            archive.copy(&format!("payload/monitor-ebpf/src/probes/{}", name.to_string_lossy()), 0o644, &path)?;
         }
         Ok(Self { archive: archive.finish() })
     }

@@ -1,0 +1,93 @@
+//! What the task's entry says of the new program, before provenance.
+
+use super::look::DRIFT;
+use super::{Room, Scratch};
+use crate::kernel::clear_words;
+use crate::reflex::{program, provenance};
+use monitor_common::argv::Form;
+use monitor_common::exec::{STDIO_FILE, STDIO_INET_OUT, STDIO_PIPE, Stdio};
+use monitor_common::file::{FILE_FOREIGN_SB, FILE_MEMFD, FILE_OVERLAY};
+use monitor_common::state::{
+    CLASS_INTERPRETER, CLASS_PACKAGE_MANAGER, CLASS_SESSION_SERVER, CLASS_SHELL, HOST, InodeKey, TASK_DRIFT,
+    TASK_ENTERED, TASK_ENTERING, TASK_INTERPRETER, TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_PACKAGE_SCRIPT,
+    TASK_READS_STDIN, TASK_SESSION_SERVER, TASK_SHELL, TASK_STDIN_INET, TASK_STDOUT_INET,
+};
+
+/// A new program begins with a clean slate.
+#[inline(always)]
+pub fn renew(room: &mut Room) -> Option<()> {
+    let scratch = &room.scratch;
+    let entry = provenance::entry(scratch.tgid)?;
+    entry.flags = new_flags(entry.flags, entry.container, scratch);
+    entry.script = scratch.script;
+    entry.stdin = key_if(&scratch.stdio[0], false);
+    entry.stdout = key_if(&scratch.stdio[1], true);
+    entry.fifo_out = InodeKey { ino: 0, dev: 0, reserved: 0 };
+    entry.last_open = InodeKey { ino: 0, dev: 0, reserved: 0 };
+    clear_words(&mut entry.writes);
+    entry.write_next = 0;
+    Some(())
+}
+
+/// `TASK_*` bits of the new program.
+#[inline(always)]
+fn new_flags(inherited: u32, container: u64, scratch: &Scratch) -> u32 {
+    let mut flags = inherited & (provenance::KEPT_FLAGS | TASK_ENTERED);
+    let file = scratch.exe.flags;
+    if inherited & TASK_ENTERING != 0 {
+        flags |= TASK_ENTERED;
+        // The runtime's own init, started again from a memfd: the program is still to come.
+        if file & FILE_MEMFD != 0 {
+            flags |= TASK_ENTERING;
+        }
+    }
+    let foreign = file & FILE_FOREIGN_SB != 0 && file & FILE_OVERLAY == 0;
+    let drift = container != HOST && (file & DRIFT != 0 || foreign);
+    if drift {
+        flags |= TASK_DRIFT;
+    }
+    if scratch.class & CLASS_SHELL != 0 {
+        flags |= TASK_SHELL;
+    }
+    if scratch.class & CLASS_INTERPRETER != 0 {
+        flags |= TASK_INTERPRETER;
+    }
+    if scratch.class & CLASS_SESSION_SERVER != 0 && !drift {
+        flags |= TASK_SESSION_SERVER;
+    }
+    let by_script = scratch.script != 0
+        && scratch.class & CLASS_INTERPRETER != 0
+        && program::named(scratch.script) & CLASS_PACKAGE_MANAGER != 0;
+    if !drift && (scratch.class & CLASS_PACKAGE_MANAGER != 0 || by_script) {
+        flags = flags & !TASK_PACKAGE_SCRIPT | TASK_PACKAGE_MANAGER;
+    } else if scratch.class & (CLASS_SHELL | CLASS_INTERPRETER) != 0 {
+        // A maintainer script is a file. Text on a command line (apt's and dpkg's hooks) is whatever
+        // somebody gave the package manager as an option.
+        if scratch.class & CLASS_SHELL != 0 && scratch.form == Form::Argument as u32 {
+            flags &= !TASK_PACKAGE_MANAGER;
+        }
+        flags |= TASK_PACKAGE_SCRIPT;
+    }
+    if scratch.form == Form::Stdin as u32 {
+        flags |= TASK_READS_STDIN;
+    }
+    if scratch.stdio[0].kind == STDIO_INET_OUT {
+        flags |= TASK_STDIN_INET | TASK_NET_OUT;
+    }
+    if scratch.stdio[1].kind == STDIO_INET_OUT || scratch.stdio[2].kind == STDIO_INET_OUT {
+        flags |= TASK_STDOUT_INET | TASK_NET_OUT;
+    }
+    if scratch.holds_connection != 0 {
+        flags |= TASK_NET_OUT;
+    }
+    flags
+}
+
+#[inline(always)]
+fn key_if(stdio: &Stdio, or_file: bool) -> InodeKey {
+    if stdio.kind == STDIO_PIPE || (or_file && stdio.kind == STDIO_FILE) {
+        InodeKey { ino: stdio.ino, dev: stdio.dev, reserved: 0 }
+    } else {
+        InodeKey { ino: 0, dev: 0, reserved: 0 }
+    }
+}
