@@ -355,7 +355,7 @@ mod tests {
                 "[[exec]]\nparent = \"(start)\"\nexe = \"bin/sh\"\n",
                 "b/x.toml:5: exec[0].exe: `bin/sh` is not a path pattern: ",
             ),
-            ("[[exec]]\nparent = \"x\"\nexe = \"/a\"\nargs = 1\n", "b/x.toml:4: exec[0].parent: "),
+            ("[[exec]]\nparent = \"x\"\nexe = \"/a\"\n", "b/x.toml:4: exec[0].parent: "),
             (
                 "[[listen]]\nexe = \"/a\"\nport = \"9-1\"\n",
                 "b/x.toml:5: listen[0].port: `9-1` is not a port or range: the range is empty",

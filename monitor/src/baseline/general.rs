@@ -90,7 +90,7 @@ fn is_random(token: &str) -> bool {
     let changes = kinds.windows(2).filter(|pair| pair[0] != pair[1] && !(pair[0] == 2 && pair[1] == 1)).count();
     let classes = [0, 1, 2].into_iter().filter(|class| has(*class)).count();
     match classes {
-        3 => changes >= 2,
+        3 => changes >= 3,
         2 if has(0) => changes >= 3,
         _ => false,
     }

@@ -144,7 +144,8 @@ pub fn broken_baseline_changes_nothing() -> Result<()> {
     play.change(&["promote", "play", "--quiet", "0"])?;
     let good = play.text();
     fs::write(play.baselines.join(NAME), format!("{good}\n[[listen]]\nexe = \"bin/x\"\nport = \"80\"\n"))?;
-    let told = play.daemon.await_row("refusal", Duration::from_secs(8), |row| row["event"]["action"] == "baseline_refused")?;
+    let told =
+        play.daemon.await_row("refusal", Duration::from_secs(8), |row| row["event"]["action"] == "baseline_refused")?;
     let said = told["message"].as_str().unwrap_or_default();
     ensure!(said.contains("listen[0].exe") && said.contains("the one before stays"), "{said}");
     one.run(WORK)?;
