@@ -162,8 +162,10 @@ pub struct Task {
     pub lineage: [u32; LINEAGE],
     /// Entries of `lineage` in use.
     pub depth: u32,
+    /// [`crate::profile::path`] of the program it runs; 0 until it starts one in its container.
+    pub exe: u64,
 }
-const _: () = assert!(size_of::<Task>() == 24 + 48 + 64 + 8 + 48 + 16 + 64);
+const _: () = assert!(size_of::<Task>() == 24 + 48 + 64 + 8 + 48 + 16 + 64 + 8);
 
 /// Value of the `PIPES` map, keyed by [`InodeKey`].
 #[repr(C)]

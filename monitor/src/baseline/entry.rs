@@ -141,6 +141,15 @@ impl Text {
             Form::Unknown => None,
         }
     }
+
+    /// As the kernel half says it.
+    pub const fn form(self) -> Form {
+        match self {
+            Self::Stdin => Form::Stdin,
+            Self::Argument => Form::Argument,
+            Self::Script => Form::Script,
+        }
+    }
 }
 
 /// `tcp`, `udp` or a protocol's number.

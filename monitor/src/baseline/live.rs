@@ -4,18 +4,19 @@ use super::entry::{Act, Seen, What};
 use super::file::{Baseline, Identity, Stage};
 use super::learn::{Held, Learner};
 use super::observe::Observer;
-use super::store::{News, Store};
+use super::store::{News, Profile, Store};
 use crate::config::RuntimeExec;
 use crate::config::value::Glob;
 use crate::container::denylist::spellings;
 use crate::container::registry::Container;
 use crate::detect::Context;
 use crate::detect::bounded::Bounded;
-use crate::event::{ContainerKey, Event, HOST};
+use crate::event::{ContainerKey, Event, HOST, Reason};
 use crate::finding::{Detection, FindingKind};
 use crate::output::Clock;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Label by which a container says what its baseline is for: `off`, `learn`, `monitor`, `protect`.
 pub const LABEL: &str = "bulkhead.baseline";
@@ -198,6 +199,19 @@ impl Baselines {
         self.known = known;
     }
 
+    /// What the kernel half is to hold a container to: the name of its baseline, that, and whether sessions from
+    /// outside as well.
+    pub fn held(&self, container: ContainerKey) -> Option<(&str, &Arc<Profile>, bool)> {
+        let bound = self.bound.get(&container).filter(|bound| bound.stage == Some(Stage::Protect))?;
+        let name = bound.name.as_deref()?;
+        Some((name, self.store.get(name)?, self.settings.runtime_exec == RuntimeExec::Deny))
+    }
+
+    /// Is it known which image a container is of?
+    pub fn is_named(&self, container: ContainerKey) -> bool {
+        self.bound.get(&container).is_some()
+    }
+
     /// Compares an act with the container's baseline.
     pub fn judge(&mut self, event: &Event, act: &Act, cx: &Context<'_>) -> Option<Detection> {
         let Some(bound) = self.bound.get(&event.container) else {
@@ -210,7 +224,8 @@ impl Baselines {
         if session && self.settings.runtime_exec == RuntimeExec::Allow {
             return None;
         }
-        if profile.expects(act) {
+        // What the kernel half says it has no entry for is told, whatever is found here.
+        if profile.expects(act) && event.reason != Reason::BaselineExec {
             self.counts.conforming += 1;
             return None;
         }

@@ -2,6 +2,7 @@
 //! of events, `learn` holds them back until they are known to be honest, `merge` makes few entries of many, `file`,
 //! `write` and `store` keep them; `live` puts it together. What is done about a deviation is `respond`'s.
 
+pub mod compile;
 pub mod entry;
 pub mod file;
 mod general;

@@ -5,7 +5,7 @@ use super::pattern::{RUNTIME_EXEC, START, UNKNOWN};
 use crate::detect::bounded::Bounded;
 use crate::detect::{Context, dns};
 use crate::event::{
-    Body, Connect, ConnectOp, ContainerKey, Event, Exec, HOST, Open, Payload, ProcessKey, Reason, file,
+    Body, Connect, ConnectOp, ContainerKey, Event, Exec, HOST, Open, Payload, ProcessKey, Reason, file, state,
 };
 use crate::provenance::Process;
 use std::net::IpAddr;
@@ -42,6 +42,8 @@ impl Observer {
             return None;
         }
         match &event.body {
+            // A runtime's own init, on its way to the program.
+            Body::Exec(exec) if exec.task_flags & state::TASK_ENTERING != 0 => None,
             Body::Exec(exec) => Some(self.exec(event, exec, cx)),
             Body::Connect(connect) => self.connect(event, connect, cx),
             Body::Open(open) => opened(event, open, cx),

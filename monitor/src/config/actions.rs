@@ -47,7 +47,8 @@ section! {
         escape: Action = Action::Kill;
         /// Alert: backups and agents read the same files.
         credential_access: Action = Action::Alert;
-        /// Deny, where the baseline's own mode is `protect`; else it is only told. The daemon kills what was started.
+        /// Deny, where the baseline's own mode is `protect`; else it is only told. The program is killed before its
+        /// first instruction, or by the daemon (docs/baselines.md).
         baseline_exec: Action = Action::Deny;
         /// Alert: the connection is there when the daemon learns of it, and who made it may be the service itself.
         baseline_connect: Action = Action::Alert;

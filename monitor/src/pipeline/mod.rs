@@ -45,7 +45,7 @@ use crate::{container, kernel::classes};
 use facts::Facts;
 use losses::{Loss, Losses};
 use older::Older;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -162,6 +162,8 @@ pub struct Pipeline {
     ticks: u32,
     incidents: Incidents,
     baselines: Baselines,
+    /// Those that are in the kernel, by name.
+    profiles: HashMap<String, baselines::Compiled>,
     /// What is still to be told of them.
     untold: Vec<baseline::live::Told>,
     /// Today, by which exceptions end.
@@ -194,6 +196,7 @@ impl Pipeline {
             ticks: 0,
             incidents,
             baselines,
+            profiles: HashMap::new(),
             untold,
             day: respond::exceptions::today(),
             held: Held::new(responses.unified, responses.packets),
@@ -214,8 +217,6 @@ impl Pipeline {
     /// the same rules. A process that starts meanwhile is known to the kernel half already.
     pub fn take_over(&mut self) {
         self.heed_exceptions();
-        let untold = std::mem::take(&mut self.untold);
-        self.tell_baselines(untold);
         let quarantined = self.quarantined_before();
         for change in self.registry.scan() {
             self.changed(&change);
@@ -236,6 +237,9 @@ impl Pipeline {
                 tracing::error!(%error, "what already runs could not be read; only what starts from now on is judged")
             }
         }
+        let untold = std::mem::take(&mut self.untold);
+        self.tell_baselines(untold);
+        self.hold_all();
         self.account.set_rules(self.compiled.rules_id);
         self.maps.ledger.set_handover(&self.account.handover());
     }
@@ -373,6 +377,7 @@ impl Pipeline {
             if change.is_container() {
                 self.facts.forget(change.container);
                 self.taps.gone(change.container);
+                self.maps.profiles.release(change.container);
                 self.forget_responses(change.container);
             }
             return;
@@ -472,6 +477,7 @@ impl Pipeline {
         self.facts.drift_alert(self.compiled.settings.drift_alert);
         let told = self.baselines.configure(self.compiled.baseline.clone());
         self.tell_baselines(told);
+        self.hold_all();
         fill_maps(&mut self.maps, &self.compiled);
         self.account.set_rules(self.compiled.rules_id);
         self.heed_exceptions();

@@ -98,6 +98,11 @@ fn baseline(folder: &Path, arguments: &[&str]) -> Result<(bool, String)> {
     Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
 }
 
+/// A hundred times, by what the shell has built in.
+fn often(command: &str) -> String {
+    format!("i=0; while [ $i -lt 100 ]; do {command}; i=$((i+1)); done")
+}
+
 /// Two replicas teach, an attack meanwhile does not; what was not learned is told in `monitor` and stopped in `protect`.
 pub fn learned_baseline_is_held() -> Result<()> {
     let play = play()?;
@@ -126,12 +131,18 @@ pub fn learned_baseline_is_held() -> Result<()> {
     ensure!(!baseline(&play.baselines, &["promote", "play", "--quiet", "0"])?.0, "promoted without a comparison");
     play.change(&["promote", "play", "--quiet", "0", "--force"])?;
     one.run(WORK)?;
-    one.run("perl -e 'sleep 2; open F, \">/tmp/effect\"'")?;
+    one.run(&often("perl -e 'open F, \">/tmp/effect\"'"))?;
     let alert = play.daemon.await_alert("baseline_exec", one.id())?;
     ensure!(outcome(&alert) == "killed", "outcome {}: {}", outcome(&alert), alert["message"]);
-    ensure!(!one.path("/tmp/effect").exists(), "what is not in the baseline ran on");
-    ensure!(one.run(WORK)?.success(), "the work is stopped too");
-    ensure!(play.deviations(one) == 1, "what was learned is told of");
+    ensure!(alert["bulkhead"]["enforced_by"] == "signal", "enforced by {}", alert["bulkhead"]["enforced_by"]);
+    ensure!(!one.path("/tmp/effect").exists(), "what is not in the baseline ran");
+    let killed = play.deviations(one);
+    one.run(&often("ls / > /dev/null || echo failed > /tmp/failed"))?;
+    ensure!(one.run(WORK)?.success() && !one.path("/tmp/failed").exists(), "what was learned is stopped");
+    ensure!(play.deviations(one) == killed, "what was learned is told of");
+
+    play.change(&["demote", "play"])?;
+    ensure!(one.run("touch /tmp/told")?.success() && one.path("/tmp/told").exists(), "held to it all the same");
     Ok(())
 }
 
