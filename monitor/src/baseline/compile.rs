@@ -8,11 +8,15 @@ use monitor_common::profile::{
     ANY, ANY_USER, ENTERED, EdgeKey, LAYER_IMAGE, LAYER_MEMORY, LAYER_TMPFS, LAYER_UPPER, LAYER_VOLUME, path,
 };
 
-/// All program starts that it expects; `None` if one of them is a pattern, which is for the daemon to compare.
-pub fn edges(baseline: &Baseline) -> Option<Vec<EdgeKey>> {
+/// All program starts that it expects, or only those of the image's own programs; `None` if one of them is a pattern,
+/// which is for the daemon to compare.
+pub fn edges(baseline: &Baseline, drift_lock: bool) -> Option<Vec<EdgeKey>> {
     let mut edges = Vec::new();
     for entry in baseline.all() {
         let What::Exec { parent, exe, layer, form, user } = &entry.what else { continue };
+        if drift_lock && *layer != Layer::Image {
+            continue;
+        }
         let parent = match parent.as_str() {
             START | RUNTIME_EXEC => ENTERED,
             // The kernel half knows every parent it judges by.
@@ -57,7 +61,7 @@ mod tests {
     use std::path::Path;
 
     fn compiled(body: &str) -> Option<Vec<EdgeKey>> {
-        edges(&Baseline::parse(Path::new("x"), &format!("image = \"a\"\nmode = \"protect\"\n{body}")).unwrap())
+        edges(&Baseline::parse(Path::new("x"), &format!("image = \"a\"\nmode = \"protect\"\n{body}")).unwrap(), false)
     }
 
     #[test]
@@ -73,5 +77,7 @@ mod tests {
         assert_eq!(edges, Some(vec![first, second]));
         assert_eq!(compiled(&exec("/a", "/tmp/x.*")), None);
         assert_eq!(compiled(&exec("(unknown)", "/b")), Some(Vec::new()));
+        let drift = format!("image = \"a\"\nmode = \"protect\"\n{}layer = \"tmpfs\"\n", exec("/a", "/tmp/x.*"));
+        assert_eq!(super::edges(&Baseline::parse(Path::new("x"), &drift).unwrap(), true), Some(Vec::new()));
     }
 }

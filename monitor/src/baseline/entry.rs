@@ -61,6 +61,13 @@ pub enum Act {
     },
 }
 
+impl Act {
+    /// Is it the start of a program that is not the image's?
+    pub fn is_drift(&self) -> bool {
+        matches!(self, Self::Exec { layer, .. } if *layer != Layer::Image)
+    }
+}
+
 macro_rules! words {
     ($(#[doc = $doc:literal])+ $name:ident { $($(#[doc = $vdoc:literal])+ $variant:ident = $word:literal),+ $(,)? }) => {
         $(#[doc = $doc])+

@@ -41,6 +41,8 @@ pub struct Settings {
     pub write_ns: u64,
     /// What sessions from outside are.
     pub runtime_exec: RuntimeExec,
+    /// Programs that are not the image's are never expected.
+    pub drift_lock: bool,
 }
 
 /// Numbers for `status`.
@@ -207,6 +209,11 @@ impl Baselines {
         Some((name, self.store.get(name)?, self.settings.runtime_exec == RuntimeExec::Deny))
     }
 
+    /// Are programs that are not the image's never expected?
+    pub fn drift_lock(&self) -> bool {
+        self.settings.drift_lock
+    }
+
     /// Is it known which image a container is of?
     pub fn is_named(&self, container: ContainerKey) -> bool {
         self.bound.get(&container).is_some()
@@ -225,7 +232,8 @@ impl Baselines {
             return None;
         }
         // What the kernel half says it has no entry for is told, whatever is found here.
-        if profile.expects(act) && event.reason != Reason::BaselineExec {
+        let locked = self.settings.drift_lock && act.is_drift();
+        if profile.expects(act) && !locked && event.reason != Reason::BaselineExec {
             self.counts.conforming += 1;
             return None;
         }

@@ -43,8 +43,14 @@ impl Scene {
     fn new(runtime_exec: RuntimeExec) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let learn = vec!["web".parse().unwrap()];
-        let settings =
-            Settings { folder: folder.path().to_owned(), learn, settle_ns: 1_000_000_000, write_ns: 0, runtime_exec };
+        let settings = Settings {
+            folder: folder.path().to_owned(),
+            learn,
+            settle_ns: 1_000_000_000,
+            write_ns: 0,
+            runtime_exec,
+            drift_lock: false,
+        };
         let mut lab = Lab::new();
         lab.facts = Box::new(Init);
         Self { lab, baselines: Baselines::new(settings).0, folder }
@@ -290,4 +296,22 @@ fn listening_and_lookups() {
     let text = scene.write();
     assert!(text.contains("port = \"32768-60999\""), "{text}");
     assert!(text.contains("exe = \"*\"\nto = \"10.0.0.2\"\nport = \"53\""), "{text}");
+}
+
+#[test]
+fn the_drift_lock_takes_no_excuse() {
+    let mut scene = Scene::new(RuntimeExec::Deny);
+    scene.baselines.container(&container(&[]));
+    let upper = |scene: &mut Scene, pid| {
+        let mut exec = crate::detect::exec_for_tests(5, &["/srv/tool"]);
+        exec.exe.flags = crate::event::file::FILE_OVERLAY | crate::event::file::FILE_UPPER;
+        let event = scene.lab.event(pid, Body::Exec(Box::new(exec)));
+        scene.send(event)
+    };
+    upper(&mut scene, 10);
+    assert!(scene.write().contains("layer = \"upper\""));
+    scene.stage("learn", "monitor");
+    assert!(upper(&mut scene, 11).is_empty(), "it was learned");
+    scene.baselines.settings.drift_lock = true;
+    assert_eq!(upper(&mut scene, 12).len(), 1);
 }

@@ -17,8 +17,8 @@ pub use data::Lists;
 pub use error::ConfigError;
 pub use exception::{ExceptionRule, Subject, Who};
 pub use sections::{
-    Baseline, Control, DaemonExit, Data, DoorKind, Drift, Engine, Format, Host, ImageRule, Images, Kernel, Level, Log,
-    Miner, Mode, Output, Pins, RuntimeExec, Scope, Sensitive,
+    Baseline, Control, DaemonExit, Data, DoorKind, Drift, DriftLock, Engine, Format, Host, ImageRule, Images, Kernel,
+    Level, Log, Miner, Mode, Output, Pins, RuntimeExec, Scope, Sensitive,
 };
 
 use serde::{Deserialize, Serialize};

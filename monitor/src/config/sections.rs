@@ -108,6 +108,16 @@ impl Default for RuntimeExec {
     }
 }
 
+words! {
+    /// Programs that are not the image's, where a baseline holds.
+    DriftLock {
+        /// As the baseline says.
+        Learned = "learned",
+        /// None is expected, whatever the baseline says.
+        Deny = "deny",
+    }
+}
+
 /// One `[[image]]`: the mode of containers by their image. The first match counts; a container's label
 /// `bulkhead.mode` comes before all of them.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -181,6 +191,9 @@ section! {
         /// that is started in them: `allow` (not looked at, not learned), `alert` (what the baseline does not have is
         /// told, never acted upon) or `deny` (as anything else).
         runtime_exec: RuntimeExec = RuntimeExec::Alert;
+        /// Programs whose file is not the image's (writable layer, tmpfs, volume, memory): `learned` (the baseline says
+        /// which are expected) or `deny` (none is, whatever was learned). Code that is mapped is not looked at.
+        drift: DriftLock = DriftLock::Learned;
     }
 }
 

@@ -66,7 +66,7 @@ impl Pipeline {
     }
 
     /// Holds a container to its baseline in the kernel, as far as that is possible.
-    fn hold(&mut self, container: ContainerKey) {
+    pub(super) fn hold(&mut self, container: ContainerKey) {
         let is_new = self.baselines.held(container).is_some_and(|(name, profile, _)| {
             self.profiles.get(name).is_none_or(|known| !Arc::ptr_eq(&known.of, profile))
         });
@@ -74,6 +74,9 @@ impl Pipeline {
             self.hold_all();
         } else if let Some(bound) = self.bound(container) {
             self.maps.profiles.bind(container, bound);
+        }
+        if self.waits(container) {
+            self.unheld.insert(container);
         }
     }
 
@@ -95,6 +98,7 @@ impl Pipeline {
         self.profiles = current;
         let wanted: HashMap<ContainerKey, Bound> =
             live.iter().filter_map(|container| Some((container.key, self.bound(container.key)?))).collect();
+        self.unheld = live.iter().map(|container| container.key).filter(|key| self.waits(*key)).collect();
         let former: HashMap<ContainerKey, Bound> = self.maps.profiles.bound().into_iter().collect();
         for (container, bound) in wanted.iter().filter(|(container, bound)| former.get(container) != Some(bound)) {
             self.maps.profiles.bind(*container, *bound);
@@ -109,7 +113,7 @@ impl Pipeline {
     }
 
     fn put(&mut self, name: &str, profile: Arc<Profile>) -> Compiled {
-        let edges = edges(&profile.baseline);
+        let edges = edges(&profile.baseline, self.baselines.drift_lock());
         let number = edges.as_ref().and_then(|edges| self.maps.profiles.put(edges));
         match (edges, number) {
             (None, _) => {
@@ -121,6 +125,12 @@ impl Pipeline {
             _ => {}
         }
         Compiled { of: profile, number }
+    }
+
+    /// Is its first process all that is missing?
+    fn waits(&self, container: ContainerKey) -> bool {
+        let number = self.baselines.held(container).and_then(|(name, _, _)| self.profiles.get(name)?.number);
+        number.is_some() && self.bound(container).is_none()
     }
 
     /// What a container is to be held to.

@@ -2,7 +2,7 @@
 //! as a whole, so that a reload either takes effect or changes nothing.
 
 use crate::baseline;
-use crate::config::{DaemonExit, DoorKind, Drift, Lists, Loaded, Mode as ConfigMode};
+use crate::config::{DaemonExit, DoorKind, Drift, DriftLock, Lists, Loaded, Mode as ConfigMode};
 use crate::container::denylist::{Denylist, DenylistError};
 use crate::container::sockets;
 use crate::detect::Settings;
@@ -83,6 +83,7 @@ impl Compiled {
                 settle_ns: u64::from(config.baseline.settle_s) * 1_000_000_000,
                 write_ns: u64::from(config.baseline.write_s) * 1_000_000_000,
                 runtime_exec: config.baseline.runtime_exec,
+                drift_lock: config.baseline.drift == DriftLock::Deny,
             },
             heartbeat_limit_ns: u64::from(config.pins.heartbeat_limit_s) * 1_000_000_000,
         })

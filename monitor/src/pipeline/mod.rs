@@ -45,7 +45,7 @@ use crate::{container, kernel::classes};
 use facts::Facts;
 use losses::{Loss, Losses};
 use older::Older;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -164,6 +164,8 @@ pub struct Pipeline {
     baselines: Baselines,
     /// Those that are in the kernel, by name.
     profiles: HashMap<String, baselines::Compiled>,
+    /// Containers to be held to theirs as soon as their first process is known.
+    unheld: HashSet<ContainerKey>,
     /// What is still to be told of them.
     untold: Vec<baseline::live::Told>,
     /// Today, by which exceptions end.
@@ -197,6 +199,7 @@ impl Pipeline {
             incidents,
             baselines,
             profiles: HashMap::new(),
+            unheld: HashSet::new(),
             untold,
             day: respond::exceptions::today(),
             held: Held::new(responses.unified, responses.packets),
@@ -290,6 +293,9 @@ impl Pipeline {
         }
         self.facts.see(&event);
         self.processes.apply(&event);
+        if matches!(event.body, Body::Exec(_)) && self.unheld.remove(&event.container) {
+            self.hold(event.container);
+        }
         let cx = Context { processes: &self.processes, settings: &self.compiled.settings, containers: &self.facts };
         let mut detections = self.detectors.on_event(&event, &cx);
         detections.extend(baselines::on_event(&mut self.baselines, &mut self.detectors, &event, &detections, &cx));
@@ -378,6 +384,7 @@ impl Pipeline {
                 self.facts.forget(change.container);
                 self.taps.gone(change.container);
                 self.maps.profiles.release(change.container);
+                self.unheld.remove(&change.container);
                 self.forget_responses(change.container);
             }
             return;
@@ -477,6 +484,8 @@ impl Pipeline {
         self.facts.drift_alert(self.compiled.settings.drift_alert);
         let told = self.baselines.configure(self.compiled.baseline.clone());
         self.tell_baselines(told);
+        // What is compiled depends on the configuration too.
+        self.profiles.clear();
         self.hold_all();
         fill_maps(&mut self.maps, &self.compiled);
         self.account.set_rules(self.compiled.rules_id);

@@ -1,10 +1,11 @@
 //! A baseline from the first act to the last: learned of two replicas, promoted, told of, held to.
 
 use crate::container::{Container, Group};
-use crate::daemon::{self, Daemon, Settings, outcome};
+use crate::daemon::{self, Daemon, Pins, Settings, outcome};
 use crate::engine;
 use crate::lab::Peer;
 use crate::pace;
+use crate::restart::Bpffs;
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,10 @@ struct Play {
 fn play() -> Result<Play> {
     let group = Group::make()?;
     let containers = [Container::start(&group)?, Container::start(&group)?];
+    play_with(group, containers, "deny", None)
+}
+
+fn play_with(group: Group, containers: [Container; 2], runtime_exec: &str, pins: Option<Pins>) -> Result<Play> {
     let folder = tempfile::tempdir()?;
     let socket = folder.path().join("engine.sock");
     let entry = |container: &Container, name: &str| {
@@ -41,9 +46,10 @@ fn play() -> Result<Play> {
     let settings = Settings {
         engine: format!("docker = true\ndocker_socket = \"{}\"", socket.display()),
         baseline: format!(
-            "folder = \"{}\"\nlearn = [\"play\"]\nsettle_s = 2\nwrite_s = 1\nruntime_exec = \"deny\"",
+            "folder = \"{}\"\nlearn = [\"play\"]\nsettle_s = 2\nwrite_s = 1\nruntime_exec = \"{runtime_exec}\"",
             baselines.display()
         ),
+        pins,
         ..Settings::mode("protect")
     };
     let daemon = Daemon::start(&group, &settings)?;
@@ -165,5 +171,49 @@ pub fn broken_baseline_changes_nothing() -> Result<()> {
     ensure!(play.deviations(one) == 1, "the former baseline does not hold");
     let (ok, said) = baseline(&play.baselines, &["validate"])?;
     ensure!(!ok && said.contains("listen[0].exe"), "{said}");
+    Ok(())
+}
+
+/// A first process that runs what it finds at /job.
+const SERVICE: &str =
+    "sh -c 'while :; do if [ -e /job ]; then . /job; rm /job; fi; sleep 0.2; done' # until it is killed";
+
+/// Lets the service do something, and waits until it has.
+fn job(container: &Container, script: &str) -> Result<()> {
+    let path = container.path("/job");
+    fs::write(&path, format!("{script}\n"))?;
+    let until = Instant::now() + pace::wait(Duration::from_secs(10));
+    while path.exists() {
+        ensure!(Instant::now() < until, "the service does not take `{script}`");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// What the service starts is held to its baseline in the kernel, with the daemon and without it; sessions from outside are told
+/// of only.
+pub fn baseline_holds_the_service_without_a_daemon() -> Result<()> {
+    let (group, pins) = (Group::make()?, Bpffs::mount()?);
+    let containers = [Container::start_as(&group, SERVICE)?, Container::start(&group)?];
+    let mut play = play_with(group, containers, "alert", Some(pins.pins("keep")))?;
+    let attack = |file: &str| format!("perl -e 'open F, \">{file}\"'");
+    job(&play.containers[0], "ls / > /dev/null")?;
+    play.await_text("learned", |text| ["/ls\"", "/rm\"", "/sleep\""].iter().all(|exe| text.contains(exe)))?;
+    play.change(&["promote", "play", "--quiet", "0"])?;
+    play.change(&["promote", "play", "--quiet", "0", "--force"])?;
+    let service = &play.containers[0];
+    job(service, &format!("{}; ls / > /works", attack("/effect")))?;
+    ensure!(!service.path("/effect").exists(), "what is not in the baseline ran");
+    ensure!(fs::metadata(service.path("/works"))?.len() > 0, "what was learned is stopped");
+    let alert = play.daemon.await_alert("baseline_exec", service.id())?;
+    ensure!(alert["bulkhead"]["enforced_by"] == "signal", "enforced by {}", alert["bulkhead"]["enforced_by"]);
+    service.run(&attack("/session"))?;
+    ensure!(service.path("/session").exists(), "a session from outside was held to it");
+
+    play.daemon.kill_9()?;
+    let service = &play.containers[0];
+    job(service, &format!("{}; ls / > /still-works", attack("/alone")))?;
+    ensure!(!service.path("/alone").exists(), "it ended with the daemon");
+    ensure!(fs::metadata(service.path("/still-works"))?.len() > 0, "what was learned is stopped");
     Ok(())
 }

@@ -131,6 +131,11 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("explained_exception_silences", Needs::Daemon, incidents::explained_exception_silences),
     ("report_is_drawn_by_a_browser", Needs::Browser, incidents::report_is_drawn_by_a_browser),
     ("learned_baseline_is_held", Needs::Daemon, baselines::learned_baseline_is_held),
+    (
+        "baseline_holds_the_service_without_a_daemon",
+        Needs::Daemon,
+        baselines::baseline_holds_the_service_without_a_daemon,
+    ),
     ("broken_baseline_changes_nothing", Needs::Daemon, baselines::broken_baseline_changes_nothing),
     ("policy_off_label", Needs::Daemon, engine::policy_off_label),
 ];
