@@ -35,7 +35,7 @@ done
 "#;
 /// How long the daemon is held up at first, and at most, until the flooder has filled its share of the rings: that
 /// depends on how fast it is here.
-const PAUSES: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(10)];
+const PAUSES: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(20)];
 /// The daemon counts what was lost once a second.
 const COUNTED: Duration = Duration::from_millis(1300);
 /// Longest time for all attacks of a mode (20 s on two idle processors), and then for the last rows.
@@ -55,11 +55,10 @@ fn under_flood(mode: &'static str, count: usize) -> Result<()> {
     // Less processor time than the attacks, or on two processors these would take minutes.
     let flood = |script: &&str| flooder.spawn(&format!("renice -n 5 -p $$ > /dev/null; {script}"));
     let mut floods = FLOODS.iter().map(flood).collect::<Result<Vec<_>>>()?;
-    let pause = 2 * filling(&daemon)?;
-    let lost_before = events_lost(&daemon)?;
+    let pause = filling(&daemon, PAUSES[0])?;
     let begun = Instant::now();
     let attacks = attacked.spawn_beside(&ATTACK.replace("@COUNT@", &count.to_string()))?;
-    hold_up(&daemon, pause)?;
+    filling(&daemon, 2 * pause)?;
     let ended = wait(attacks, ATTACKING)?;
     let attacking = begun.elapsed();
     let flooding = floods.iter_mut().all(|flood| matches!(flood.try_wait(), Ok(None)));
@@ -80,8 +79,7 @@ fn under_flood(mode: &'static str, count: usize) -> Result<()> {
     ensure!(ended.success() && flooding, "the attacks ended with {ended}; still flooding: {flooding}");
     ensure!(by_attacked == 0, "{by_attacked} events of the attacked container were lost");
     ensure!(found.len() == count, "{} of {count} attacks were found", found.len());
-    let lost_meanwhile = status["events_lost"].as_u64().unwrap_or(0) - lost_before;
-    ensure!(by_flooder > 0 && lost_meanwhile > 0, "the flooder lost nothing: this was no flood");
+    ensure!(by_flooder > 0, "the flooder lost nothing: this was no flood");
     ensure!(alerts == (1, 0), "{} alerts of the flooder's loss, {} of the attacked one's", alerts.0, alerts.1);
     let written = (0..count).step_by(2).filter(|i| key_is_written(&attacked, *i)).count();
     let expected = if mode == "protect" { 0 } else { count / 2 };
@@ -101,9 +99,9 @@ fn settled(daemon: &Daemon, container: &str, count: usize) -> HashSet<String> {
     }
 }
 
-/// How long the daemon has to be held up until the flooder loses events.
-fn filling(daemon: &Daemon) -> Result<Duration> {
-    let [mut pause, longest] = PAUSES;
+/// How long the daemon has to be held up, `pause` or longer, until the flooder loses events.
+fn filling(daemon: &Daemon, mut pause: Duration) -> Result<Duration> {
+    let longest = PAUSES[1];
     while pause <= longest {
         let before = events_lost(daemon)?;
         hold_up(daemon, pause)?;
