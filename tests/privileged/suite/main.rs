@@ -10,6 +10,7 @@
 
 mod abi;
 mod attacks;
+mod baselines;
 mod chain;
 mod container;
 mod daemon;
@@ -132,6 +133,13 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("exception_spares_what_it_names", Needs::Daemon, incidents::exception_spares_what_it_names),
     ("explained_exception_silences", Needs::Daemon, incidents::explained_exception_silences),
     ("report_is_drawn_by_a_browser", Needs::Browser, incidents::report_is_drawn_by_a_browser),
+    ("learned_baseline_is_held", Needs::Daemon, baselines::learned_baseline_is_held),
+    (
+        "baseline_holds_the_service_without_a_daemon",
+        Needs::Daemon,
+        baselines::baseline_holds_the_service_without_a_daemon,
+    ),
+    ("broken_baseline_changes_nothing", Needs::Daemon, baselines::broken_baseline_changes_nothing),
     ("policy_off_label", Needs::Daemon, engine::policy_off_label),
 ];
 
