@@ -56,14 +56,16 @@ pub fn container_to_cron_child_is_one_incident() -> Result<()> {
     })?;
     ensure!(id(&on_host)? == id(&escape)?, "two incidents: {} {}", on_host["bulkhead"]["incident"], escape["bulkhead"]);
     ensure!(id(&elsewhere)? != id(&escape)?, "a reverse shell elsewhere is in it");
-    reports(&daemon.file("out/alerts.jsonl"), &events, id(&escape)?)
+    reports(&daemon.file("out/alerts.jsonl"), &events, id(&escape)?, container.id())
 }
 
-fn reports(log: &Path, events: &Path, id: &str) -> Result<()> {
+fn reports(log: &Path, events: &Path, id: &str, container: &str) -> Result<()> {
     let stories = ask(&["incidents", "--json"], log)?;
     let stories: Vec<Value> = stories.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let has = |story: &Value, kind: &str| story["kinds"].as_array().is_some_and(|kinds| kinds.contains(&kind.into()));
-    let escapes: Vec<&Value> = stories.iter().filter(|story| has(story, "escape")).collect();
+    // Other containers of the machine are watched as well.
+    let ours = |story: &Value| story["places"].to_string().contains(container.get(..12).unwrap_or(container));
+    let escapes: Vec<&Value> = stories.iter().filter(|story| ours(story) && has(story, "escape")).collect();
     ensure!(escapes.len() == 1, "{} incidents with an escape", escapes.len());
     let story = escapes[0];
     ensure!(story["id"] == id && story["verdict"] == "observed", "{story}");
