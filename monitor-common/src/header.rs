@@ -134,6 +134,8 @@ code! {
         Escape = 11,
         /// A file that judgement wants to know of; never acted on in the kernel.
         Watched = 12,
+        /// A program start that the container's baseline does not have.
+        BaselineExec = 13,
     }
 }
 

@@ -14,6 +14,7 @@ pub mod lineage;
 pub mod net;
 pub mod own;
 pub mod policy;
+pub mod profile;
 pub mod reach;
 pub mod state;
 

@@ -74,9 +74,9 @@ kinds! {
     CredentialAccess = "credential_access", "T1003", Medium;
     /// A program start outside the baseline.
     BaselineExec = "baseline_exec", "T1204", Medium;
-    /// A connection outside the baseline.
+    /// A connection, or a listening port, outside the baseline.
     BaselineConnect = "baseline_connect", "T1071", Medium;
-    /// A file write outside the baseline.
+    /// A watched file is written or read, and the baseline does not have it.
     BaselineFile = "baseline_file", "T1565", Medium;
     /// A burst of reconnaissance.
     Recon = "recon", "T1082", Low;

@@ -1,7 +1,8 @@
 //! Bulkhead's daemon. One way through: `kernel` (ring, decode) → `container` and `provenance`
 //! (enrich) → `detect` → `respond` → `output`; `config` and `cli` stand beside it. `recording` keeps what
-//! judgement was given, for `pipeline::replay`.
+//! judgement was given, for `pipeline::replay`; `baseline` knows what containers are expected to do.
 
+pub mod baseline;
 pub mod cli;
 pub mod config;
 pub mod container;

@@ -5,6 +5,7 @@ mod emit;
 mod flags;
 mod judge;
 mod look;
+mod profile;
 
 use crate::kernel::Object;
 use crate::kernel::file::File;
@@ -18,7 +19,8 @@ use aya_ebpf::macros::{btf_map, btf_tracepoint, tracepoint};
 use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use monitor_common::exec::Stdio;
 use monitor_common::field::Field;
-use monitor_common::file::FileRef;
+use monitor_common::file::{COMPONENTS, FileRef};
+use monitor_common::hash;
 use monitor_common::state::{Fingerprint, HOST, Origin, TASK_DOOMED};
 
 /// What the steps of one exec know and hand on.
@@ -107,6 +109,24 @@ step!(exec_flags, flags::renew);
 step!(exec_judge, judge::judge);
 step!(exec_emit, emit::emit);
 
+/// Hash of a component of the executable's path, the file's own name being 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn exec_component(tid: u32, index: u32) -> u32 {
+    let index = index as usize & (COMPONENTS - 1);
+    Room::of(tid).map_or(0, |room| hash::name(&room.scratch.exe.names[index]))
+}
+
+/// What the container's baseline says of it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn exec_profile(tid: u32) -> u32 {
+    match Room::of(tid).and_then(|room| profile::judge(tid, room)) {
+        Some(()) => 0,
+        None => STOP,
+    }
+}
+
 /// match-proto: sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
@@ -190,7 +210,11 @@ fn executed(tid: u32, task: Task, exe: File, filename: u64) -> Option<()> {
         || exec_classify(tid) == STOP
         || exec_read(tid) == STOP
         || exec_flags(tid) == STOP
-        || exec_judge(tid) == STOP
-        || exec_emit(tid) == STOP;
-    if stopped { None } else { Some(()) }
+        || exec_judge(tid) == STOP;
+    if stopped {
+        return None;
+    }
+    // That there is nothing to say is no reason to stop.
+    exec_profile(tid);
+    if exec_emit(tid) == STOP { None } else { Some(()) }
 }

@@ -1,6 +1,7 @@
 //! The command line: definitions of all subcommands, and what they share. One file a subcommand.
 
 pub mod audit;
+mod baseline;
 mod check;
 mod demo;
 mod docs;
@@ -18,6 +19,7 @@ mod status;
 mod unload;
 mod validate;
 
+pub use baseline::{BaselineArgs, BaselineCommand};
 pub use exit::{CliError, CliResult, Exit};
 pub use explain::ExplainArgs;
 pub use incidents::{IncidentsArgs, LogArgs, ReportArgs, ReportFormat};
@@ -62,6 +64,8 @@ pub enum Command {
     Report(ReportArgs),
     /// Say why a finding was made, which exception would silence it, and what else that would hide
     Explain(ExplainArgs),
+    /// Look at, change, promote and compare baselines: what the containers of an image are expected to do
+    Baseline(BaselineArgs),
     /// Show the state of the running monitor
     Status(StatusArgs),
     /// Cut a container off from all networks: established connections too, inbound and outbound
@@ -310,6 +314,7 @@ fn dispatch(command: &Command) -> CliResult {
         Command::Incidents(args) => incidents::list(args),
         Command::Report(args) => incidents::report(args),
         Command::Explain(args) => explain::main(args),
+        Command::Baseline(args) => baseline::main(args),
         Command::Status(args) => status::main(args),
         Command::Quarantine(args) => order::main(Deed::Quarantine, args),
         Command::Release(args) => order::main(Deed::Release, args),

@@ -287,6 +287,7 @@ impl Stages {
             "findings": read(&counts.findings),
             "prevented": read(&counts.prevented),
             "exceptions": exceptions(counts),
+            "baselines": *counts.baselines.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
             "quarantined": held(counts, |view| view.quarantined),
             "frozen": held(counts, |view| view.frozen),
             "processes": read(&counts.processes),

@@ -47,12 +47,13 @@ section! {
         escape: Action = Action::Kill;
         /// Alert: backups and agents read the same files.
         credential_access: Action = Action::Alert;
-        /// Alert: a baseline is only as good as what was learned.
-        baseline_exec: Action = Action::Alert;
-        /// Alert: as `baseline_exec`.
+        /// Deny, where the baseline's own mode is `protect`; else it is only told. The program is killed before its
+        /// first instruction, or by the daemon (docs/baselines.md).
+        baseline_exec: Action = Action::Deny;
+        /// Alert: the connection is there when the daemon learns of it, and who made it may be the service itself.
         baseline_connect: Action = Action::Alert;
-        /// Alert: as `baseline_exec`.
-        baseline_file: Action = Action::Alert;
+        /// Deny, as `baseline_exec`: the daemon kills who opened it.
+        baseline_file: Action = Action::Deny;
         /// Alert: looking around is not yet an attack.
         recon: Action = Action::Alert;
         /// Deny: whoever can end the monitor can do the rest unseen (docs/self-protection.md).

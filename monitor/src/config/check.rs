@@ -42,6 +42,13 @@ pub(super) fn across(config: &Config, path: &Path, text: &str) -> Result<(), Con
     if config.output.events.is_some() && config.output.events == config.output.file {
         return fail(&["output", "events"], "it is the same file as output.file".into());
     }
+    if config.baseline.write_s == 0 {
+        return fail(&["baseline", "write_s"], "it must be at least 1".into());
+    }
+    let folder = &config.baseline.folder;
+    if folder.is_relative() {
+        return fail(&["baseline", "folder"], "the path is not absolute".into());
+    }
     let pins = &config.pins.root;
     if !pins.as_os_str().is_empty() && pins.is_relative() {
         return fail(&["pins", "root"], "the path is not absolute".into());

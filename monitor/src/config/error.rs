@@ -41,7 +41,7 @@ pub enum ConfigError {
 }
 
 /// Reads `text` as a `T`; errors say where. `path` only names the file.
-pub(super) fn parse<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
+pub(crate) fn parse<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
     let document = toml::Deserializer::parse(text).map_err(|e| syntax(path, text, &e))?;
     serde_path_to_error::deserialize(document).map_err(|e| {
         let key = e.path().to_string();
@@ -54,7 +54,7 @@ pub(super) fn parse<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> 
 }
 
 /// An error about the value of `key` (a path of table and key names), with its line.
-pub(super) fn at_key(path: &Path, text: &str, key: &[&str], message: String) -> ConfigError {
+pub(crate) fn at_key(path: &Path, text: &str, key: &[&str], message: String) -> ConfigError {
     let offset = span_of(text, key).map_or(0, |s| s.start);
     let (line, _) = position(text, offset);
     ConfigError::Value { path: path.into(), line, key: dotted(key), message }

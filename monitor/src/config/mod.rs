@@ -6,7 +6,7 @@ mod actions;
 mod check;
 pub mod data;
 pub mod doc;
-mod error;
+pub(crate) mod error;
 pub mod exception;
 pub mod sample;
 mod sections;
@@ -17,8 +17,8 @@ pub use data::Lists;
 pub use error::ConfigError;
 pub use exception::{ExceptionRule, Subject, Who};
 pub use sections::{
-    Control, DaemonExit, Data, DoorKind, Drift, Engine, Format, Host, ImageRule, Images, Kernel, Level, Log, Miner,
-    Mode, Output, Pins, Scope, Sensitive,
+    Baseline, Control, DaemonExit, Data, DoorKind, Drift, DriftLock, Engine, Format, Host, ImageRule, Images, Kernel,
+    Level, Log, Miner, Mode, Output, Pins, RuntimeExec, Scope, Sensitive,
 };
 
 use serde::{Deserialize, Serialize};
@@ -53,6 +53,8 @@ doc::section! {
         engine: Engine = Engine::default();
         /// The programs in the kernel.
         kernel: Kernel = Kernel::default();
+        /// What containers are expected to do.
+        baseline: Baseline = Baseline::default();
         /// Where alerts go.
         output: Output = Output::default();
         /// What outlives the daemon, and where.

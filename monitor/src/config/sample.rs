@@ -1,7 +1,9 @@
 //! The sample file and the reference page, rendered from the declarations.
 
 use super::doc::{Key, Section};
-use super::{Actions, Config, Control, Data, Engine, Host, Images, Kernel, Log, Miner, Output, Pins, Scope, Sensitive};
+use super::{
+    Actions, Baseline, Config, Control, Data, Engine, Host, Images, Kernel, Log, Miner, Output, Pins, Scope, Sensitive,
+};
 use std::fmt::Write as _;
 
 const HEAD: &str = "\
@@ -48,6 +50,7 @@ fn tables() -> Vec<Table> {
         table::<Host>("host"),
         table::<Engine>("engine"),
         table::<Kernel>("kernel"),
+        table::<Baseline>("baseline"),
         table::<Output>("output"),
         table::<Pins>("pins"),
         table::<Control>("control"),

@@ -90,6 +90,34 @@ words! {
     }
 }
 
+words! {
+    /// What sessions are that a runtime's exec starts in a running container.
+    RuntimeExec {
+        /// Nobody's business: neither learned nor compared with the baseline.
+        Allow = "allow",
+        /// Told when the baseline does not have them, never acted upon.
+        Alert = "alert",
+        /// As anything else.
+        Deny = "deny",
+    }
+}
+
+impl Default for RuntimeExec {
+    fn default() -> Self {
+        Self::Alert
+    }
+}
+
+words! {
+    /// Programs that are not the image's, where a baseline holds.
+    DriftLock {
+        /// As the baseline says.
+        Learned = "learned",
+        /// None is expected, whatever the baseline says.
+        Deny = "deny",
+    }
+}
+
 /// One `[[image]]`: the mode of containers by their image. The first match counts; a container's label
 /// `bulkhead.mode` comes before all of them.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -141,6 +169,31 @@ section! {
         /// Doors not to use although this kernel opens them: `lsm`, `fentry`. What they would do is left to
         /// the next best (`bulkhead check` shows which). For finding out where a problem comes from.
         avoid: Vec<DoorKind> = Vec::new(), example "[\"lsm\"]";
+    }
+}
+
+section! {
+    /// What the containers of an image do, learned or written down, and told when they do anything else
+    /// (docs/baselines.md). A container's label `bulkhead.baseline` (`off`, `learn`, `monitor`, `protect`) comes before
+    /// what its baseline says of itself.
+    Baseline {
+        /// Folder of the files, one a baseline. What changes there is read again within a second.
+        folder: PathBuf = "/var/lib/bulkhead/baselines".into();
+        /// Images that get a baseline, in mode `learn`, if they have none: globs over the image reference, `*`
+        /// also matches `/`.
+        learn: Vec<Glob> = Vec::new(), example "[\"registry.example/payments/*\"]";
+        /// Seconds that an act is held back before it is learned: what is found meanwhile in the same process
+        /// tree keeps it out.
+        settle_s: u32 = 60;
+        /// Seconds between two times that what was learned is written. At least 1.
+        write_s: u32 = 30;
+        /// Sessions that a runtime's exec starts in a running container (`docker exec`, `kubectl exec`), with all
+        /// that is started in them: `allow` (not looked at, not learned), `alert` (what the baseline does not have is
+        /// told, never acted upon) or `deny` (as anything else).
+        runtime_exec: RuntimeExec = RuntimeExec::Alert;
+        /// Programs whose file is not the image's (writable layer, tmpfs, volume, memory): `learned` (the baseline says
+        /// which are expected) or `deny` (none is, whatever was learned). Code that is mapped is not looked at.
+        drift: DriftLock = DriftLock::Learned;
     }
 }
 

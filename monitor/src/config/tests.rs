@@ -72,6 +72,12 @@ fn errors_name_file_line_and_key() {
             "on_daemon_exit = \"stay\"",
             "config/x.toml:1: on_daemon_exit: unknown value `stay`, expected `keep` or `release`",
         ),
+        ("[baseline]\nfolder = \"b\"\n", "config/x.toml:2: baseline.folder: the path is not absolute"),
+        ("[baseline]\nwrite_s = 0\n", "config/x.toml:2: baseline.write_s: it must be at least 1"),
+        (
+            "[baseline]\ndrift = \"kill\"\n",
+            "config/x.toml:2: baseline.drift: unknown value `kill`, expected `learned` or `deny`",
+        ),
         ("[pins]\nroot = \"bpf\"\n", "config/x.toml:2: pins.root: the path is not absolute"),
         ("[pins]\nheartbeat_limit_s = 2\n", "config/x.toml:2: pins.heartbeat_limit_s: it must be at least 3"),
         (
@@ -197,7 +203,7 @@ fn every_example_is_accepted() {
             continue;
         };
         let key = example.split(' ').next().unwrap();
-        let ok = ["scope", "kernel", "miner", "images", "sensitive"]
+        let ok = ["scope", "kernel", "baseline", "miner", "images", "sensitive"]
             .iter()
             .any(|t| parse(&format!("[{t}]\n{example}\n")).is_ok_and(|c| c != Config::default()));
         assert!(ok, "{key}: {example}");

@@ -1,7 +1,7 @@
 //! A program mines: evidence from arguments, names, files, name lookups and first payload bytes adds
 //! up per program. One weak sign never alerts; the protocol itself is strong.
 
-mod dns;
+pub(crate) mod dns;
 mod evidence;
 mod http;
 mod json;

@@ -24,7 +24,9 @@ mod settings;
 mod shell_connect;
 mod tamper;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
+
+pub(crate) use miner::dns;
 
 pub use context::{ContainerFacts, Context, NoFacts, looks_like_host_file};
 pub use settings::{Settings, Weights};
@@ -83,19 +85,19 @@ impl Detectors {
 
     /// Judges one event that the process table has taken in.
     pub fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Vec<Detection> {
-        let Self { table, dedupe, excepted } = self;
-        table
-            .iter_mut()
-            .filter_map(|detector| detector.on_event(event, cx))
-            .filter_map(|mut detection| {
-                detection.excepted = cx.containers.excepted(event, &detection, cx.processes);
-                match detection.excepted {
-                    Some(_) => excepted.admit(event, detection, cx),
-                    None if excepted.is_known_shell(event, &detection, cx) => None,
-                    None => dedupe.admit(event, detection, cx),
-                }
-            })
-            .collect()
+        let found: Vec<Detection> = self.table.iter_mut().filter_map(|detector| detector.on_event(event, cx)).collect();
+        found.into_iter().filter_map(|detection| self.admit(event, detection, cx)).collect()
+    }
+
+    /// Lets a detection through, marks it as a repeat or as expected, or drops it.
+    pub fn admit(&mut self, event: &Event, mut detection: Detection, cx: &Context<'_>) -> Option<Detection> {
+        let Self { dedupe, excepted, .. } = self;
+        detection.excepted = cx.containers.excepted(event, &detection, cx.processes);
+        match detection.excepted {
+            Some(_) => excepted.admit(event, detection, cx),
+            None if excepted.is_known_shell(event, &detection, cx) => None,
+            None => dedupe.admit(event, detection, cx),
+        }
     }
 }
 

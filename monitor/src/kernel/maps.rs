@@ -4,6 +4,7 @@
 use super::ledger::Ledger;
 use super::loader::LoadError;
 use super::missed::Missed;
+use super::profiles::Profiles;
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError, PerCpuArray, RingBuf};
 use monitor_common::header::Reason;
@@ -45,6 +46,8 @@ pub struct Maps {
     own: HashMap<MapData, Raw<OwnKey>, u64>,
     /// Entries of `sensitive` that no configuration names.
     own_names: BTreeSet<u64>,
+    /// What containers are held to.
+    pub profiles: Profiles,
     /// What the kernel left out.
     pub missed: Missed,
     /// What this daemon leaves to the next.
@@ -88,7 +91,7 @@ impl Source<'_> {
         }
     }
 
-    fn of<T: TryFrom<Map, Error = MapError>>(&mut self, name: &'static str) -> Result<T, LoadError> {
+    pub(super) fn of<T: TryFrom<Map, Error = MapError>>(&mut self, name: &'static str) -> Result<T, LoadError> {
         T::try_from(self.map(name)?).map_err(|source| LoadError::Map { name, source })
     }
 }
@@ -131,6 +134,7 @@ impl Maps {
             quarantine: source.of("QUARANTINE")?,
             doomed: source.of("DOOMED")?,
             own: source.of("OWN")?,
+            profiles: Profiles::open(source)?,
             own_names: BTreeSet::new(),
             missed: Missed::default(),
             ledger,

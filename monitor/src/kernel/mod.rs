@@ -15,5 +15,6 @@ pub mod missed;
 pub mod mounts;
 pub mod object;
 pub mod pins;
+pub mod profiles;
 pub mod responses;
 pub mod ring;

@@ -1,7 +1,8 @@
 //! From configuration to what the stages work with: an immutable snapshot that is built and checked
 //! as a whole, so that a reload either takes effect or changes nothing.
 
-use crate::config::{DaemonExit, DoorKind, Drift, Lists, Loaded, Mode as ConfigMode};
+use crate::baseline;
+use crate::config::{DaemonExit, DoorKind, Drift, DriftLock, Lists, Loaded, Mode as ConfigMode};
 use crate::container::denylist::{Denylist, DenylistError};
 use crate::container::sockets;
 use crate::detect::Settings;
@@ -49,6 +50,8 @@ pub struct Compiled {
     pub release: bool,
     /// Findings that an exception covers are written too.
     pub write_excepted: bool,
+    /// What baselines are for, and where.
+    pub baseline: baseline::Settings,
     /// Age of the heartbeat from which on the daemon counts as dead, ns.
     pub heartbeat_limit_ns: u64,
 }
@@ -74,6 +77,14 @@ impl Compiled {
             engine: config.engine.docker,
             release: config.on_daemon_exit == DaemonExit::Release,
             write_excepted: config.output.excepted,
+            baseline: baseline::Settings {
+                folder: config.baseline.folder.clone(),
+                learn: config.baseline.learn.clone(),
+                settle_ns: u64::from(config.baseline.settle_s) * 1_000_000_000,
+                write_ns: u64::from(config.baseline.write_s) * 1_000_000_000,
+                runtime_exec: config.baseline.runtime_exec,
+                drift_lock: config.baseline.drift == DriftLock::Deny,
+            },
             heartbeat_limit_ns: u64::from(config.pins.heartbeat_limit_s) * 1_000_000_000,
         })
     }

@@ -2,6 +2,7 @@
 //! fed through one bounded queue by the drain, the engine client and the signal thread.
 
 mod account;
+mod baselines;
 mod compile;
 mod excepted;
 mod facts;
@@ -21,6 +22,7 @@ pub use incident::Incidents;
 pub use orders::{Settings as ResponseSettings, stop_report};
 pub use stranger::{Gate, gate};
 
+use crate::baseline::{self, Baselines};
 use crate::container::Registry;
 use crate::container::docker::Notice as EngineNotice;
 use crate::container::host_mounts::HostMounts;
@@ -43,7 +45,7 @@ use crate::{container, kernel::classes};
 use facts::Facts;
 use losses::{Loss, Losses};
 use older::Older;
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -130,6 +132,8 @@ pub struct Counts {
     pub processes: AtomicU64,
     /// Containers that are quarantined or frozen.
     pub held: Mutex<Vec<respond::held::View>>,
+    /// What baselines came to.
+    pub baselines: Mutex<baseline::live::Counts>,
     /// The exceptions of the configuration.
     pub exceptions: Mutex<Vec<ExceptionView>>,
     /// The global mode's name; a reload may change it.
@@ -159,6 +163,13 @@ pub struct Pipeline {
     serial: u64,
     ticks: u32,
     incidents: Incidents,
+    baselines: Baselines,
+    /// Those that are in the kernel, by name.
+    profiles: HashMap<String, baselines::Compiled>,
+    /// Containers to be held to theirs as soon as their first process is known.
+    unheld: HashSet<ContainerKey>,
+    /// What is still to be told of them.
+    untold: Vec<baseline::live::Told>,
     /// Today, by which exceptions end.
     day: jiff::civil::Date,
     held: Held,
@@ -176,6 +187,7 @@ impl Pipeline {
             HostMounts::from_mountinfo("")
         });
         let notes = Notes::default();
+        let (baselines, untold) = Baselines::new(compiled.baseline.clone());
         let resolver = notes.taken_of(Box::new(older::FromProc::new(registry.clone())));
         Self {
             facts: Facts::new(registry.clone(), mounts, compiled.settings.drift_alert, notes.clone()),
@@ -187,6 +199,10 @@ impl Pipeline {
             serial: 0,
             ticks: 0,
             incidents,
+            baselines,
+            profiles: HashMap::new(),
+            unheld: HashSet::new(),
+            untold,
             day: respond::exceptions::today(),
             held: Held::new(responses.unified, responses.packets),
             stop: responses.stop,
@@ -226,6 +242,9 @@ impl Pipeline {
                 tracing::error!(%error, "what already runs could not be read; only what starts from now on is judged")
             }
         }
+        let untold = std::mem::take(&mut self.untold);
+        self.tell_baselines(untold);
+        self.hold_all();
         self.account.set_rules(self.compiled.rules_id);
         self.maps.ledger.set_handover(&self.account.handover());
     }
@@ -276,8 +295,12 @@ impl Pipeline {
         }
         self.facts.see(&event);
         self.processes.apply(&event);
+        if matches!(event.body, Body::Exec(_)) && self.unheld.remove(&event.container) {
+            self.hold(event.container);
+        }
         let cx = Context { processes: &self.processes, settings: &self.compiled.settings, containers: &self.facts };
-        let detections = self.detectors.on_event(&event, &cx);
+        let mut detections = self.detectors.on_event(&event, &cx);
+        detections.extend(baselines::on_event(&mut self.baselines, &mut self.detectors, &event, &detections, &cx));
         if detections.is_empty() && event.verdict != Verdict::Observed {
             tracing::debug!(id = event.id, reason = ?event.reason, "the kernel half acted and no detector has a finding of its own");
         }
@@ -304,6 +327,9 @@ impl Pipeline {
         let acted = respond::act(&mut means, event, &detection, &descendants);
         let (kind, stopping) = (detection.kind, acted.outcome == Outcome::Stopping);
         let told = self.is_told(event, &detection);
+        if detection.repeat {
+            self.incident(event, &detection);
+        }
         let id = (!detection.repeat && !told).then(|| self.report(event, detection, acted.outcome));
         let origin = Origin::Finding { id, kind };
         let pursued = acted.hunt.and_then(|hunt| self.held.pursue(&mut self.maps, &self.registry, hunt));
@@ -362,6 +388,8 @@ impl Pipeline {
             if change.is_container() {
                 self.facts.forget(change.container);
                 self.taps.gone(change.container);
+                self.maps.profiles.release(change.container);
+                self.unheld.remove(&change.container);
                 self.forget_responses(change.container);
             }
             return;
@@ -372,6 +400,7 @@ impl Pipeline {
         }
         self.fingerprint(&container);
         if change.is_container() && container.metadata.complete {
+            self.bind_baseline(&container);
             self.judge_image(change.container);
         }
     }
@@ -430,6 +459,7 @@ impl Pipeline {
             finding.amendment = true;
             self.output.finding(finding);
         }
+        self.bind_baseline(&container);
         self.judge_image(key);
     }
 
@@ -439,6 +469,7 @@ impl Pipeline {
         if !self.facts.first_bad_image(key) {
             return;
         }
+        self.baselines.is_bad(key);
         let detection = container::denylist::detection(&container.metadata, &found);
         let told = told::container(key);
         if self.maps.ledger.was_told(&told) {
@@ -456,6 +487,11 @@ impl Pipeline {
     fn reload(&mut self, compiled: Compiled) {
         self.compiled = compiled;
         self.facts.drift_alert(self.compiled.settings.drift_alert);
+        let told = self.baselines.configure(self.compiled.baseline.clone());
+        self.tell_baselines(told);
+        // What is compiled depends on the configuration too.
+        self.profiles.clear();
+        self.hold_all();
         fill_maps(&mut self.maps, &self.compiled);
         self.account.set_rules(self.compiled.rules_id);
         self.heed_exceptions();
@@ -481,6 +517,8 @@ impl Pipeline {
         self.maps.beat(boot_ns());
         self.own.tell(&mut self.maps, &self.registry);
         self.expire_exceptions();
+        let told = self.baselines.tick(boot_ns());
+        self.tell_baselines(told);
         for (container, report) in self.held.tick(&mut self.maps, &self.registry) {
             self.responded(container, Origin::Daemon, report);
         }
@@ -524,6 +562,8 @@ impl Pipeline {
 
     /// Ends the stages and writes what waits; `false` if that took longer than `patience`.
     pub fn stop(mut self, why: &str, patience: Duration) -> bool {
+        let told = self.baselines.write(boot_ns());
+        self.tell_baselines(told);
         self.output.notice(Notice::stopped(why));
         let events = self.events.take().is_none_or(|events| events.close(patience));
         let written = self.output.close(patience) && events;

@@ -2,7 +2,7 @@
 //! nanosecond; here the two become one key, and the kernel half learns of them.
 
 use crate::container::Registry;
-use crate::event::{Body, Event, ProcessKey, Stdio};
+use crate::event::{Body, Event, HOST, ProcessKey, Stdio};
 use crate::kernel::maps::Maps;
 use crate::provenance::{Process, Program, Resolve};
 use crate::respond::kill::same_start;
@@ -27,6 +27,8 @@ impl Older {
             task.parent_tgid = exec.parent.tgid;
             task.stdin = pipe(&exec.stdio[0]);
             task.stdout = pipe(&exec.stdio[1]);
+            // The path that /proc tells is that in the container's view; in its own layers both are the same.
+            task.exe = if event.container == HOST { 0 } else { monitor_common::profile::path(&exec.exe.path) };
             found_line(maps, event.process.tgid, &mut task);
             maps.add_task(event.process.tgid, &task);
         }

@@ -2,7 +2,9 @@
 //! this machine, so that the same recording and configuration give the same findings, byte for byte.
 
 use super::facts::{Facts, standing_for};
-use super::{Compiled, finding};
+use super::{Compiled, baselines, finding};
+use crate::baseline::entry::What;
+use crate::baseline::{Baseline, Baselines};
 use crate::container::host_mounts::HostMounts;
 use crate::container::registry::Container;
 use crate::container::{self, Registry, hierarchy::Hierarchy};
@@ -38,6 +40,8 @@ pub struct Totals {
     pub findings: u64,
     /// Findings that an exception keeps back.
     pub excepted: u64,
+    /// Acts that were compared with a baseline.
+    pub compared: u64,
 }
 
 /// See the module.
@@ -48,6 +52,8 @@ pub struct Replay<'a> {
     processes: ProcessTable,
     detectors: Detectors,
     resolved: Resolved,
+    /// A candidate that the acts are compared with.
+    candidate: Option<Baselines>,
     now_ns: u64,
     totals: Totals,
     /// Answers for the next event have come.
@@ -69,6 +75,7 @@ impl<'a> Replay<'a> {
             registry,
             detectors: Detectors::new(),
             resolved,
+            candidate: None,
             now_ns: 0,
             totals: Totals::default(),
             has_answers: false,
@@ -89,6 +96,26 @@ impl<'a> Replay<'a> {
             self.take(entry, &mut found);
         }
         Ok(self.totals)
+    }
+
+    /// Judges a recording to its end: what a baseline does not expect of what came with no finding, and how often.
+    ///
+    /// # Errors
+    /// The recording is damaged.
+    pub fn against(
+        mut self,
+        from: &mut Reader<impl Read>,
+        baseline: Baseline,
+    ) -> Result<(Vec<(What, u64)>, Totals), RecordingError> {
+        self.candidate = Some(Baselines::candidate(baseline, self.compiled.baseline.runtime_exec));
+        self.now_ns = from.head().boot_ns;
+        while let Some(entry) = from.next_entry()? {
+            self.take(entry, &mut |_| {});
+        }
+        let counts = self.candidate.as_ref().map(Baselines::counts).unwrap_or_default();
+        self.totals.compared = counts.conforming + counts.deviating;
+        let noted = self.candidate.as_mut().map(Baselines::noted).unwrap_or_default();
+        Ok((noted, self.totals))
     }
 
     fn take(&mut self, entry: Entry, found: &mut impl FnMut(Judged)) {
@@ -120,7 +147,11 @@ impl<'a> Replay<'a> {
         self.facts.facts.see(event);
         self.processes.apply(event);
         let cx = Context { processes: &self.processes, settings: &self.compiled.settings, containers: &self.facts };
-        for detection in self.detectors.on_event(event, &cx) {
+        let detections = self.detectors.on_event(event, &cx);
+        if let Some(candidate) = &mut self.candidate {
+            baselines::compare(candidate, event, &detections, &cx);
+        }
+        for detection in detections {
             self.report(event, detection, found);
         }
         if std::mem::take(&mut self.has_answers) {
@@ -132,7 +163,16 @@ impl<'a> Replay<'a> {
 
     fn container(&mut self, container: Container, found: &mut impl FnMut(Judged)) {
         let (key, metadata) = (container.key, container.metadata.clone());
-        self.registry.restore(container);
+        self.registry.restore(container.clone());
+        if let Some(candidate) = &mut self.candidate {
+            for (event, act) in candidate.container(&container) {
+                let cx =
+                    Context { processes: &self.processes, settings: &self.compiled.settings, containers: &self.facts };
+                if candidate.judge(&event, &act, &cx).is_some() {
+                    candidate.note_deviation(&event, &act, &cx);
+                }
+            }
+        }
         if !metadata.complete {
             return;
         }

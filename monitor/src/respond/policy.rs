@@ -92,6 +92,7 @@ pub const ENFORCEABLE: &[(FindingKind, Reason)] = &[
     (FindingKind::FilelessExec, Reason::FilelessExec),
     (FindingKind::Tamper, Reason::Tamper),
     (FindingKind::Escape, Reason::Escape),
+    (FindingKind::BaselineExec, Reason::BaselineExec),
 ];
 
 impl Rules {

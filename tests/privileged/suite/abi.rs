@@ -47,12 +47,14 @@ fn layouts() -> Vec<Layout> {
         own::Tamper { header, object, attempt, detail, task_flags, reserved }
         reach::Reach { header, what, task_flags, number, level, failed, source, target }
         policy::Policy { root, enforce, flags }
+        profile::EdgeKey { parent, exe, profile, user, layer, form }
+        profile::Bound { profile, init }
         state::InodeKey { ino, dev, reserved }
         state::Origin { tgid, hops, start_ns, peer, time_ns }
         state::Taint { origin, container }
         state::Task {
             start_ns, container, flags, parent_tgid, stdin, stdout, fifo_out, writes, write_next, script, origin, last_open,
-            lineage, depth, exec_id, reserved
+            lineage, depth, exec_id, reserved, exe
         }
         state::Pipe { reader, writer, shell, tainted, barrier, down, origin }
         state::Socket { tgid, sent, received, start_ns, container, peer, uid, reserved }

