@@ -229,6 +229,16 @@ fields! {
     RegsFourthArg = ["pt_regs.r10"] optional,
     /// Fifth.
     RegsFifthArg = ["pt_regs.r8"] optional,
+    /// Number of the running system call (x86-64).
+    RegsNumber = ["pt_regs.orig_ax"] optional,
+    /// The helper that knows where the registers are (5.15).
+    HelperTaskRegs = ["enum bpf_func_id.BPF_FUNC_task_pt_regs"] optional,
+    /// Without it: lowest address of a task's kernel stack, at the top of which they are,
+    TaskStack = ["task_struct.stack"] optional,
+    /// and their size.
+    RegsSizeOf = ["sizeof pt_regs"] optional,
+    /// How many times a task has started a program.
+    TaskExecId = ["task_struct.self_exec_id"] optional,
     /// Namespaces of a task.
     TaskNsproxy = ["task_struct.nsproxy"] optional,
     /// Its mount namespace.
@@ -278,7 +288,12 @@ impl Field {
             | Self::RegsSecondArg
             | Self::RegsThirdArg
             | Self::RegsFourthArg
-            | Self::RegsFifthArg => "what the system call tracepoints read from the arguments",
+            | Self::RegsFifthArg
+            | Self::HelperTaskRegs
+            | Self::TaskStack
+            | Self::RegsSizeOf => "what the system call tracepoints read from the arguments",
+            Self::RegsNumber => "downloaded scripts that are run by the name of a symbolic link",
+            Self::TaskExecId => "telling a program start that was judged already",
             Self::TaskNsproxy
             | Self::NsproxyMnt
             | Self::MntInum

@@ -140,7 +140,7 @@ pub struct Task {
     pub flags: u32,
     /// Parent's tgid at fork.
     pub parent_tgid: u32,
-    /// Standard input if it is a pipe (else `ino` 0).
+    /// Standard input if it is a pipe or an AF_UNIX socket (else `ino` 0).
     pub stdin: InodeKey,
     /// Standard output if it is a pipe or regular file (else `ino` 0).
     pub stdout: InodeKey,
@@ -162,10 +162,15 @@ pub struct Task {
     pub lineage: [u32; LINEAGE],
     /// Entries of `lineage` in use.
     pub depth: u32,
+    /// The kernel's number of the exec that was judged last (low half of `self_exec_id`): two programs see each exec
+    /// where one may be left out. 0 if none was.
+    pub exec_id: u32,
+    /// Padding.
+    pub reserved: u32,
     /// [`crate::profile::path`] of the program it runs; 0 until it starts one in its container.
     pub exe: u64,
 }
-const _: () = assert!(size_of::<Task>() == 24 + 48 + 64 + 8 + 48 + 16 + 64 + 8);
+const _: () = assert!(size_of::<Task>() == 24 + 48 + 64 + 8 + 48 + 16 + 64 + 8 + 8);
 
 /// Value of the `PIPES` map, keyed by [`InodeKey`].
 #[repr(C)]

@@ -7,6 +7,10 @@ use aya_ebpf::helpers::generated::bpf_task_pt_regs;
 use aya_ebpf::helpers::{bpf_get_current_task, bpf_get_current_task_btf};
 use monitor_common::field::Field;
 
+/// `THREAD_SIZE` of x86-64, on kernels before 5.15 without anything above the registers
+/// (arch/x86/include/asm/page_64_types.h, thread_info.h).
+const KERNEL_STACK: usize = 16384;
+
 /// A task.
 #[derive(Clone, Copy)]
 pub struct Task(pub Object);
@@ -43,6 +47,12 @@ impl Task {
     #[inline(always)]
     pub fn start_ns(self) -> Option<u64> {
         self.0.follow(Field::TaskGroupLeader)?.get(Field::TaskStart)
+    }
+
+    /// Number of its last exec: it grows with each, and a child begins with its parent's.
+    #[inline(always)]
+    pub fn exec_id(self) -> Option<u32> {
+        self.0.get(Field::TaskExecId)
     }
 
     /// Parent process.
@@ -154,9 +164,19 @@ impl Task {
 /// An argument of the running system call, from the registers saved at its entry.
 #[inline(always)]
 pub fn argument(field: Field) -> Option<u64> {
-    // SAFETY: no arguments, and the task's own registers.
-    let regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) };
-    Object::new(regs as *const u8)?.get(field)
+    registers()?.get(field)
+}
+
+/// The registers of the running task as it left user space.
+#[inline(always)]
+fn registers() -> Option<Object> {
+    if offset(Field::HelperTaskRegs).is_some() {
+        // SAFETY: no arguments, and the task's own registers.
+        let regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) };
+        return Object::new(regs as *const u8);
+    }
+    let stack = Task::current()?.0.follow(Field::TaskStack)?;
+    Object::new(stack.raw().wrapping_add(KERNEL_STACK).wrapping_sub(offset(Field::RegsSizeOf)?))
 }
 
 /// A descriptor table.

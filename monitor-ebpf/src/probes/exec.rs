@@ -146,7 +146,9 @@ fn try_exec(ctx: &BtfTracePointContext) -> Option<()> {
 const FILENAME: usize = 8;
 
 /// The same for kernels that preempt programs at BTF tracepoints and meanwhile skip them for everybody else on that
-/// CPU (`prog->active`). Programs behind perf are run with preemption off (include/trace/perf.h).
+/// CPU (`prog->active`). Programs behind perf are run with preemption off (include/trace/perf.h), and are skipped while
+/// a bpf(2) call is preempted that works on a map: there, both are attached, and what one has judged the other leaves
+/// alone.
 #[tracepoint]
 pub fn process_exec_whole(ctx: TracePointContext) -> u32 {
     let _ = try_exec_whole(&ctx);
@@ -165,10 +167,20 @@ fn try_exec_whole(ctx: &TracePointContext) -> Option<()> {
 #[inline(always)]
 fn in_room(task: Task, exe: File, filename: u64) -> Option<()> {
     let tid = task.tid()?;
+    if is_judged(task) {
+        return None;
+    }
     ROOMS.insert(&tid, EMPTY_ROOM.get(0)?, 0).ok()?;
     let _ = executed(tid, task, exe, filename);
     let _ = ROOMS.remove(&tid);
     Some(())
+}
+
+/// Has the other door been gone through by this exec?
+#[inline(always)]
+fn is_judged(task: Task) -> bool {
+    let entry = task.tgid().and_then(provenance::entry);
+    entry.is_some_and(|entry| entry.exec_id != 0 && task.exec_id() == Some(entry.exec_id))
 }
 
 #[inline(always)]
@@ -186,6 +198,8 @@ fn executed(tid: u32, task: Task, exe: File, filename: u64) -> Option<()> {
         doom::kill_current();
         return None;
     }
+    // Not before there is room to judge it in.
+    entry.exec_id = task.exec_id().unwrap_or(0);
     let scratch = &mut Room::of(tid)?.scratch;
     scratch.time_ns = record::now();
     scratch.filename = filename;

@@ -5,15 +5,19 @@
 //! The file is taken from the descriptor table, not from the system call's path argument.
 
 use crate::kernel::file::{FMODE_CREATED, FMODE_WRITE, File, Inode, O_TRUNC, Type};
-use crate::kernel::task::Task;
+use crate::kernel::task::{Task, argument};
 use crate::kernel::{Object, copy_words};
 use crate::record::{self, Judgement};
 use crate::reflex::{guard, marks, own, provenance, sensitive};
 use aya_ebpf::btf_maps::HashMap;
+use aya_ebpf::helpers::generated::bpf_probe_read_user_str;
 use aya_ebpf::macros::{btf_map, fentry, lsm, tracepoint};
 use aya_ebpf::programs::{FEntryContext, LsmContext, TracePointContext};
 use bytemuck::Zeroable;
+use core::hint::black_box;
+use core::mem::MaybeUninit;
 use monitor_common::argv::Form;
+use monitor_common::field::Field;
 use monitor_common::file::{
     FILE_CREATED, FILE_FIFO, FILE_SCRIPT, FILE_SENSITIVE, FILE_TAINTED, FILE_TMPFS, FILE_UPPER, FILE_WRITE,
 };
@@ -26,6 +30,13 @@ use monitor_common::state::{
 
 /// include/uapi/linux/stat.h
 const READ_BY_ALL: u32 = 0o004;
+/// arch/x86/entry/syscalls/syscall_64.tbl
+const NR_OPEN: u64 = 2;
+const NR_OPENAT: u64 = 257;
+const NR_OPENAT2: u64 = 437;
+/// A path is read in pieces, and so many of them.
+const PIECE: usize = 32;
+const PIECES: usize = 8;
 /// As in `descriptor`.
 const RET: usize = 16;
 /// Exit of open, openat, openat2, creat and open_by_handle_at: the result is the descriptor.
@@ -199,10 +210,11 @@ fn same(a: &InodeKey, b: &InodeKey) -> bool {
     a.ino == b.ino && a.dev == b.dev
 }
 
-/// Is the file the interpreter's script operand?
+/// Is the file the interpreter's script operand? That may be a symbolic link to a file of another name.
 #[inline(always)]
 fn is_script(entry: &state::Task, file: File) -> bool {
-    entry.script != 0 && file.dentry().and_then(sensitive::name) == Some(entry.script)
+    entry.script != 0
+        && (file.dentry().and_then(sensitive::name) == Some(entry.script) || name_opened() == entry.script)
 }
 
 #[expect(clippy::too_many_arguments, reason = "all that is known of the open by now")]
@@ -290,6 +302,48 @@ fn fifo(
     };
     let judgement = guard::act(means, entry.container, tgid, reason, peer);
     tell(task, entry, file, bits | FILE_TAINTED | FILE_FIFO, Reason::None, origin, &judgement)
+}
+
+/// Hash of the last name in the path that the running open was given, 0 if it is no open: a function of its own (see
+/// [`crate::reflex`]).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn name_opened() -> u32 {
+    path_opened().map_or(0, last_name)
+}
+
+/// Where that path is.
+#[inline(always)]
+fn path_opened() -> Option<u64> {
+    match argument(Field::RegsNumber)? {
+        NR_OPEN => argument(Field::RegsFirstArg),
+        NR_OPENAT | NR_OPENAT2 => argument(Field::RegsSecondArg),
+        _ => None,
+    }
+}
+
+/// Hash of the last name of a path.
+#[inline(always)]
+fn last_name(mut path: u64) -> u32 {
+    let mut piece = MaybeUninit::<[u8; PIECE]>::uninit();
+    let mut hash = hash::OFFSET;
+    for _ in 0..PIECES {
+        // SAFETY: the helper writes at most the piece, and a NUL at its end.
+        let read = unsafe { bpf_probe_read_user_str(piece.as_mut_ptr().cast(), PIECE as u32, path as *const _) };
+        if read <= 0 {
+            return 0;
+        }
+        for i in 0..PIECE - 1 {
+            // SAFETY: the helper has written so much, or the NUL before it has ended this.
+            let byte = unsafe { (*piece.as_ptr())[i] };
+            if byte == 0 {
+                return hash::finish(hash);
+            }
+            hash = black_box(if byte == b'/' { hash::OFFSET } else { hash::step(hash, byte) });
+        }
+        path += PIECE as u64 - 1;
+    }
+    0
 }
 
 /// A FIFO's name is compared as a script's is. A pipe has none: it was opened as /dev/fd/N, and the

@@ -14,7 +14,7 @@ use monitor_common::exec::{STDIO_INET_OUT, Stdio};
 use monitor_common::field::Field;
 use monitor_common::file::{FILE_EXEC, FILE_MAPPED, FILE_TAINTED};
 use monitor_common::header::{Reason, Rung};
-use monitor_common::state::{self, CLASS_INTERPRETER, CLASS_SHELL, HOST, Origin, TASK_ENTERED, TASK_ENTERING};
+use monitor_common::state::{self, CLASS_INTERPRETER, CLASS_SHELL, HOST, Origin, TASK_ENTERING};
 
 /// include/uapi/asm-generic/mman-common.h
 const PROT_EXEC: u64 = 4;
@@ -76,8 +76,8 @@ fn objection(
         entry.last_open = key;
         return Some((Reason::DownloadExec, FILE_TAINTED));
     }
-    // As at exec: a runtime's own init runs from a memfd, started from outside.
-    if entry.flags & (TASK_ENTERED | TASK_ENTERING) == 0 && file.is_memfd(inode) {
+    // As at exec: a runtime's own init runs from a memfd, before its program.
+    if entry.flags & TASK_ENTERING == 0 && file.is_memfd(inode) {
         return Some((Reason::FilelessExec, 0));
     }
     if program::named(program::hash_of(file.dentry()?)?) & (CLASS_SHELL | CLASS_INTERPRETER) == 0 {

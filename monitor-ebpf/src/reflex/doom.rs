@@ -3,10 +3,15 @@
 
 use crate::maps::{DOOMED, config};
 use aya_ebpf::helpers::bpf_send_signal;
+use core::hint::black_box;
 use monitor_common::lineage::{self, LINEAGE};
 use monitor_common::state::{HOST, RESPONSE_DOOM, TASK_DOOMED, Task};
 
 const SIGKILL: u32 = 9;
+
+/// Depth of a line that is full.
+const MOST: u32 = LINEAGE as u32;
+const _: () = assert!((MOST + 1).is_power_of_two());
 
 /// A process begins a line of its own: it comes into the container from outside, or is older than the
 /// monitor.
@@ -19,10 +24,12 @@ pub fn found_line(task: &mut Task, tgid: u32) {
 /// A copy of its parent's entry becomes the child's.
 #[inline(always)]
 pub fn continue_line(child: &mut Task, tgid: u32) {
-    let depth = child.depth as usize;
-    if depth < LINEAGE {
-        child.lineage[depth] = lineage::id(tgid, child.start_ns);
-        child.depth = depth as u32 + 1;
+    let id = lineage::id(tgid, child.start_ns);
+    // Masked right where it is used: kernels before 5.16 forget the bounds of a number that was spilled.
+    let depth = black_box(child.depth) & MOST;
+    if let Some(slot) = child.lineage.get_mut(depth as usize) {
+        *slot = id;
+        child.depth = depth + 1;
     }
 }
 

@@ -23,9 +23,9 @@ use crate::respond::held::View;
 use crate::startup::own::{self, Own};
 use nix::sys::signal::{SigSet, Signal};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How often losses are looked at and the watchdog is told.
@@ -180,7 +180,7 @@ fn start(
     let mut started = Notice::started(env!("CARGO_PKG_VERSION"), serde_json::to_value(&ladder).unwrap_or_default());
     started.message = format!("{}: {}{}", started.message, ladder.summary(), words(origin));
     output.notice(started);
-    let counts = Arc::new(Counts::default());
+    let counts = Arc::new(Counts { mode: Mutex::new(loaded.config.mode.name()), ..Counts::default() });
     let engine = engine(loaded, &prepared.registry, &sender)?;
     let stages = Stages {
         ladder: serde_json::to_value(&ladder).unwrap_or_default(),
@@ -263,7 +263,7 @@ struct Stages {
 }
 
 impl Stages {
-    fn status(&self, mode: &str, started: Instant) -> serde_json::Value {
+    fn status(&self, started: Instant) -> serde_json::Value {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (drain, counts, containers) = (&self.drain, &self.pipeline, self.registry.counts());
         let engine = self.engine.as_ref().map(|engine| {
@@ -278,7 +278,7 @@ impl Stages {
         serde_json::json!({
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
-            "mode": mode,
+            "mode": *counts.mode.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
             "uptime_seconds": started.elapsed().as_secs(),
             "events_received": read(&drain.received),
             "events_judged": read(&counts.events),
@@ -318,8 +318,8 @@ fn control(
         std::fs::create_dir_all(folder)
             .map_err(|error| CliError::failure(format!("make folder {}: {error}", folder.display())))?;
     }
-    let (mode, started) = (loaded.config.mode.name(), Instant::now());
-    let status = move || stages.status(mode, started);
+    let started = Instant::now();
+    let status = move || stages.status(started);
     let sender = sender.clone();
     let (other, third) = (sender.clone(), sender.clone());
     let handover = move || other.try_send(Input::Handover).is_ok();

@@ -1,7 +1,7 @@
 //! What a detector may know besides the event.
 
 use super::settings::Settings;
-use crate::event::{ContainerKey, Event, File, HOST, ProcessKey, file, state};
+use crate::event::{ContainerKey, Event, Exec, File, HOST, ProcessKey, file, state};
 use crate::finding::{Detection, ProcessView};
 use crate::provenance::{Process, ProcessTable};
 use std::net::SocketAddr;
@@ -135,6 +135,15 @@ impl<'a> Context<'a> {
             Some(parent) => parent.container != event.container,
             None => task_flags & state::TASK_ENTERED != 0,
         }
+    }
+
+    /// Is the program the container runtime's own, run inside before it starts the container's? The process keeps its
+    /// parent outside for good, whatever else it executes later.
+    pub fn is_the_runtimes(&self, event: &Event, exec: &Exec) -> bool {
+        // Where no event told what came before (a runtime's init that waits while the monitor starts), nobody knows.
+        let is_first = || self.process(event).is_none_or(|p| p.generation <= 1);
+        exec.task_flags & state::TASK_ENTERING != 0
+            || self.is_entered(event, exec.task_flags, exec.parent) && is_first()
     }
 
     /// Does it belong to the tree of the container's own entry point, which is still starting?

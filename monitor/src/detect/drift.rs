@@ -21,7 +21,7 @@ impl Detector for Drift {
             return None;
         }
         if exec.task_flags & state::TASK_PACKAGE_MANAGER != 0
-            || cx.is_entered(event, exec.task_flags, exec.parent) && exec.exe.has(file::FILE_MEMFD)
+            || exec.exe.has(file::FILE_MEMFD) && cx.is_the_runtimes(event, exec)
         {
             return None;
         }

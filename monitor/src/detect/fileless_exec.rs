@@ -50,8 +50,8 @@ fn refused(event: &Event, open: &Open, cx: &Context<'_>) -> Detection {
 
 fn is_honest(event: &Event, exec: &Exec, cx: &Context<'_>) -> bool {
     // `runc init` runs from a sealed memfd copy of runc, started by runc outside the container. A
-    // name (`runc_cloned:…`) proves nothing; where its parent lives does.
-    if cx.is_entered(event, exec.task_flags, exec.parent) {
+    // name (`runc_cloned:…`) proves nothing; that it came from outside and has run nothing inside yet does.
+    if cx.is_the_runtimes(event, exec) {
         return true;
     }
     // A service that re-executes itself (`/proc/self/exe`) after its file was replaced, and a helper
@@ -64,7 +64,7 @@ fn is_honest(event: &Event, exec: &Exec, cx: &Context<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use crate::detect::testing::{Lab, kinds, open};
-    use crate::event::{Body, Reason, Verdict, file};
+    use crate::event::{Body, Reason, Verdict, file, state};
     use crate::finding::FindingKind::FilelessExec;
 
     #[test]
@@ -92,6 +92,17 @@ mod tests {
         assert!(runc.is_empty());
         lab.exec(21, 5, &["/usr/bin/app"]);
         let again = lab.exec_with(21, 5, &["/usr/bin/app"], |e| e.exe.flags |= file::FILE_UNLINKED);
+        assert!(again.is_empty());
+        // Started from outside, by itself as well, and yet no runtime: its program runs already.
+        lab.exec(23, 3, &["python3", "-c", "x"]);
+        let found = lab.exec_with(23, 3, &["[kworker/0:1]"], |e| e.exe.flags |= file::FILE_MEMFD);
+        assert_eq!(kinds(&found), [FilelessExec]);
+        // A runtime that starts itself again inside.
+        lab.exec(24, 3, &["runc", "init"]);
+        let again = lab.exec_with(24, 3, &["/memfd:runc_cloned", "init"], |e| {
+            e.exe.flags |= file::FILE_MEMFD;
+            e.task_flags |= state::TASK_ENTERED | state::TASK_ENTERING;
+        });
         assert!(again.is_empty());
         // Only the name says runc.
         let found = lab.exec_with(22, 9, &["/memfd:runc_cloned", "init"], |e| e.exe.flags |= file::FILE_MEMFD);

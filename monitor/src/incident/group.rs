@@ -129,6 +129,8 @@ fn keys(alert: &Alert, bad: &HashSet<String>) -> Vec<Key> {
         // A key that was a lineage when it was first seen stays the same key as an origin.
         keys.push(Key { what, key: tie.key.clone(), because: tie.because.clone(), within: Some(within) });
     }
+    // Says more than that two findings of the host are of one tree.
+    keys.sort_by_key(|key| key.what != "line");
     let container = &alert.container.id;
     if bad.contains(container) {
         let because = "its container was made from an image on the denylist".into();
@@ -136,8 +138,13 @@ fn keys(alert: &Alert, bad: &HashSet<String>) -> Vec<Key> {
     }
     match &alert.bulkhead.incident {
         Some(incident) => {
-            let because = "the daemon found them to be of one incident".into();
-            keys.push(Key { what: "incident", key: format!("incident:{}", incident.id), because, within: None });
+            // The daemon knows of files whose writing is in no row: the second one that a process wrote.
+            let line = keys.iter().find(|key| key.what == "line");
+            let (what, because) = line.map_or_else(
+                || ("incident", "the daemon found them to be of one incident".to_owned()),
+                |line| (line.what, line.because.clone()),
+            );
+            keys.push(Key { what, key: format!("incident:{}", incident.id), because, within: None });
         }
         // A row of a version before incidents.
         None => keys.extend(tree_of_old_row(alert)),

@@ -142,7 +142,8 @@ pub const HOOKS: &[Hook] = &[
         Power::Kill,
         "program starts while another is being judged",
     ),
-    hook("process_exec", Fact::Exec, Door::BtfTracepoint("sched_process_exec"), 1, true, Power::Kill, "program starts"),
+    // Of the same rank: each sees what the other may be left out of.
+    hook("process_exec", Fact::Exec, Door::BtfTracepoint("sched_process_exec"), 0, true, Power::Kill, "program starts"),
     hook(
         "process_fork",
         Fact::Process,
@@ -380,6 +381,9 @@ pub const HOOKS: &[Hook] = &[
         REMOVAL,
     ),
 ];
+
+/// Programs that make up for each other: what only one of them was left out of was seen.
+pub const IN_PAIRS: [&str; 2] = ["process_exec_whole", "process_exec"];
 
 impl Door {
     /// Is the door for a kernel that does, or does not, preempt programs at BTF tracepoints?

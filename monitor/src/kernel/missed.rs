@@ -2,6 +2,7 @@
 //! already: a task was preempted inside of it (`__bpf_prog_enter_recur` and `__bpf_trace_run` count that; programs
 //! behind LSM and cgroup hooks have no such guard). What such a run would have seen, nobody has seen.
 
+use super::hooks::IN_PAIRS;
 use aya::programs::ProgramFd;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
@@ -33,7 +34,22 @@ impl Missed {
             program.told = now.max(program.told);
             (more > 0).then(|| (program.name.clone(), more))
         });
-        grown.collect()
+        let mut grown: Vec<(String, u64)> = grown.collect();
+        let both = IN_PAIRS.iter().all(|name| self.programs.iter().any(|program| program.name == *name));
+        if both {
+            together(&mut grown);
+        }
+        grown
+    }
+}
+
+/// Of a pair, at most as many runs are missed as the luckier one has missed.
+fn together(grown: &mut Vec<(String, u64)>) {
+    let of = |name: &str| grown.iter().find(|(grown, _)| grown == name).map_or(0, |(_, more)| *more);
+    let least = IN_PAIRS.map(of).into_iter().min().unwrap_or(0);
+    grown.retain(|(name, _)| *name != IN_PAIRS[0] && *name != IN_PAIRS[1]);
+    if least > 0 {
+        grown.push((IN_PAIRS[0].to_owned(), least));
     }
 }
 
@@ -50,7 +66,18 @@ fn misses(fdinfo: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::misses;
+    use super::{misses, together};
+
+    #[test]
+    fn of_a_pair_only_what_both_missed_counts() {
+        let of = |counts: &[(&str, u64)]| {
+            let mut grown = counts.iter().map(|(name, more)| ((*name).to_owned(), *more)).collect();
+            together(&mut grown);
+            grown
+        };
+        assert_eq!(of(&[("process_exec", 7), ("process_exit", 1)]), [("process_exit".to_owned(), 1)]);
+        assert_eq!(of(&[("process_exec", 7), ("process_exec_whole", 2)]), [("process_exec_whole".to_owned(), 2)]);
+    }
 
     #[test]
     fn reads_what_the_kernel_prints() {

@@ -20,14 +20,21 @@ impl Pipeline {
         excepted: Option<String>,
     ) -> Finding {
         self.serial += 1;
+        let incident = self.incident(event, &detection);
         let view = self.registry.view(event.container);
-        let (processes, facts) = (&self.processes, &self.facts);
-        let scene = Scene { event, detection: &detection, processes, facts, container: &view.id };
-        let incident = self.incidents.assign(&scene, jiff::Timestamp::now());
         let mut finding = complete(event, detection, outcome, view, &self.processes, self.serial);
         finding.incident = incident;
         finding.excepted = excepted;
         finding
+    }
+
+    /// The incident of a detection, and what it has to do with is remembered: also of one that is not told again, the
+    /// second crontab that a container writes to.
+    pub(super) fn incident(&mut self, event: &Event, detection: &Detection) -> IncidentView {
+        let view = self.registry.view(event.container);
+        let (processes, facts) = (&self.processes, &self.facts);
+        let scene = Scene { event, detection, processes, facts, container: &view.id };
+        self.incidents.assign(&scene, jiff::Timestamp::now())
     }
 }
 

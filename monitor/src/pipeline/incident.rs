@@ -155,7 +155,10 @@ impl Incidents {
         let commands: Vec<(&Process, &str)> = culprit
             .into_iter()
             .chain(scene.processes.ancestors(scene.detection.culprit))
-            .filter_map(|process| Some((process, command(&process.program.args)?)))
+            .flat_map(|process| {
+                let programs = process.began_as.iter().chain([&process.program]);
+                programs.filter_map(move |program| Some((process, command(&program.args)?)))
+            })
             .collect();
         if commands.is_empty() {
             return None;

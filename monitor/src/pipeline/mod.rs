@@ -47,7 +47,7 @@ use losses::{Loss, Losses};
 use older::Older;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Findings kept for an amendment while a container's metadata is incomplete.
@@ -136,6 +136,8 @@ pub struct Counts {
     pub baselines: Mutex<baseline::live::Counts>,
     /// The exceptions of the configuration.
     pub exceptions: Mutex<Vec<ExceptionView>>,
+    /// The global mode's name; a reload may change it.
+    pub mode: Mutex<&'static str>,
 }
 
 /// Every so many seconds it is asked which programs the kernel left out: where it preempts them that is often, and
@@ -325,6 +327,9 @@ impl Pipeline {
         let acted = respond::act(&mut means, event, &detection, &descendants);
         let (kind, stopping) = (detection.kind, acted.outcome == Outcome::Stopping);
         let told = self.is_told(event, &detection);
+        if detection.repeat {
+            self.incident(event, &detection);
+        }
         let id = (!detection.repeat && !told).then(|| self.report(event, detection, acted.outcome));
         let origin = Origin::Finding { id, kind };
         let pursued = acted.hunt.and_then(|hunt| self.held.pursue(&mut self.maps, &self.registry, hunt));
@@ -490,6 +495,7 @@ impl Pipeline {
         fill_maps(&mut self.maps, &self.compiled);
         self.account.set_rules(self.compiled.rules_id);
         self.heed_exceptions();
+        *self.counts.mode.lock().unwrap_or_else(PoisonError::into_inner) = self.compiled.rules.default_mode.name();
         self.set_policies();
         self.output.notice(Notice::new(NoticeKind::State, "reloaded", "configuration reloaded"));
     }

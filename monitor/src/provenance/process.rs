@@ -134,6 +134,10 @@ pub struct Process {
     pub outbound: Vec<Outbound>,
     /// It listens on an inet socket.
     pub listening: bool,
+    /// On the host, what it was started as, where another program has replaced that since: `sh -c` runs the last command
+    /// in its own place, and a crontab's line would be gone with it. Only incidents ask.
+    #[serde(skip)]
+    pub began_as: Option<Arc<Program>>,
 }
 
 impl Process {
@@ -152,6 +156,7 @@ impl Process {
             generation: 0,
             outbound: Vec::new(),
             listening: false,
+            began_as: None,
         }
     }
 

@@ -196,7 +196,10 @@ impl ProcessTable {
             return;
         };
         node.replaced = (!node.program.exe.is_empty()).then_some(node.program.inode);
-        node.program = program;
+        let replaced = std::mem::replace(&mut node.program, program);
+        if event.container == HOST && node.generation > 0 && node.began_as.is_none() {
+            node.began_as = Some(replaced);
+        }
         node.generation += 1;
         node.comm.clone_from(&exec.comm);
         node.uid = event.uid;

@@ -136,3 +136,20 @@ fn a_resolver_fills_gaps() {
     // The runtime outside: entered.
     assert_eq!(t.entered(key(10)), Some(true));
 }
+
+#[test]
+fn what_a_process_of_the_host_was_started_as_is_kept() {
+    let exec = |t: &mut ProcessTable, container, args: &[&str]| {
+        let mut exec = crate::detect::exec_for_tests(1, args);
+        exec.parent = key(1);
+        t.apply(&Event { container, ..event(20, S, Body::Exec(Box::new(exec))) });
+    };
+    for (container, kept) in [(HOST, true), (7, false)] {
+        let mut t = ProcessTable::default();
+        exec(&mut t, container, &["sh", "-c", "bash -c 'bash -i'"]);
+        exec(&mut t, container, &["bash", "-c", "bash -i"]);
+        exec(&mut t, container, &["bash", "-i"]);
+        let began_as = t.get(key(20)).and_then(|p| p.began_as.as_ref()).map(|p| p.args.join(" "));
+        assert_eq!(began_as.as_deref(), kept.then_some("sh -c bash -c 'bash -i'"));
+    }
+}

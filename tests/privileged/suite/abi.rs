@@ -54,7 +54,7 @@ fn layouts() -> Vec<Layout> {
         state::Taint { origin, container }
         state::Task {
             start_ns, container, flags, parent_tgid, stdin, stdout, fifo_out, writes, write_next, script, origin, last_open,
-            lineage, depth, exe
+            lineage, depth, exec_id, reserved, exe
         }
         state::Pipe { reader, writer, shell, tainted, barrier, down, origin }
         state::Socket { tgid, sent, received, start_ns, container, peer, uid, reserved }

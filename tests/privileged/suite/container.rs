@@ -62,6 +62,22 @@ impl Group {
         })
     }
 
+    /// Moves a process out of it, to where the tests themselves are.
+    pub fn leave(&self, pid: u32) -> Result<()> {
+        let ours = fs::read_to_string("/proc/self/cgroup").context("read our own cgroups")?;
+        let us = std::process::id().to_string();
+        for mount in self.folders.iter().filter_map(|folder| folder.parent()) {
+            let mut places = ours.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+            let place = places.find_map(|path| {
+                let members = mount.join(path.trim_start_matches('/')).join("cgroup.procs");
+                fs::read_to_string(&members).is_ok_and(|text| text.lines().any(|line| line == us)).then_some(members)
+            });
+            let place = place.with_context(|| format!("no cgroup of ours in {}", mount.display()))?;
+            fs::write(&place, pid.to_string()).with_context(|| format!("move it to {}", place.display()))?;
+        }
+        Ok(())
+    }
+
     /// Lets what is in it run.
     pub fn thaw(&self) {
         self.folders.iter().for_each(|folder| thaw(folder));

@@ -6,9 +6,11 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const READY_WAIT: Duration = Duration::from_secs(30);
@@ -67,7 +69,33 @@ pub struct Daemon {
     child: Child,
     socket: PathBuf,
     group: String,
+    written: Mutex<Written>,
     scratch: tempfile::TempDir,
+}
+
+/// What was read of a daemon's alerts: each is parsed once, as a shared daemon writes hundreds of them.
+#[derive(Default)]
+struct Written {
+    rows: Vec<Arc<Value>>,
+    /// Bytes read.
+    at: u64,
+    /// A line whose end is still to come.
+    rest: Vec<u8>,
+}
+
+impl Written {
+    fn read_on(&mut self, path: &Path) {
+        let Ok(mut file) = File::open(path) else { return };
+        let start = self.rest.len();
+        if file.seek(SeekFrom::Start(self.at)).is_err() || file.read_to_end(&mut self.rest).is_err() {
+            return;
+        }
+        self.at += (self.rest.len() - start) as u64;
+        let whole = self.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let lines: Vec<u8> = self.rest.drain(..whole).collect();
+        let rows = lines.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+        self.rows.extend(rows.map(Arc::new));
+    }
 }
 
 /// The daemon's program: named by `BULKHEAD_BINARY`, or built beside this test.
@@ -113,7 +141,7 @@ impl Daemon {
         let child = end_with_us(&mut command).spawn().context("start the daemon")?;
         let socket = settings.pins.as_ref().and_then(|pins| pins.socket.clone());
         let socket = socket.unwrap_or_else(|| scratch.path().join("control.sock"));
-        let mut daemon = Self { child, socket, group: group.path(), scratch };
+        let mut daemon = Self { child, socket, group: group.path(), written: Mutex::default(), scratch };
         daemon.await_ready(&notifications)?;
         Ok(daemon)
     }
@@ -200,26 +228,49 @@ impl Daemon {
     }
 
     /// Rows written so far.
-    pub fn rows(&self) -> Vec<Value> {
-        rows_in(&self.file("out/alerts.jsonl"))
+    pub fn rows(&self) -> Vec<Arc<Value>> {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.read_on(&self.file("out/alerts.jsonl"));
+        written.rows.clone()
     }
 
     /// Rows of a daemon that has ended (and had no mount namespace of its own).
-    pub fn rows_after_end(&self) -> Vec<Value> {
-        rows_in(&self.scratch.path().join("out/alerts.jsonl"))
+    pub fn rows_after_end(&self) -> Vec<Arc<Value>> {
+        let mut written = Written::default();
+        written.read_on(&self.scratch.path().join("out/alerts.jsonl"));
+        written.rows
     }
 
     /// Waits for a row; `limit` is that of a host.
     pub fn await_row(&self, what: &str, limit: Duration, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        self.await_nth(what, limit, 0, wanted)
+    }
+
+    /// Waits until there are more such rows than `before`, and returns the first of those.
+    pub fn await_nth(
+        &self,
+        what: &str,
+        limit: Duration,
+        before: usize,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
         let deadline = Instant::now() + pace::wait(limit);
+        let (mut checked, mut found) = (0, 0);
         loop {
             let rows = self.rows();
-            if let Some(row) = rows.iter().find(|row| wanted(row)) {
-                return Ok(row.clone());
+            for row in &rows[checked..] {
+                if wanted(row) {
+                    if found == before {
+                        return Ok(Value::clone(row));
+                    }
+                    found += 1;
+                }
             }
+            checked = rows.len();
             if Instant::now() > deadline {
-                let seen: Vec<String> = rows.iter().map(brief).collect();
-                bail!("no {what} within {limit:?}; rows: {seen:#?}\nlog:\n{}", self.log());
+                let seen: Vec<String> = rows.iter().map(|row| brief(row)).collect();
+                let log = self.log();
+                bail!("no {what} (but for {found}) within {limit:?}; rows: {seen:#?}\nlog:\n{log}");
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -232,20 +283,17 @@ impl Daemon {
 
     /// Alerts of a kind in a container so far.
     pub fn alerts(&self, kind: &str, container: &str) -> Vec<Value> {
-        self.rows().into_iter().filter(|row| is_alert(row, kind, container)).collect()
+        self.those(|row| is_alert(row, kind, container))
+    }
+
+    fn those(&self, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
+        self.rows().iter().filter(|row| wanted(row)).map(|row| Value::clone(row)).collect()
     }
 
     /// Waits until there are at least so many.
     pub fn await_alerts(&self, kind: &str, container: &str, count: usize) -> Result<()> {
-        let deadline = Instant::now() + pace::wait(ALERT_WAIT);
-        while self.alerts(kind, container).len() < count {
-            if Instant::now() > deadline {
-                let seen: Vec<String> = self.rows().iter().map(brief).collect();
-                bail!("fewer than {count} {kind} alerts in time; rows: {seen:#?}\nlog:\n{}", self.log());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(())
+        let what = format!("{kind} alert number {count}");
+        self.await_nth(&what, ALERT_WAIT, count - 1, |row| is_alert(row, kind, container)).map(drop)
     }
 
     /// Answer of `bulkhead status --json`.
@@ -264,8 +312,7 @@ impl Daemon {
 
     /// Responses on record.
     pub fn responses(&self, action: &str) -> Vec<Value> {
-        let wanted = |row: &Value| row["event"]["dataset"] == "bulkhead.response" && row["event"]["action"] == action;
-        self.rows().into_iter().filter(wanted).collect()
+        self.those(|row| row["event"]["dataset"] == "bulkhead.response" && row["event"]["action"] == action)
     }
 
     /// Waits for a response.
@@ -313,11 +360,6 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn rows_in(path: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 /// Is the row an alert of this kind about this container?

@@ -134,6 +134,7 @@ pub fn sighup_reload_keeps_old_on_error() -> Result<()> {
     daemon.reload(&daemon.config(&Settings::mode("monitor")))?;
     daemon.await_row("reloaded notice", Duration::from_secs(5), |row| row["event"]["action"] == "reloaded")?;
     ensure!(attack_works(&container)?, "the good file did not take effect");
+    ensure!(daemon.status()?["mode"] == "monitor", "status tells the old mode");
     daemon.reload(&daemon.config(&Settings::mode("protect")))?;
     let reloaded = |daemon: &Daemon| daemon.rows().iter().filter(|row| row["event"]["action"] == "reloaded").count();
     let deadline = Instant::now() + pace::wait(Duration::from_secs(5));

@@ -9,6 +9,7 @@ use serde_json::Value;
 use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Attacks in `monitor`, where both rings can be flooded, and in `protect`, where a forbidden act is the last of
@@ -126,7 +127,7 @@ fn events_lost(daemon: &Daemon) -> Result<u64> {
 }
 
 /// Attacks that are told of, by what makes each of them distinct.
-fn found(rows: &[Value], container: &str) -> HashSet<String> {
+fn found(rows: &[Arc<Value>], container: &str) -> HashSet<String> {
     let key = |row: &Value| row["file"]["path"].as_str().map(str::to_owned);
     let miner = |row: &Value| row["process"]["args"].as_array()?.last()?.as_str().map(str::to_owned);
     let distinct = |row: &Value| {
@@ -138,19 +139,20 @@ fn found(rows: &[Value], container: &str) -> HashSet<String> {
             None
         }
     };
-    rows.iter().filter_map(distinct).collect()
+    rows.iter().filter_map(|row| distinct(row)).collect()
 }
 
 /// Longest time from an attack to its alert.
-fn slowest_us(rows: &[Value], container: &str) -> u64 {
+fn slowest_us(rows: &[Arc<Value>], container: &str) -> u64 {
     let its = rows.iter().filter(|row| row["container"]["id"] == container);
     its.filter_map(|row| row["bulkhead"]["latency_us"].as_u64()).max().unwrap_or(0)
 }
 
 /// Events of a container that were told as lost.
-fn lost(rows: &[Value], container: &str) -> u64 {
-    let told =
-        |row: &&Value| row["event"]["action"] == "event_loss" && row["bulkhead"]["details"]["container"] == container;
+fn lost(rows: &[Arc<Value>], container: &str) -> u64 {
+    let told = |row: &&Arc<Value>| {
+        row["event"]["action"] == "event_loss" && row["bulkhead"]["details"]["container"] == container
+    };
     rows.iter().filter(told).filter_map(|row| row["bulkhead"]["details"]["lost"].as_u64()).sum()
 }
 

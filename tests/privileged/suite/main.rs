@@ -1,6 +1,6 @@
 //! Tests against the running kernel, as root: `cargo test -p privileged`, or as a stage of
 //! `cargo xtask test`. Each makes containers of its own and removes them; a daemon is started
-//! for the test, or, where the test is not about starting and ending, shared with others of the mode.
+//! for the test, or, where the test is not about starting and ending, shared with others.
 //!
 //! `BULKHEAD_TESTS` names some of them, with commas, as a guest of `cargo xtask vm` is given them. What cannot run here is reported as ignored, with the reason; `xtask/must-run.toml` names what must
 //! have run, so that an ignored test is never taken for a pass.
@@ -11,6 +11,7 @@
 mod abi;
 mod attacks;
 mod baselines;
+mod chain;
 mod container;
 mod daemon;
 mod engine;
@@ -122,11 +123,13 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("flood_costs_only_the_flooder", Needs::Daemon, flood::flood_costs_only_the_flooder),
     ("marks_survive_a_flood_of_marks", Needs::Daemon, flood::marks_survive_a_flood_of_marks),
     ("container_cannot_kill_or_trace_the_daemon", Needs::Daemon, tamper::container_cannot_kill_or_trace_the_daemon),
-    ("container_cannot_touch_maps_or_pins", Needs::Daemon, tamper::container_cannot_touch_maps_or_pins),
     ("container_cannot_freeze_the_daemon_or_leave", Needs::Daemon, tamper::container_cannot_freeze_the_daemon_or_leave),
     ("daemon_is_not_the_first_to_go", Needs::Daemon, tamper::daemon_is_not_the_first_to_go),
     ("control_socket_refuses_containers", Needs::Daemon, tamper::control_socket_refuses_containers),
+    // It leaves no daemon for the next.
+    ("container_cannot_touch_maps_or_pins", Needs::Daemon, tamper::container_cannot_touch_maps_or_pins),
     ("container_to_cron_child_is_one_incident", Needs::Daemon, incidents::container_to_cron_child_is_one_incident),
+    ("the_case_is_one_incident", Needs::Daemon, chain::the_case_is_one_incident),
     ("exception_spares_what_it_names", Needs::Daemon, incidents::exception_spares_what_it_names),
     ("explained_exception_silences", Needs::Daemon, incidents::explained_exception_silences),
     ("report_is_drawn_by_a_browser", Needs::Browser, incidents::report_is_drawn_by_a_browser),
@@ -159,15 +162,30 @@ fn main() -> std::process::ExitCode {
     let chosen_tests = TESTS.iter().filter(|(name, _, _)| is_chosen(name));
     let trials = chosen_tests.map(|(name, needs, body)| trial(name, *needs, *body)).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
-    shared::end();
+    shared::retire();
     conclusion.exit_code()
 }
 
 fn trial(name: &'static str, needs: Needs, body: Body) -> Trial {
     Trial::ignorable_test(name, move || match missing(needs) {
         Some(why) => Ok(Completion::ignored_with(why)),
-        None => body().map(|()| Completion::Completed).map_err(|error| Failed::from(format!("{error:#}"))),
+        None => {
+            // The next test does not start with what was left by one that failed.
+            let spoilt = Spoilt;
+            body().map_err(|error| Failed::from(format!("{error:#}")))?;
+            std::mem::forget(spoilt);
+            Ok(Completion::Completed)
+        }
     })
+}
+
+/// Does away with the shared daemon when it is dropped.
+struct Spoilt;
+
+impl Drop for Spoilt {
+    fn drop(&mut self) {
+        shared::retire();
+    }
 }
 
 /// Why a test cannot run here.

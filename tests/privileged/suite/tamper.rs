@@ -10,13 +10,14 @@ use crate::daemon::{ALERT_WAIT, Daemon, Settings, is_alert, outcome, program};
 use crate::faults::attack_works;
 use crate::pace;
 use crate::refusals::lsm;
-use crate::restart::Bpffs;
+use crate::shared::{self, Watch};
 use anyhow::{Context, Result, ensure};
 use monitor::container::hierarchy;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// include/uapi/linux/capability.h
@@ -25,19 +26,15 @@ const CAP_SYS_RESOURCE: u32 = 24;
 /// A daemon that pins, and a container that sees the host's processes and the pins.
 struct Stage {
     // Dropped in this order.
-    daemon: Daemon,
     container: Container,
-    group: Group,
-    settings: Settings,
-    pins: Bpffs,
+    watch: Arc<Watch>,
+    mode: &'static str,
 }
 
 fn stage(mode: &'static str) -> Result<Stage> {
-    let (group, pins) = (Group::make()?, Bpffs::mount()?);
-    let settings = Settings { pins: Some(pins.pins("keep")), ..Settings::mode(mode) };
-    let daemon = Daemon::start(&group, &settings)?;
-    let container = Container::start_on_host_pids(&group, pins.folder())?;
-    let stage = Stage { daemon, container, group, settings, pins };
+    let watch = shared::watch(mode)?;
+    let container = Container::start_on_host_pids(&watch.group, watch.pins.folder())?;
+    let stage = Stage { container, watch, mode };
     stage.await_known()?;
     Ok(stage)
 }
@@ -48,7 +45,7 @@ impl Stage {
     fn await_known(&self) -> Result<()> {
         let deadline = Instant::now() + pace::wait(Duration::from_secs(20));
         loop {
-            let (code, said) = self.daemon.order("thaw", self.container.id())?;
+            let (code, said) = self.watch.daemon.order("thaw", self.container.id())?;
             if code == Some(1) && said.contains("not frozen") {
                 return Ok(());
             }
@@ -75,30 +72,23 @@ impl Stage {
     }
 
     fn count(&self, what: &str) -> usize {
-        self.daemon.rows().iter().filter(|row| Self::tried(row, self.container.id(), what)).count()
+        self.watch.daemon.rows().iter().filter(|row| Self::tried(row, self.container.id(), what)).count()
     }
 
     /// Waits for one more finding of what was tried than there were, with the outcome that the mode asks for.
     fn found(&self, what: &str, before: usize) -> Result<()> {
-        let deadline = Instant::now() + pace::wait(ALERT_WAIT);
-        loop {
-            let rows = self.daemon.rows();
-            let mut tried = rows.iter().filter(|row| Self::tried(row, self.container.id(), what));
-            if let Some(row) = tried.nth(before) {
-                return self.judged(row);
-            }
-            ensure!(Instant::now() < deadline, "no finding of {what}; {}\n{}", self.missed(), self.daemon.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let tried = |row: &Value| Self::tried(row, self.container.id(), what);
+        let row = self.watch.daemon.await_nth(&format!("finding of {what}"), ALERT_WAIT, before, tried);
+        self.judged(&row.with_context(|| self.missed())?)
     }
 
     fn missed(&self) -> String {
-        let lost = self.daemon.status().map(|status| status["events_lost"].to_string()).unwrap_or_default();
-        format!("runs of programs missed: {}; events lost: {lost}", self.daemon.missed_runs())
+        let lost = self.watch.daemon.status().map(|status| status["events_lost"].to_string()).unwrap_or_default();
+        format!("runs of programs missed: {}; events lost: {lost}", self.watch.daemon.missed_runs())
     }
 
     fn judged(&self, row: &Value) -> Result<()> {
-        let expected: &[&str] = match self.settings.mode {
+        let expected: &[&str] = match self.mode {
             "monitor" => &["observed"],
             _ if lsm() => &["denied", "killed"],
             _ => &["killed"],
@@ -111,7 +101,7 @@ impl Stage {
     /// Something of the daemon's memory that nobody minds to be written over: the name it was started by, at the
     /// upper end of its stack.
     fn place(&self) -> Result<u64> {
-        let maps = fs::read_to_string(format!("/proc/{}/maps", self.daemon.pid()))?;
+        let maps = fs::read_to_string(format!("/proc/{}/maps", self.watch.daemon.pid()))?;
         let line = maps.lines().find(|line| line.ends_with("[stack]")).context("no stack")?;
         let end = line.split(['-', ' ']).nth(1).context("no end")?;
         Ok(u64::from_str_radix(end, 16)? - 16)
@@ -119,13 +109,13 @@ impl Stage {
 
     fn memory(&self) -> Result<[u8; 4]> {
         let mut bytes = [0; 4];
-        File::open(format!("/proc/{}/mem", self.daemon.pid()))?.read_exact_at(&mut bytes, self.place()?)?;
+        File::open(format!("/proc/{}/mem", self.watch.daemon.pid()))?.read_exact_at(&mut bytes, self.place()?)?;
         Ok(bytes)
     }
 
     /// What the kernel says the daemon does.
     fn state(&self) -> Result<char> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.daemon.pid()))?;
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.watch.daemon.pid()))?;
         stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).context("no state")
     }
 }
@@ -149,7 +139,7 @@ pub fn container_cannot_freeze_the_daemon_or_leave() -> Result<()> {
     for mode in ["monitor", "protect"] {
         let home = Group::make()?;
         let stage = stage(mode)?;
-        home.join(stage.daemon.pid())?;
+        home.join(stage.watch.daemon.pid())?;
         let watched = hierarchy::detect()?;
         stage.await_own(&watched.mount.join(&home.path()[1..]))?;
         let (kind, option) = match watched.controller.as_str() {
@@ -172,18 +162,19 @@ pub fn container_cannot_freeze_the_daemon_or_leave() -> Result<()> {
 
         // Into its own, which it may end with all that is in it.
         let before = stage.count("cgroup");
-        let trap = format!("{}/{}", stage.group.path(), stage.container.id());
-        stage.container.run(&format!("echo {} > /watched{trap}/cgroup.procs", stage.daemon.pid()))?;
+        let trap = format!("{}/{}", stage.watch.group.path(), stage.container.id());
+        stage.container.run(&format!("echo {} > /watched{trap}/cgroup.procs", stage.watch.daemon.pid()))?;
         stage.found("cgroup", before).with_context(|| format!("{mode}: moved"))?;
-        let place = fs::read_to_string(format!("/proc/{}/cgroup", stage.daemon.pid()))?;
+        let place = fs::read_to_string(format!("/proc/{}/cgroup", stage.watch.daemon.pid()))?;
         ensure!(place.contains(&trap) == (mode == "monitor"), "{mode}: the daemon is in {place}");
-        home.join(stage.daemon.pid())?;
+        home.join(stage.watch.daemon.pid())?;
 
         let before = stage.count("left_cgroup");
         stage.container.run("rm -f /tmp/after; sh -c 'echo $$ > /watched/cgroup.procs; touch /tmp/after'")?;
         stage.found("left_cgroup", before).with_context(|| format!("{mode}: left"))?;
         ensure!(stage.lived() == (mode == "monitor"), "{mode}: wrong effect on who left");
-        ensure!(stage.daemon.is_running(), "{mode}: the daemon is gone");
+        ensure!(stage.watch.daemon.is_running(), "{mode}: the daemon is gone");
+        home.leave(stage.watch.daemon.pid())?;
     }
     Ok(())
 }
@@ -200,7 +191,7 @@ pub fn container_cannot_kill_or_trace_the_daemon() -> Result<()> {
 }
 
 fn reaches(stage: &Stage) -> Result<()> {
-    let (pid, place) = (stage.daemon.pid(), stage.place()?);
+    let (pid, place) = (stage.watch.daemon.pid(), stage.place()?);
     let pidfd = format!("my $p = syscall(434, {pid}, 0)");
     let acts = [
         ("trace", format!("syscall(101, 0x4206, {pid}, 0, 0)")),
@@ -220,7 +211,7 @@ fn reaches(stage: &Stage) -> Result<()> {
         ("resources", format!("my $c = pack(\"Q\", 1); syscall(203, {pid}, 8, $c)")),
         ("resources", format!("my $l = pack(\"QQ\", 1 << 20, 1 << 20); syscall(302, {pid}, 7, $l, 0)")),
     ];
-    let enforced = stage.settings.mode == "protect";
+    let enforced = stage.mode == "protect";
     for (what, act) in acts {
         let (before, memory) = (stage.count(what), stage.memory()?);
         stage.perl(&act).with_context(|| act.clone())?;
@@ -233,15 +224,15 @@ fn reaches(stage: &Stage) -> Result<()> {
         if written {
             File::options().write(true).open(format!("/proc/{pid}/mem"))?.write_all_at(&memory, place)?;
         }
-        ensure!(stage.daemon.is_running() && stage.state()? != 'T', "state {} after: {act}", stage.state()?);
+        ensure!(stage.watch.daemon.is_running() && stage.state()? != 'T', "state {} after: {act}", stage.state()?);
     }
     Ok(())
 }
 
 /// What stops the daemon and does not end it: without LSM it takes effect.
 fn stops(stage: &Stage) -> Result<()> {
-    let pid = stage.daemon.pid();
-    let refused = stage.settings.mode == "protect" && lsm();
+    let pid = stage.watch.daemon.pid();
+    let refused = stage.mode == "protect" && lsm();
     let acts = [
         format!("kill(19, {pid})"),
         // tgkill, pidfd_send_signal, rt_sigqueueinfo
@@ -252,36 +243,41 @@ fn stops(stage: &Stage) -> Result<()> {
     for act in acts {
         let before = stage.count("signal");
         stage.perl(&act)?;
+        // A stop that is not refused is acted on when it runs next.
+        let deadline = Instant::now() + pace::wait(Duration::from_secs(2));
+        while !refused && stage.state()? != 'T' && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         ensure!((stage.state()? == 'T') != refused, "state {} after: {act}", stage.state()?);
-        stage.daemon.signal(Signal::CONT)?;
+        stage.watch.daemon.signal(Signal::CONT)?;
         stage.found("signal", before).with_context(|| act.clone())?;
-        ensure!(stage.settings.mode == "monitor" || refused || !stage.lived(), "lives on after: {act}");
+        ensure!(stage.mode == "monitor" || refused || !stage.lived(), "lives on after: {act}");
     }
     Ok(())
 }
 
 /// SIGKILL. Where it cannot be refused the sender dies too, what is pinned goes on, and the next daemon tells.
 fn kills(stage: &mut Stage) -> Result<()> {
-    let pid = stage.daemon.pid();
-    let protect = stage.settings.mode == "protect";
+    let pid = stage.watch.daemon.pid();
+    let protect = stage.mode == "protect";
     // Who only asks whether it is there is left alone.
     stage.container.run(&format!("kill -0 {pid} && touch /tmp/asked"))?;
     ensure!(stage.container.path("/tmp/asked").exists(), "asking was prevented");
     let before = stage.count("signal");
     stage.perl(&format!("kill(9, {pid})"))?;
     if protect && lsm() {
-        ensure!(stage.daemon.is_running(), "it was killed");
+        ensure!(stage.watch.daemon.is_running(), "it was killed");
         stage.found("signal", before)?;
         return Ok(());
     }
     let deadline = Instant::now() + pace::wait(Duration::from_secs(5));
-    while stage.daemon.is_running() {
+    while stage.watch.daemon.is_running() {
         ensure!(Instant::now() < deadline, "the attack is broken: the daemon lives");
         std::thread::sleep(Duration::from_millis(20));
     }
     ensure!(!protect || !stage.lived(), "who killed the daemon lives on");
     ensure!(!protect || !attack_works(&stage.container)?, "the door is open");
-    stage.daemon = Daemon::start(&stage.group, &stage.settings)?;
+    stage.watch = shared::watch(stage.mode)?;
     stage.found("signal", 0).context("told by the next daemon")?;
     Ok(())
 }
@@ -290,14 +286,14 @@ fn kills(stage: &mut Stage) -> Result<()> {
 pub fn control_socket_refuses_containers() -> Result<()> {
     for mode in ["monitor", "protect"] {
         let stage = stage(mode)?;
-        fs::copy(program()?, stage.pins.folder().join("bulkhead"))?;
+        fs::copy(program()?, stage.watch.pins.folder().join("bulkhead"))?;
         let before = stage.count("control");
         stage.container.run("/mnt/bulkhead status --json --socket /mnt/control.sock > /tmp/said 2>&1")?;
         let said = fs::read_to_string(stage.container.path("/tmp/said")).unwrap_or_default();
         ensure!(!said.contains("\"pid\""), "{mode}: it was answered: {said}");
         ensure!(mode == "protect" || said.contains("container"), "{mode}: not told why: {said}");
         stage.found("control", before).with_context(|| mode)?;
-        ensure!(stage.daemon.status()?["mode"] == mode, "the host is not answered");
+        ensure!(stage.watch.daemon.status()?["mode"] == mode, "the host is not answered");
     }
     Ok(())
 }

@@ -60,7 +60,7 @@ pub struct Args {
     /// Play everything so many times.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub repeat: u32,
-    /// Another order, other file names, other pauses; the same for the same seed.
+    /// Another order, other file names, ports and shells, longer command lines, pauses; the same for the same seed.
     #[arg(long, value_name = "SEED")]
     pub shuffle: Option<u64>,
     /// A further folder of image definitions, looked into before the repository's own.
@@ -120,7 +120,8 @@ pub fn run(args: &Args) -> Result<Summary> {
     }
     let terms = Terms { slowness: args.slowness, prebuilt: args.prebuilt.clone() };
     let engine = Arc::new(Engine::start(args.engine, terms, &interrupt)?);
-    let services = Arc::new(Services::start(&engine)?);
+    let ports = args.shuffle.map(shuffle::ports).unwrap_or_default();
+    let services = Arc::new(Services::start(&engine, &ports)?);
     let mut images = Images::new(&args.images);
     let files = Files::new(engine.cache())?;
     let feed = Feed::follow(&files.alerts());

@@ -159,6 +159,7 @@ fn json_row(row: &Row, mode: Mode) -> serde_json::Value {
         "bytes_received": row.bytes,
         "repeat": row.repeat,
         "why": row.why,
+        "run": row.run,
     })
 }
 
@@ -192,6 +193,7 @@ pub fn from_json(line: &str) -> Option<Row> {
         bytes: value["bytes_received"].as_u64().unwrap_or(0),
         repeat: value["repeat"].as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
         why: text("why"),
+        run: text("run"),
     })
 }
 

@@ -191,6 +191,7 @@ fn default_jobs() -> usize {
 /// All plays in their order, the same for the same seed.
 fn parts(scenarios: &[Scenario], references: &[Result<String, String>], args: &Args) -> VecDeque<Part> {
     let mut random = args.shuffle.map(Random::new);
+    let ports = args.shuffle.map(shuffle::ports).unwrap_or_default();
     let mut parts = VecDeque::new();
     for repeat in 1..=args.repeat {
         let mut order: Vec<usize> = (0..scenarios.len()).collect();
@@ -199,12 +200,9 @@ fn parts(scenarios: &[Scenario], references: &[Result<String, String>], args: &A
         }
         for index in order {
             let mut scenario = scenarios[index].clone();
-            let mut pause = Duration::ZERO;
-            if let Some(random) = &mut random {
-                shuffle::rename_files(&mut scenario, random);
-                pause = random.pause();
-            }
+            let pause = args.shuffle.map(|seed| shuffle::vary(&mut scenario, seed, repeat, &ports));
             let image = references[index].clone();
+            let pause = pause.unwrap_or_default();
             parts.push_back(Part { scenario, image, number: parts.len() + 1, repeat, pause });
         }
     }

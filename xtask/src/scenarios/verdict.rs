@@ -87,6 +87,8 @@ pub struct Row {
     pub repeat: u32,
     /// Why it failed or was skipped.
     pub why: String,
+    /// What was run, as it was worded.
+    pub run: String,
 }
 
 impl Row {
@@ -108,6 +110,7 @@ impl Row {
             bytes: 0,
             repeat,
             why,
+            run: scenario.run.clone(),
         }
     }
 }
@@ -158,6 +161,7 @@ pub fn judge(scenario: &Scenario, mode: Mode, host: Rung, repeat: u32, seen: &Se
         bytes: seen.bytes,
         repeat,
         why,
+        run: scenario.run.clone(),
         found,
     }
 }

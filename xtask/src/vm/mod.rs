@@ -65,7 +65,10 @@ pub struct Options {
     /// Run this with sh in the guest instead of the tests; `bulkhead` is in the current folder.
     #[arg(long, value_name = "COMMAND")]
     run: Option<String>,
-    /// Write docs/kernel-support.md and xtask/verified.toml from this run.
+    /// Only load the programs, with `bulkhead check`: no tests.
+    #[arg(long, conflicts_with_all = ["only", "run"])]
+    check: bool,
+    /// Write docs/kernel-support.md and xtask/verified.toml from this run; with --check only the latter.
     #[arg(long, requires = "all")]
     record: bool,
     /// Do not boot again what has passed with the very same programs, tests, kernel and disk.
@@ -111,12 +114,14 @@ pub fn run(options: &Options) -> Result<bool> {
     println!("\n{}", report::table(&reports));
     let mut good = reports.iter().all(Report::is_good);
     let counts = verified::counts(&reports);
-    if options.record && !good {
-        println!("not recorded: only a run in which every guest passed is");
-    } else if options.record {
+    if options.record && good {
         verified::record(&counts)?;
-        let page = workspace::root().join("docs/kernel-support.md");
-        fs::write(&page, page::page(&reports)).with_context(|| format!("write {}", page.display()))?;
+        if !options.check {
+            let page = workspace::root().join("docs/kernel-support.md");
+            fs::write(&page, page::page(&reports)).with_context(|| format!("write {}", page.display()))?;
+        }
+    } else if options.record {
+        println!("not recorded: only a run in which every guest passed is");
     } else {
         for fault in verified::faults(&counts, &verified::recorded()?) {
             println!("verifier: {fault}");
@@ -143,7 +148,7 @@ fn prepare(options: &Options, boots: &[Boot]) -> Result<Floor> {
         Some(program) => program.clone(),
         None => build::all(Profile::Release)?,
     };
-    let tests = if options.run.is_some() { None } else { Some(payload::build_tests()?) };
+    let tests = if options.run.is_some() || options.check { None } else { Some(payload::build_tests()?) };
     let scratch = scratch_folder(&cache)?;
     let tests: Vec<_> = tests.into_iter().map(|program| ("privileged".to_owned(), program)).collect();
     let payload = Payload::pack(&daemon, &tests, &[], &scratch);
@@ -153,8 +158,8 @@ fn prepare(options: &Options, boots: &[Boot]) -> Result<Floor> {
     let disk = disk::ready(&cache, &Workshop::new(&lab, &cache.join("scratch"), &interrupt))?;
     let kernels = kernels(boots, &cache, &interrupt)?;
     let must_run = MustRun::read()?;
-    let (only, limit, resume) = (options.only.clone(), options.limit, options.resume);
-    Ok(Floor { cache, disk, payload: payload?, kernels, interrupt, must_run, only, limit, resume })
+    let (only, check, limit, resume) = (options.only.clone(), options.check, options.limit, options.resume);
+    Ok(Floor { cache, disk, payload: payload?, kernels, interrupt, must_run, only, check, limit, resume })
 }
 
 fn boots(options: &Options) -> Result<Vec<Boot>> {
@@ -210,6 +215,8 @@ struct Floor {
     interrupt: Interrupt,
     must_run: MustRun,
     only: Option<String>,
+    /// No tests.
+    check: bool,
     /// Seconds.
     limit: u64,
     /// What has passed is not booted again.
@@ -258,6 +265,9 @@ impl Floor {
 
     /// Tests that must run in a guest, by group.
     fn asked(&self, boot: &Boot, outermost: bool) -> BTreeMap<String, Vec<String>> {
+        if self.check {
+            return BTreeMap::new();
+        }
         let mut groups = self.must_run.guest.clone();
         if outermost && let Some(names) = self.must_run.guest_pure.get(&boot.layout.to_string()) {
             groups.insert("responses".to_owned(), names.clone());
@@ -301,13 +311,17 @@ impl Floor {
 
     /// What tests measured goes to the console: among their verdicts it would hide one.
     fn test_job(&self, asked: &BTreeMap<String, Vec<String>>) -> String {
+        let check = "section check ./bulkhead check --json\n";
+        if self.check {
+            return check.to_owned();
+        }
         let names: Vec<&str> = asked.values().flatten().map(String::as_str).collect();
         let chosen = match &self.only {
             Some(word) => format!("./privileged --color never {}", quoted(word)),
             None => format!("env BULKHEAD_TESTS={} ./privileged --color never", names.join(",")),
         };
         format!(
-            "section check ./bulkhead check --json\n\
+            "{check}\
              export BULKHEAD_BINARY=/guest/bulkhead BULKHEAD_TEST_PACE=5 CARGO_MANIFEST_DIR=/guest/tests/privileged\n\
              section tests {chosen} 2>/dev/console\n"
         )

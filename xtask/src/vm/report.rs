@@ -100,7 +100,18 @@ impl Report {
             faults,
         };
         report.judge_modules(&outcome.results);
+        report.judge_programs();
         report
+    }
+
+    /// A kernel may lack a hook or a helper; a program that its verifier does not follow is ours to mend.
+    fn judge_programs(&mut self) {
+        let steps = self.ladder.iter().flat_map(|check| &check.ladder.steps);
+        let faults = steps.filter(|step| step.state == "refused" && is_verdict(&step.why)).map(|step| {
+            let why: Vec<&str> = step.why.split(" | ").take(3).collect();
+            format!("the verifier refuses {}: {}", step.program, why.join(" | "))
+        });
+        self.faults.extend(faults.collect::<Vec<_>>());
     }
 
     /// A guest that was given `bpf` as a security module and did not get it proves nothing, and the
@@ -152,6 +163,12 @@ impl Report {
         });
         format!("{}/{}", passed.count(), names.len())
     }
+}
+
+/// Did the verifier walk a program and refuse it (EACCES), or give up (E2BIG)? Where loads of a kind are not allowed at
+/// all it has walked nothing.
+fn is_verdict(why: &str) -> bool {
+    why.contains("os error 7)") || (why.contains("os error 13)") && why.contains("processed"))
 }
 
 /// The table: kernel × rung × group of tests.
@@ -252,10 +269,24 @@ mod tests {
             ),
             (GOOD.replace("lockdown,bpf", "lockdown"), "security modules"),
             (GOOD.replace("\"blind\"", "\"blond\""), "no ladder"),
+            (refused("(os error 13): R3 unbounded memory access | processed 3862 insns"), "verifier refuses p"),
+            (refused("(os error 7): BPF program is too large"), "verifier refuses p"),
         ] {
             let faults = judged(&results, End::Finished).faults;
             assert!(faults.iter().any(|found| found.contains(fault)), "{fault}: {faults:?}");
         }
         assert!(!judged(GOOD, End::Died("panic".to_owned())).is_good());
+    }
+
+    fn refused(why: &str) -> String {
+        GOOD.replace("\"active\",\"why\":\"\"", &format!("\"refused\",\"why\":\"load: {why}\""))
+    }
+
+    #[test]
+    fn what_a_kernel_lacks_is_no_fault() {
+        for why in ["(os error 22): invalid func unknown#158 | processed 2 insns", "(os error 13)", "not found in BTF"]
+        {
+            assert!(judged(&refused(why), End::Finished).is_good(), "{why}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use super::{Room, Scratch};
 use crate::kernel::clear_words;
 use crate::reflex::{program, provenance};
 use monitor_common::argv::Form;
-use monitor_common::exec::{STDIO_FILE, STDIO_INET_OUT, STDIO_PIPE, Stdio};
+use monitor_common::exec::{STDIO_FILE, STDIO_INET_OUT, STDIO_PIPE, STDIO_UNIX, Stdio};
 use monitor_common::file::{FILE_FOREIGN_SB, FILE_MEMFD, FILE_OVERLAY};
 use monitor_common::state::{
     CLASS_INTERPRETER, CLASS_PACKAGE_MANAGER, CLASS_SESSION_SERVER, CLASS_SHELL, HOST, InodeKey, TASK_DRIFT,
@@ -20,8 +20,8 @@ pub fn renew(room: &mut Room) -> Option<()> {
     let entry = provenance::entry(scratch.tgid)?;
     entry.flags = new_flags(entry.flags, entry.container, scratch);
     entry.script = scratch.script;
-    entry.stdin = key_if(&scratch.stdio[0], false);
-    entry.stdout = key_if(&scratch.stdio[1], true);
+    entry.stdin = key_if(&scratch.stdio[0], STDIO_UNIX);
+    entry.stdout = key_if(&scratch.stdio[1], STDIO_FILE);
     entry.fifo_out = InodeKey { ino: 0, dev: 0, reserved: 0 };
     entry.last_open = InodeKey { ino: 0, dev: 0, reserved: 0 };
     clear_words(&mut entry.writes);
@@ -84,8 +84,8 @@ fn new_flags(inherited: u32, container: u64, scratch: &Scratch) -> u32 {
 }
 
 #[inline(always)]
-fn key_if(stdio: &Stdio, or_file: bool) -> InodeKey {
-    if stdio.kind == STDIO_PIPE || (or_file && stdio.kind == STDIO_FILE) {
+fn key_if(stdio: &Stdio, other: u32) -> InodeKey {
+    if stdio.kind == STDIO_PIPE || stdio.kind == other {
         InodeKey { ino: stdio.ino, dev: stdio.dev, reserved: 0 }
     } else {
         InodeKey { ino: 0, dev: 0, reserved: 0 }

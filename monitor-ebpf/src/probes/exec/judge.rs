@@ -10,8 +10,9 @@ use monitor_common::exec::{
 use monitor_common::file::{FILE_MEMFD, FILE_TAINTED};
 use monitor_common::header::Reason;
 use monitor_common::state::{
-    self, CLASS_INTERPRETER, CLASS_SHELL, HOST, InodeKey, TASK_ENTERED, TASK_EXE_TAINTED, TASK_FEEDS_SHELL,
-    TASK_NET_OUT, TASK_READS_STDIN, TASK_SESSION_SERVER, TASK_SHELL, TASK_STDIN_INET, TASK_STDOUT_INET, TASK_TAINTED,
+    self, CLASS_INTERPRETER, CLASS_SHELL, HOST, InodeKey, TASK_ENTERED, TASK_ENTERING, TASK_EXE_TAINTED,
+    TASK_FEEDS_SHELL, TASK_NET_OUT, TASK_READS_STDIN, TASK_SESSION_SERVER, TASK_SHELL, TASK_STDIN_INET,
+    TASK_STDOUT_INET, TASK_TAINTED,
 };
 
 /// What was found, before it is decided whether to act.
@@ -141,9 +142,9 @@ fn judge_file(entry: &mut state::Task, scratch: &mut Scratch) -> Option<Found> {
         scratch.exe.flags |= FILE_TAINTED;
         return Some(Found { reason: Reason::DownloadExec, peer_tgid: scratch.origin.tgid });
     }
-    // A container runtime starts its own init from a memfd before the container's root is in place;
-    // what runs inside and was started from inside has no such excuse.
-    if scratch.exe.flags & FILE_MEMFD != 0 && entry.flags & TASK_ENTERED == 0 && entry.container != HOST {
+    // A container runtime starts its own init from a memfd before it starts the container's program; what comes later
+    // has no such excuse, whoever the process' parent is.
+    if scratch.exe.flags & FILE_MEMFD != 0 && entry.flags & TASK_ENTERING == 0 && entry.container != HOST {
         return Some(Found { reason: Reason::FilelessExec, peer_tgid: 0 });
     }
     None
@@ -177,6 +178,23 @@ fn fed_from_network(parent: &state::Task, scratch: &mut Scratch) -> Option<u32> 
     Some(scratch.origin.tgid)
 }
 
+/// Who started a shell: its parent, or that one's if the parent is a shell that was only told to start it and left it
+/// its own standard input (popen(3), system(3): `sh -c sh`).
+#[inline(always)]
+fn commander<'a>(entry: &state::Task, parent_tgid: u32) -> Option<(u32, &'a mut state::Task)> {
+    let parent = provenance::entry(parent_tgid)?;
+    let wraps = parent.flags & (TASK_SHELL | TASK_READS_STDIN) == TASK_SHELL
+        && entry.stdin.ino != 0
+        && parent.stdin.ino == entry.stdin.ino
+        && parent.stdin.dev == entry.stdin.dev
+        && parent.container == entry.container;
+    if !wraps {
+        return Some((parent_tgid, parent));
+    }
+    let above = parent.parent_tgid;
+    Some((above, provenance::entry(above)?))
+}
+
 /// A shell that takes commands from its parent, which has (or may get) a connection.
 #[inline(always)]
 fn judge_relay(entry: &mut state::Task, tgid: u32, scratch: &mut Scratch, commanded: bool) -> Judgement {
@@ -188,14 +206,11 @@ fn judge_relay(entry: &mut state::Task, tgid: u32, scratch: &mut Scratch, comman
         return Judgement::NOTHING;
     }
     let output = scratch.stdio[1].kind;
-    if output != STDIO_PIPE && output != STDIO_UNIX && output != STDIO_TTY {
-        return Judgement::NOTHING;
-    }
-    let parent_tgid = scratch.parent_tgid;
+    let answers = output == STDIO_PIPE || output == STDIO_UNIX || output == STDIO_TTY;
+    let Some((parent_tgid, parent)) = commander(entry, scratch.parent_tgid) else { return Judgement::NOTHING };
     if input == STDIO_PIPE && fed_by_another(&entry.stdin, parent_tgid) {
         return Judgement::NOTHING;
     }
-    let Some(parent) = provenance::entry(parent_tgid) else { return Judgement::NOTHING };
     if parent_tgid == tgid
         || parent.container != entry.container
         || parent.flags & (TASK_SHELL | TASK_SESSION_SERVER) != 0
@@ -204,12 +219,14 @@ fn judge_relay(entry: &mut state::Task, tgid: u32, scratch: &mut Scratch, comman
         return Judgement::NOTHING;
     }
     if input != STDIO_TTY {
-        parent.flags |= TASK_FEEDS_SHELL;
+        if answers {
+            parent.flags |= TASK_FEEDS_SHELL;
+        }
         if let Some(origin_tgid) = fed_from_network(parent, scratch) {
             return guard::kill(entry.container, tgid, Reason::DownloadExec, origin_tgid);
         }
     }
-    if parent.flags & TASK_NET_OUT == 0 {
+    if !answers || parent.flags & TASK_NET_OUT == 0 {
         return Judgement::NOTHING;
     }
     scratch.flags |= EXEC_RELAY;

@@ -185,6 +185,24 @@ fn the_runtime_feeds_its_exec() {
 }
 
 #[test]
+fn text_behind_words_of_ones_own() {
+    let found = |text: &str| {
+        let mut lab = Lab::new();
+        curl(&mut lab);
+        let found = lab.exec(16, 9, &["sh", "-c", text]);
+        !found.is_empty()
+    };
+    assert!(found("touch /tmp/pwned; id"));
+    assert!(found("set -e; touch /tmp/pwned; id"));
+    assert!(found("test -d /x && touch /tmp/pwned; id"));
+    // A value is an argument, quoted or not; a document is data; a short end occurs by chance.
+    assert!(!found("echo touch /tmp/pwned; id"));
+    assert!(!found("echo \"a; touch /tmp/pwned; id\""));
+    assert!(!found("cat <<E; touch /tmp/pwned; id\nE"));
+    assert!(!found("echo done; id"));
+}
+
+#[test]
 fn text_as_an_argument() {
     let mut lab = Lab::new();
     curl(&mut lab);

@@ -16,6 +16,8 @@ const ARRIVALS: usize = 128;
 const KEPT: usize = 1024;
 /// Shortest text that can be recognised: shorter ones occur by chance.
 const SHORTEST: usize = 8;
+/// The same for text behind words of the program's own (`set -e; $(curl …)`): they may stand in what came.
+const SHORTEST_BEHIND: usize = 16;
 
 /// First operand of an interpreter's command line.
 fn operand(args: &[String]) -> Option<&str> {
@@ -106,6 +108,31 @@ pub fn is_sourced(args: &[String], opened: &File) -> bool {
     })
 }
 
+/// Is something that arrived run by the shell's `text`: does it stand where a command begins? In `echo $V` it does not.
+fn runs(text: &str, arrived: &[u8]) -> bool {
+    commands(text).any(|(at, rest)| {
+        let head = &rest.as_bytes()[..rest.len().min(64)];
+        let shortest = if at == 0 { SHORTEST } else { SHORTEST_BEHIND };
+        head.len() >= shortest && arrived.windows(head.len()).any(|w| w == head)
+    })
+}
+
+/// Where commands begin in a shell's text, and what is there: at its start, and behind `;`, `&` and `|` out of quotes. A
+/// here-document is data.
+fn commands(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let is_document = text.contains("<<");
+    let mut quoted = None;
+    let behind = text.char_indices().filter_map(move |(at, c)| {
+        match quoted {
+            Some(quote) if quote == c => quoted = None,
+            None if matches!(c, '"' | '\'') => quoted = Some(c),
+            _ => {}
+        }
+        (quoted.is_none() && !is_document && matches!(c, ';' | '&' | '|')).then(|| at + c.len_utf8())
+    });
+    std::iter::once(0).chain(behind).filter_map(|at| Some((at, text.get(at..)?.trim_start_matches(' '))))
+}
+
 /// Text that arrived lately, by the parent of the process that received it.
 #[derive(Debug)]
 pub struct Arrivals {
@@ -165,10 +192,8 @@ impl Arrivals {
             .or_else(|| self.read_by(exec.parent, cx))?;
         let text =
             command(&exec.args).or_else(|| exec.args.last().map(String::as_str)).map(|t| t.trim_end_matches('\n'))?;
-        let head = &text.as_bytes()[..text.len().min(64)];
         let fresh = event.time_ns.saturating_sub(arrived.at_ns) <= ARRIVAL_NS;
-        let came = head.len() >= SHORTEST && arrived.bytes.windows(head.len()).any(|w| w == head);
-        (fresh && came)
+        (fresh && runs(text, &arrived.bytes))
             .then(|| ("text_as_argument", "was given program text that had just come from the network".to_owned()))
     }
     /// What went into the pipe that `reader` reads (`… | xargs sh -c`).

@@ -64,8 +64,12 @@ fn wrapped_by(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<ProcessKey
     let speaks = !feeder.has(state::TASK_SHELL | state::TASK_SESSION_SERVER | state::TASK_PACKAGE_MANAGER)
         && cx.processes.outbound(feeder.key).next().is_some();
     // `curl … | sh -c bash`: the pipe is somebody else's.
-    let fed =
-        cx.processes.in_container(event.container).any(|p| p.key != feeder.key && p.program.stdio[1] == exec.stdio[0]);
+    // (A socket of a pair is written by who holds the other one.)
+    let fed = matches!(exec.stdio[0], Stdio::Pipe(_))
+        && cx
+            .processes
+            .in_container(event.container)
+            .any(|p| p.key != feeder.key && p.program.stdio[1] == exec.stdio[0]);
     (same && !own && speaks && !fed).then_some(feeder.key)
 }
 
@@ -199,9 +203,6 @@ pub fn bind_shell(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<Detect
     if host || exec.task_flags & state::TASK_SHELL == 0 || exec.form != Form::Stdin {
         return None;
     }
-    if cx.is_entered(event, exec.task_flags, exec.parent) {
-        return None;
-    }
     let accepted = |s: &Stdio| matches!(s, Stdio::InetOther(Some(peer)) if peer.port() != 0);
     let served = accepted(&exec.stdio[0]) && (accepted(&exec.stdio[1]) || accepted(&exec.stdio[2]));
     let channel = |s: &Stdio| matches!(s, Stdio::Pipe(_) | Stdio::Unix(_));
@@ -211,7 +212,8 @@ pub fn bind_shell(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<Detect
             .processes
             .same_program(exec.parent)
             .any(|p| p.listening && p.container == event.container && !p.has(state::TASK_SESSION_SERVER));
-    if !served && !relayed {
+    // A runtime's end of a channel is outside; a connection that was accepted is nobody's but the container's.
+    if !served && (!relayed || cx.is_entered(event, exec.task_flags, exec.parent)) {
         return None;
     }
     let (what, how) = if served {

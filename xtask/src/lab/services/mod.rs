@@ -7,10 +7,12 @@ mod echo;
 mod http;
 mod https;
 mod listen;
+mod ports;
 mod session;
 mod shell;
 mod stratum;
 
+pub use ports::{Ports, Service};
 pub use session::{Session, Sessions};
 
 use super::engine::Engine;
@@ -20,21 +22,6 @@ use listen::{Handler, Stop};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-
-/// Web server: plain HTTP, and the ports of services that scenarios knock at (kubelet, Docker).
-const HTTP_PORTS: [u16; 6] = [80, 8080, 8220, 10250, 10255, 2375];
-
-/// Listeners that send `shell.send` and count what they receive.
-const SHELL_PORTS: [u16; 4] = [4444, 443, 4443, 1496];
-
-/// Mining pools.
-const STRATUM_PORTS: [u16; 3] = [3333, 14444, 5555];
-
-/// Accepts and says nothing, as a database does until it is spoken to.
-const SILENT_PORTS: [u16; 2] = [5432, 6379];
-
-/// UDP echo.
-const ECHO_PORT: u16 = 5353;
 
 /// DNS over UDP.
 const DNS_PORT: u16 = 53;
@@ -49,12 +36,12 @@ pub struct Services {
 }
 
 impl Services {
-    /// Binds every port inside the lab's network.
-    pub fn start(engine: &Engine) -> Result<Self> {
+    /// Binds every one of `ports` inside the lab's network.
+    pub fn start(engine: &Engine, ports: &Ports) -> Result<Self> {
         let sessions = Sessions::default();
         let stop = Stop::default();
-        let (given, ending) = (sessions.clone(), stop.clone());
-        let threads = engine.network().inside(move || spawn(&given, &ending))??;
+        let (given, ending, ports) = (sessions.clone(), stop.clone(), ports.clone());
+        let threads = engine.network().inside(move || spawn(&ports, &given, &ending))??;
         let https = Https::start(engine).inspect_err(|error| eprintln!("lab: no HTTPS: {error:#}")).ok();
         Ok(Self { sessions, https, stop, threads })
     }
@@ -72,20 +59,22 @@ impl Services {
     }
 }
 
-fn spawn(sessions: &Sessions, stop: &Stop) -> Result<Vec<JoinHandle<()>>> {
-    let groups: [(&[u16], Handler); 4] = [
-        (&HTTP_PORTS, Arc::new(http::serve)),
-        (&SHELL_PORTS, Arc::new(shell::serve)),
-        (&STRATUM_PORTS, Arc::new(stratum::serve)),
-        (&SILENT_PORTS, Arc::new(shell::swallow)),
+fn spawn(ports: &Ports, sessions: &Sessions, stop: &Stop) -> Result<Vec<JoinHandle<()>>> {
+    let groups: [(Service, Handler); 4] = [
+        (Service::Http, Arc::new(http::serve)),
+        (Service::Shell, Arc::new(shell::serve)),
+        (Service::Stratum, Arc::new(stratum::serve)),
+        (Service::Silent, Arc::new(shell::swallow)),
     ];
     let mut threads = Vec::new();
-    for (ports, handler) in groups {
-        for port in ports {
-            threads.push(listen::tcp(*port, Arc::clone(&handler), sessions.clone(), stop.clone())?);
+    for (service, handler) in groups {
+        for port in ports.all(service) {
+            threads.push(listen::tcp(port, Arc::clone(&handler), sessions.clone(), stop.clone())?);
         }
     }
-    threads.push(listen::udp(ECHO_PORT, echo::answer, stop.clone())?);
+    for port in ports.all(Service::Echo) {
+        threads.push(listen::udp(port, echo::answer, stop.clone())?);
+    }
     threads.push(listen::udp(DNS_PORT, dns::answer, stop.clone())?);
     Ok(threads)
 }
