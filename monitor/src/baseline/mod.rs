@@ -12,6 +12,7 @@ pub mod merge;
 mod observe;
 pub mod pattern;
 pub mod store;
+mod value;
 pub mod write;
 
 pub use file::{Baseline, Identity, Stage};

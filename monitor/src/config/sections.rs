@@ -102,6 +102,7 @@ words! {
     }
 }
 
+#[expect(clippy::derivable_impls, reason = "`words!` declares no default among its words")]
 impl Default for RuntimeExec {
     fn default() -> Self {
         Self::Alert
