@@ -30,7 +30,8 @@ const ENGINE_IMAGE: &str = "busybox";
 /// What to run.
 #[derive(clap::Args, Debug)]
 pub struct Options {
-    /// Leave out the slow part: the remaining scenario files, and every scenario in protect mode.
+    /// Leave out the slow part: privileged tests that take long, all scenario files but the first, and scenarios in
+    /// protect mode.
     #[arg(long)]
     pub quick: bool,
     /// Boot other kernels under QEMU as well (`cargo xtask vm --all`).
@@ -68,7 +69,7 @@ pub fn run_tests(options: &Options) -> Result<ExitCode> {
     if root {
         run_privileged(&privileged, options, &mut results)?;
     }
-    finish(&results, only, root)
+    finish(&results, only, options.quick, root)
 }
 
 fn run_privileged(binaries: &[TestBinary], options: &Options, results: &mut Results) -> Result<()> {
@@ -84,6 +85,9 @@ fn run_privileged(binaries: &[TestBinary], options: &Options, results: &mut Resu
         let [socket_variable, image_variable] = ENGINE_VARIABLES;
         for binary in binaries {
             let mut command = binary_command(binary, only);
+            if options.quick {
+                command.args(required::MustRun::read()?.slow.iter().flat_map(|name| ["--skip", name]));
+            }
             command
                 .env(DAEMON_VARIABLE, &daemon)
                 .env(socket_variable, engine.paths().socket())
@@ -128,7 +132,7 @@ fn doc_tests(only: Option<&str>) -> Result<Tally> {
     Ok(Tally::of_libtest(&output, status.success()))
 }
 
-fn finish(results: &Results, only: Option<&str>, root: bool) -> Result<ExitCode> {
+fn finish(results: &Results, only: Option<&str>, quick: bool, root: bool) -> Result<ExitCode> {
     let mut total = results.unit.clone();
     for tally in results.privileged.iter().chain(&results.scenarios).chain(&results.guests) {
         total.add(tally.clone());
@@ -136,7 +140,7 @@ fn finish(results: &Results, only: Option<&str>, root: bool) -> Result<ExitCode>
     for name in total.names_of_failed() {
         println!("failed: {name}");
     }
-    let unmet = required::MustRun::read()?.unmet(results, only);
+    let unmet = required::MustRun::read()?.unmet(results, only, quick);
     for name in &unmet {
         println!("did not run, and must have: {name}");
     }

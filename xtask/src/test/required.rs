@@ -13,6 +13,8 @@ pub struct MustRun {
     unit: Vec<String>,
     privileged: Vec<String>,
     scenarios: Vec<String>,
+    /// Privileged tests that the quick form leaves out.
+    pub slow: Vec<String>,
     /// Tests of a guest by group.
     pub guest: BTreeMap<String, Vec<String>>,
     /// Tests of some guests besides, by cgroup layout.
@@ -26,13 +28,15 @@ impl MustRun {
     }
 
     /// Names whose test did not run although its stage did.
-    pub(super) fn unmet(&self, results: &Results, only: Option<&str>) -> Vec<String> {
+    pub(super) fn unmet(&self, results: &Results, only: Option<&str>, quick: bool) -> Vec<String> {
         let stages: [(&[String], Option<&Tally>); 3] = [
             (&self.unit, Some(&results.unit)),
             (&self.privileged, results.privileged.as_ref()),
             (&self.scenarios, results.scenarios.as_ref()),
         ];
-        let asked = |name: &&String| only.is_none_or(|word| name.contains(word));
+        let asked = |name: &&String| {
+            only.is_none_or(|word| name.contains(word)) && !(quick && self.slow.contains(name))
+        };
         stages
             .into_iter()
             .filter_map(|(names, tally)| Some((names, tally?)))
@@ -53,6 +57,7 @@ mod tests {
             unit: vec!["a::one".into()],
             privileged: vec!["loads".into()],
             scenarios: vec!["rs-1".into()],
+            slow: vec!["floods".into()],
             guest: BTreeMap::new(),
             guest_pure: BTreeMap::new(),
         }
@@ -63,29 +68,38 @@ mod tests {
     }
 
     #[test]
-    fn the_committed_list_parses() {
-        MustRun::read().unwrap();
+    fn what_is_slow_must_run_otherwise() {
+        let list = MustRun::read().unwrap();
+        assert!(list.slow.iter().all(|name| list.privileged.contains(name)));
+    }
+
+    #[test]
+    fn the_quick_form_does_not_ask_for_slow_ones() {
+        let list = MustRun { privileged: vec!["loads".into(), "floods".into()], ..list() };
+        let results = Results { unit: ran("a::one"), privileged: Some(ran("loads")), ..Results::default() };
+        assert_eq!(list.unmet(&results, None, true), [""; 0]);
+        assert_eq!(list.unmet(&results, None, false), ["floods"]);
     }
 
     #[test]
     fn asks_only_for_stages_that_ran() {
         let results = Results { unit: ran("a::one"), ..Results::default() };
-        assert!(list().unmet(&results, None).is_empty());
+        assert!(list().unmet(&results, None, false).is_empty());
         let results = Results { privileged: Some(Tally::default()), ..results };
-        assert_eq!(list().unmet(&results, None), ["loads"]);
+        assert_eq!(list().unmet(&results, None, false), ["loads"]);
     }
 
     #[test]
     fn a_skipped_test_is_unmet() {
         let unit = Tally::of_libtest("test a::one ... ignored\n", true);
         let results = Results { unit, ..Results::default() };
-        assert_eq!(list().unmet(&results, None), ["a::one"]);
+        assert_eq!(list().unmet(&results, None, false), ["a::one"]);
     }
 
     #[test]
     fn a_filter_asks_for_what_it_selects() {
         let results = Results::default();
-        assert_eq!(list().unmet(&results, Some("one")), ["a::one"]);
-        assert!(list().unmet(&results, Some("other")).is_empty());
+        assert_eq!(list().unmet(&results, Some("one"), false), ["a::one"]);
+        assert!(list().unmet(&results, Some("other"), false).is_empty());
     }
 }

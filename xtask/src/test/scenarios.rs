@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Files of the quick form, in the order played.
+/// Files played before all others; the quick form plays the first of them.
 const FIRST_FILES: &[&str] = &["seed.toml", "first.toml", "benign.toml"];
 
 #[derive(Deserialize)]
@@ -23,8 +23,7 @@ struct Row {
     missed: bool,
 }
 
-/// Plays the scenarios: the first files in monitor mode; unless `quick`, also all others, and everything
-/// again in protect mode.
+/// Plays the scenarios: all files in monitor mode, and again in protect mode; if `quick`, the first file in monitor mode.
 pub fn play(quick: bool, only: Option<&str>) -> Result<Tally> {
     let scratch = Scratch::new()?;
     let mut total = Tally::default();
@@ -45,6 +44,7 @@ fn rounds(files: &[PathBuf], quick: bool) -> Vec<(&'static str, Vec<PathBuf>)> {
     let mut first: Vec<PathBuf> = files.iter().filter(|file| rank(file).is_some()).cloned().collect();
     first.sort_by_key(|file| rank(file));
     if quick {
+        first.truncate(1);
         return vec![("monitor", first)];
     }
     let others = files.iter().filter(|file| rank(file).is_none()).cloned();
@@ -152,10 +152,10 @@ mod tests {
     }
 
     #[test]
-    fn quick_plays_the_first_files_and_full_everything_twice() {
+    fn quick_plays_the_first_file_and_full_everything_twice() {
         let files = paths(&["t/benign.toml", "t/extra.toml", "t/first.toml", "t/seed.toml"]);
         let quick = rounds(&files, true);
-        assert_eq!(quick, [("monitor", paths(&["t/seed.toml", "t/first.toml", "t/benign.toml"]))]);
+        assert_eq!(quick, [("monitor", paths(&["t/seed.toml"]))]);
         let full = rounds(&files, false);
         assert_eq!(full.len(), 2);
         assert_eq!(full[1].0, "protect");

@@ -227,6 +227,7 @@ fn xargs() {
     assert_eq!(run(&["xargs", "-0", "sh", "-c"], "rm -rf /x; wget y"), 1);
     assert_eq!(run(&["xargs", "-n1", "sh", "-c", "echo $0"], "echo $0"), 0);
     assert_eq!(run(&["xargs", "-I{}", "sh", "-c", "wget {}"], "wget http://a/b"), 0);
+    assert_eq!(run(&["awk", "{print | \"sort | head -1\"}"], "sort | head -1"), 0);
 }
 
 #[test]

@@ -74,8 +74,9 @@ pub fn from_xargs(exec: &Exec, cx: &Context<'_>) -> Option<(&'static str, String
     Some(("text_as_argument", "was given its program text by a reader of the network".to_owned()))
 }
 
+/// Is the text the reader's own words (`awk '{print | "sort | head -1"}'`), or made of them?
 fn is_template_of(template: &str, text: &str) -> bool {
-    template == text
+    !text.is_empty() && template.contains(text)
         || template
             .split_once("{}")
             .is_some_and(|(head, tail)| head.len() + tail.len() >= 2 && text.starts_with(head) && text.ends_with(tail))
