@@ -34,9 +34,8 @@ impl MustRun {
             (&self.privileged, results.privileged.as_ref()),
             (&self.scenarios, results.scenarios.as_ref()),
         ];
-        let asked = |name: &&String| {
-            only.is_none_or(|word| name.contains(word)) && !(quick && self.slow.contains(name))
-        };
+        let asked =
+            |name: &&String| only.is_none_or(|word| name.contains(word)) && !(quick && self.slow.contains(name));
         stages
             .into_iter()
             .filter_map(|(names, tally)| Some((names, tally?)))
