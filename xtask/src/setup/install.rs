@@ -21,7 +21,8 @@ pub fn from_crates(name: &str, version: &str) -> Result<()> {
     run(cargo_install(name, version).args(["--force"]))
 }
 
-fn packages(names: &[String]) -> Result<()> {
+/// Installs Debian packages; refuses where others would have to go.
+pub fn packages(names: &[String]) -> Result<()> {
     // Lists that do not know a package, or none at all (a fresh image), are fetched; current ones are
     // used as they are, so that a machine behind a mirror that is down can still install.
     if !all_known(names) {

@@ -4,11 +4,12 @@
 use super::guest::{self, Outcome};
 use super::matrix::Boot;
 use super::payload::Payload;
+use super::qemu::Qemu;
 use super::{cache_dir, disk, kernels, scratch_folder};
 use crate::lab;
 use crate::lab::process::Interrupt;
 use crate::lab::workshop::Workshop;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -39,11 +40,9 @@ pub struct Errand<'a> {
 impl Errand<'_> {
     /// Boots, runs the job, and gives `on_line` what it writes.
     pub fn run(&self, interrupt: &Interrupt, on_line: impl FnMut(&str) + Send) -> Result<Outcome> {
-        if crate::process::find(guest::QEMU.0).is_none() {
-            bail!("{} is missing: `apt-get install --no-install-recommends {}`", guest::QEMU.0, guest::QEMU.1);
-        }
         let cache = cache_dir();
         fs::create_dir_all(&cache).with_context(|| format!("make {}", cache.display()))?;
+        let qemu = Qemu::ready(&cache, interrupt)?;
         let workshop = Workshop::new(&lab::cache_dir(), &cache.join("scratch"), interrupt);
         let disks = [disk::ready(&cache, &workshop)?, self.disk.clone()];
         let kernels = kernels(std::slice::from_ref(&self.boot), &cache, interrupt)?;
@@ -57,7 +56,7 @@ impl Errand<'_> {
         let ended = AtomicBool::new(false);
         let outcome = std::thread::scope(|scope| {
             scope.spawn(|| follow(&folder.join("results"), &ended, on_line));
-            let outcome = guest::boot(&self.boot, kernel, &disks, &initramfs, &folder, self.limit, interrupt);
+            let outcome = guest::boot(&qemu, &self.boot, kernel, &disks, &initramfs, &folder, self.limit, interrupt);
             ended.store(true, Ordering::Relaxed);
             outcome
         });

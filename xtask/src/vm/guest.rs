@@ -3,15 +3,13 @@
 
 use super::kernel::Kernel;
 use super::matrix::Boot;
+use super::qemu::Qemu;
 use crate::lab::process::{self, Interrupt};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-
-/// QEMU's program for this machine's architecture, and the Debian package that has it.
-pub const QEMU: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
 
 /// Memory of a guest.
 const MEMORY: &str = "1024M";
@@ -59,7 +57,9 @@ pub struct Outcome {
 }
 
 /// Boots with `disks`, the first of which is the root's, and waits for the end.
+#[expect(clippy::too_many_arguments, reason = "all that makes a guest")]
 pub fn boot(
+    qemu: &Qemu,
     boot: &Boot,
     kernel: &Kernel,
     disks: &[PathBuf],
@@ -73,7 +73,7 @@ pub fn boot(
         fs::write(file, "").with_context(|| format!("create {}", file.display()))?;
     }
     let started = Instant::now();
-    let mut child = qemu(boot, kernel, disks, initramfs, folder)
+    let mut child = command(qemu, boot, kernel, disks, initramfs, folder)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(fs::File::create(folder.join("qemu"))?)
@@ -91,11 +91,11 @@ pub fn boot(
     Ok(Outcome { end, results: said, took: started.elapsed(), cost, console })
 }
 
-fn qemu(boot: &Boot, kernel: &Kernel, disks: &[PathBuf], initramfs: &Path, folder: &Path) -> Command {
+fn command(qemu: &Qemu, boot: &Boot, kernel: &Kernel, disks: &[PathBuf], initramfs: &Path, folder: &Path) -> Command {
     let modules = if boot.lsm { format!("{MODULES},bpf") } else { MODULES.to_owned() };
     let append = format!("console=ttyS0 quiet loglevel=4 panic=-1 lsm={modules}");
     let port = |name: &str| format!("file:{}", folder.join(name).display());
-    let mut command = Command::new(crate::process::find(QEMU.0).unwrap_or_else(|| QEMU.0.into()));
+    let mut command = qemu.command();
     // Never KVM: in a machine that is itself virtual guests hang or die under it.
     command.args(["-accel", "tcg,thread=single", "-cpu", "max", "-m", MEMORY, "-no-reboot", "-nodefaults"]);
     // The guest's clock counts its instructions (2 ns each) and jumps where it would idle: what a guest sees of time

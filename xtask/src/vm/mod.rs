@@ -14,6 +14,7 @@ mod packages;
 mod page;
 mod passed;
 mod payload;
+mod qemu;
 mod report;
 mod verified;
 
@@ -28,6 +29,7 @@ use anyhow::{Context, Result, bail};
 use kernel::Kernel;
 use matrix::{Boot, Layout};
 use payload::Payload;
+use qemu::Qemu;
 use report::Report;
 use std::collections::BTreeMap;
 use std::fs;
@@ -134,9 +136,6 @@ pub fn run(options: &Options) -> Result<bool> {
 
 /// Gets together what boots are made from.
 fn prepare(options: &Options, boots: &[Boot]) -> Result<Floor> {
-    if crate::process::find(guest::QEMU.0).is_none() {
-        bail!("{} is missing: `apt-get install --no-install-recommends {}`", guest::QEMU.0, guest::QEMU.1);
-    }
     if !crate::process::is_root() {
         return Err(crate::process::Failure::privilege("the guests' root disk is made as root"));
     }
@@ -144,6 +143,7 @@ fn prepare(options: &Options, boots: &[Boot]) -> Result<Floor> {
     let cache = cache_dir();
     fs::create_dir_all(&cache).with_context(|| format!("make {}", cache.display()))?;
     forget_old_boots(&cache);
+    let qemu = Qemu::ready(&cache, &interrupt)?;
     let daemon = match &options.monitor {
         Some(program) => program.clone(),
         None => build::all(Profile::Release)?,
@@ -159,7 +159,7 @@ fn prepare(options: &Options, boots: &[Boot]) -> Result<Floor> {
     let kernels = kernels(boots, &cache, &interrupt)?;
     let must_run = MustRun::read()?;
     let (only, check, limit, resume) = (options.only.clone(), options.check, options.limit, options.resume);
-    Ok(Floor { cache, disk, payload: payload?, kernels, interrupt, must_run, only, check, limit, resume })
+    Ok(Floor { cache, qemu, disk, payload: payload?, kernels, interrupt, must_run, only, check, limit, resume })
 }
 
 fn boots(options: &Options) -> Result<Vec<Boot>> {
@@ -209,6 +209,7 @@ fn kernels(boots: &[Boot], cache: &Path, interrupt: &Interrupt) -> Result<BTreeM
 /// Everything boots are made from.
 struct Floor {
     cache: PathBuf,
+    qemu: Qemu,
     disk: PathBuf,
     payload: Payload,
     kernels: BTreeMap<String, Kernel>,
@@ -303,8 +304,8 @@ impl Floor {
             return Ok((outcome, key));
         }
         let limit = Duration::from_secs(self.limit);
-        let outcome =
-            guest::boot(boot, kernel, std::slice::from_ref(&self.disk), &initramfs, &folder, limit, &self.interrupt);
+        let disks = std::slice::from_ref(&self.disk);
+        let outcome = guest::boot(&self.qemu, boot, kernel, disks, &initramfs, &folder, limit, &self.interrupt);
         fs::remove_file(initramfs).context("remove an initramfs")?;
         Ok((outcome?, key))
     }
