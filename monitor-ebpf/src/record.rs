@@ -5,8 +5,12 @@ use crate::kernel::file::{self, Dentry, Inode};
 use crate::kernel::task::Task;
 use crate::maps::{EVENTS, EVENTS_BYTES, LOSS, LOST, SEQUENCE, VERDICTS, VERDICTS_BYTES};
 use crate::share::{self, Ring};
-use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
-use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns};
+use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use aya_ebpf::btf_maps::Array;
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_get_smp_processor_id, bpf_ktime_get_boot_ns,
+};
+use aya_ebpf::macros::btf_map;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use core::hint::black_box;
 use monitor_common::ABI_VERSION;
@@ -14,9 +18,13 @@ use monitor_common::file::Open;
 use monitor_common::header::{Header, Kind, Reason, Rung, Verdict};
 use monitor_common::state::{self, LossKey, Origin};
 
-/// Submit flag of records that nobody waits for (fork, exit): waking the reader costs more than all
-/// the rest of the handler. They are read with the next record that wakes it, or at its next look.
-pub const QUIETLY: u64 = BPF_RB_NO_WAKEUP as u64;
+/// `BPF_F_MMAPABLE` (include/uapi/linux/bpf.h).
+const MMAPABLE: usize = 1 << 10;
+
+/// Does the reader look by itself, at short intervals, or is on its way? The daemon clears it, in its own memory, before it
+/// sleeps.
+#[btf_map]
+static READER_LOOKS: Array<u32, 1, MMAPABLE> = Array::new();
 
 /// What a handler found, besides the fact.
 #[repr(C)]
@@ -69,7 +77,20 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// A running task.
+    /// The running task, of the process that has this entry.
+    #[inline(always)]
+    pub fn running(entry: &state::Task) -> Self {
+        let (ids, user) = (bpf_get_current_pid_tgid(), bpf_get_current_uid_gid());
+        Self {
+            tgid: (ids >> 32) as u32,
+            tid: ids as u32,
+            uid: user as u32,
+            start_ns: entry.start_ns,
+            container: entry.container,
+        }
+    }
+
+    /// Any task.
     #[inline(always)]
     pub fn of(task: Task, container: u64) -> Self {
         Self {
@@ -137,6 +158,50 @@ pub fn begin_for<T: 'static>(
     Some(entry)
 }
 
+/// Hands a record over. It wakes the reader if that sleeps: an interrupt, in a virtual machine one that costs more than
+/// all the rest of the handler.
+///
+/// Left to itself the kernel wakes a reader that has read all there was before (kernel/bpf/ringbuf.c). A record that was
+/// handed over quietly keeps it from that, so there it is said; verdicts have a ring without such records.
+#[inline(always)]
+pub fn submit<T>(record: RingBufEntry<T>, judgement: &Judgement) {
+    let flags = if judgement.tells() {
+        0
+    } else if sleeps() {
+        BPF_RB_FORCE_WAKEUP
+    } else {
+        BPF_RB_NO_WAKEUP
+    };
+    record.submit(flags.into());
+}
+
+/// The same for records that nobody waits for (fork, exit): they are read with the next that wakes the reader, or at
+/// its next look.
+#[inline(always)]
+pub fn submit_quietly<T>(record: RingBufEntry<T>) {
+    record.submit(BPF_RB_NO_WAKEUP.into());
+}
+
+/// The same for records that are waited for though they have no reason.
+#[inline(always)]
+pub fn submit_at_once<T>(record: RingBufEntry<T>) {
+    record.submit(BPF_RB_FORCE_WAKEUP.into());
+}
+
+/// Does the reader sleep? Only the first who asks hears so.
+#[inline(always)]
+fn sleeps() -> bool {
+    let Some(looks) = READER_LOOKS.get_ptr_mut(0) else { return true };
+    // SAFETY: a word; two processors that read it at once both wake the reader.
+    unsafe {
+        if looks.read_volatile() != 0 {
+            return false;
+        }
+        looks.write_volatile(1);
+    }
+    true
+}
+
 /// Room in the ring that the record belongs into, if the payer may have it.
 #[inline(always)]
 fn reserve<T: 'static>(tells: bool, payer: u64) -> Option<RingBufEntry<T>> {
@@ -179,7 +244,7 @@ pub fn open(
     origin: &Origin,
     judgement: &Judgement,
 ) {
-    let subject = Subject::of(task, entry.container);
+    let subject = Subject::running(entry);
     let Some(mut reserved) = begin::<Open>(Kind::Open, &subject, judgement, now()) else { return };
     let out = reserved.as_mut_ptr();
     // SAFETY: the reservation is an Open.
@@ -190,7 +255,7 @@ pub fn open(
         (*out).sensitive = sensitive as u32;
         (*out).task_flags = entry.flags;
     }
-    reserved.submit(0);
+    submit(reserved, judgement);
 }
 
 /// Counts a record that found no room in its ring.

@@ -145,6 +145,20 @@ pub enum Type {
     Other,
 }
 
+impl Type {
+    /// By `i_mode`.
+    #[inline(always)]
+    pub fn of(mode: u32) -> Self {
+        match mode & S_IFMT {
+            S_IFREG => Self::Regular,
+            S_IFIFO => Self::Pipe,
+            S_IFSOCK => Self::Socket,
+            S_IFCHR => Self::Device,
+            _ => Self::Other,
+        }
+    }
+}
+
 impl Inode {
     /// `i_mode`.
     #[inline(always)]
@@ -155,13 +169,7 @@ impl Inode {
     /// Its kind.
     #[inline(always)]
     pub fn kind(self) -> Option<Type> {
-        Some(match self.mode()? & S_IFMT {
-            S_IFREG => Type::Regular,
-            S_IFIFO => Type::Pipe,
-            S_IFSOCK => Type::Socket,
-            S_IFCHR => Type::Device,
-            _ => Type::Other,
-        })
+        self.mode().map(Type::of)
     }
 
     /// (device, number).

@@ -4,7 +4,7 @@ use super::file::{Dentry, File};
 use super::{Object, read};
 use crate::maps::offset;
 use aya_ebpf::helpers::generated::bpf_task_pt_regs;
-use aya_ebpf::helpers::{bpf_get_current_task, bpf_get_current_task_btf};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf};
 use monitor_common::field::Field;
 
 /// `THREAD_SIZE` of x86-64, on kernels before 5.15 without anything above the registers
@@ -21,6 +21,12 @@ impl Task {
     pub fn current() -> Option<Self> {
         // SAFETY: no arguments; the current task always exists.
         Object::new(unsafe { bpf_get_current_task() } as *const u8).map(Self)
+    }
+
+    /// The running task and its thread group id, as the kernel has it at hand.
+    #[inline(always)]
+    pub fn running() -> Option<(Self, u32)> {
+        Some((Self::current()?, (bpf_get_current_pid_tgid() >> 32) as u32))
     }
 
     /// The task that a `struct pid` stands for.
@@ -157,6 +163,11 @@ impl Task {
     #[inline(always)]
     pub fn descriptors(self) -> Option<Descriptors> {
         let table = self.0.follow(Field::TaskFiles)?.follow(Field::FilesFdt)?;
+        if offset(Field::FdtableMax) == Some(0) && offset(Field::FdtableFd) == Some(8) {
+            // Beside each other, as ever so far: one look for both.
+            let [max, files] = read::<[u64; 2]>(table.raw().cast())?;
+            return Some(Descriptors { files: Object::new(files as *const u8)?, max: max as u32 });
+        }
         Some(Descriptors { files: table.follow(Field::FdtableFd)?, max: table.get(Field::FdtableMax)? })
     }
 }

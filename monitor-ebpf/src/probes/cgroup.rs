@@ -101,7 +101,8 @@ fn tell(ctx: &BtfTracePointContext, cgroup: Cgroup, id: u64, parent: u64, gone: 
             (*out).path[0] = 0;
         }
     }
-    entry.submit(0);
+    // What is enforced in a new container may wait for the daemon.
+    record::submit_at_once(entry);
     Some(())
 }
 

@@ -81,8 +81,7 @@ fn address(ctx: &bpf_sock_addr, family: u16, peer: &mut Peer) {
 
 #[inline(always)]
 fn try_outbound(ctx: &SockAddrContext, family: u16, op: u32) -> Option<i32> {
-    let task = Task::current()?;
-    let tgid = task.tgid()?;
+    let (task, tgid) = Task::running()?;
     let entry = match provenance::entry(tgid) {
         Some(entry) => entry,
         None => {
@@ -104,6 +103,7 @@ fn try_outbound(ctx: &SockAddrContext, family: u16, op: u32) -> Option<i32> {
     if op == OP_SENDTO && marks::is_outbound(cookie) {
         return None; // one record a socket; a resolver's retries and a chatty sender stay cheap
     }
+    let subject = Subject::running(entry);
     let socket = Socket {
         tgid,
         sent: 0,
@@ -111,12 +111,11 @@ fn try_outbound(ctx: &SockAddrContext, family: u16, op: u32) -> Option<i32> {
         start_ns: entry.start_ns,
         container: entry.container,
         peer,
-        uid: task.uid().unwrap_or(u32::MAX),
+        uid: subject.uid,
         reserved: 0,
     };
     marks::socket(cookie, &socket);
     let (judgement, sink) = judge(entry, tgid, &peer, time_ns);
-    let subject = Subject::of(task, entry.container);
     emit(&subject, &judgement, time_ns, entry, &peer, cookie, op, sink, task);
     if judgement.denied() {
         marks::forget_socket(cookie);
@@ -196,7 +195,7 @@ fn emit(
         (*out).reserved = 0;
         task.comm(&mut (*out).comm);
     }
-    reserved.submit(0);
+    record::submit(reserved, judgement);
 }
 
 /// match-proto: inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)
@@ -220,7 +219,7 @@ fn try_listen(ctx: &BtfTracePointContext) -> Option<()> {
     let family = sock.family()?;
     let mut peer = Peer { addr: [0; 16], port: 0, family, protocol: IPPROTO_TCP, reserved: 0 };
     peer.port = sock.local_port()?;
-    let subject = Subject::of(task, entry.container);
+    let subject = Subject::running(entry);
     emit(&subject, &Judgement::NOTHING, record::now(), entry, &peer, sock.cookie().unwrap_or(0), OP_LISTEN, 0, task);
     Some(())
 }

@@ -14,7 +14,7 @@ use aya_ebpf::programs::{FEntryContext, FExitContext, LsmContext, TracePointCont
 use bytemuck::Zeroable;
 use monitor_common::exec::{Moved, STDIO_INET_OUT, Stdio};
 use monitor_common::header::{Kind, Reason};
-use monitor_common::state::{TASK_INTERPRETER, TASK_NET_OUT, TASK_SHELL, TASK_STDIN_INET, TASK_STDOUT_INET};
+use monitor_common::state::{self, TASK_INTERPRETER, TASK_NET_OUT, TASK_SHELL, TASK_STDIN_INET, TASK_STDOUT_INET};
 
 /// Offset of `ret` in every `syscalls:sys_exit_*` record: 8 bytes of common fields, 8 of the
 /// system call's number (`/sys/kernel/tracing/events/syscalls/sys_exit_dup2/format`).
@@ -77,8 +77,7 @@ pub fn fentry_received(ctx: FEntryContext) -> i32 {
 /// Who is handed a connection has one.
 #[inline(always)]
 fn received(file: *const u8) -> Option<()> {
-    let task = Task::current()?;
-    let tgid = task.tgid()?;
+    let tgid = Task::running()?.1;
     let entry = provenance::entry(tgid)?;
     if entry.flags & TASK_NET_OUT != 0 {
         return None;
@@ -98,8 +97,7 @@ fn moved(fd: i64) -> Option<()> {
     if !(0..=2).contains(&fd) {
         return None;
     }
-    let task = Task::current()?;
-    let tgid = task.tgid()?;
+    let (task, tgid) = Task::running()?;
     let entry = provenance::entry(tgid)?;
     if entry.flags & TASK_NET_OUT == 0 || entry.flags & (TASK_SHELL | TASK_INTERPRETER) == 0 {
         return None;
@@ -120,7 +118,7 @@ fn moved(fd: i64) -> Option<()> {
         return None;
     }
     let judgement = guard::kill(entry.container, tgid, Reason::ReverseShell, 0);
-    emit(task, entry.container, flags, fd as u32, descriptors, &judgement)
+    emit(entry, fd as u32, descriptors, &judgement)
 }
 
 #[inline(always)]
@@ -129,15 +127,8 @@ fn outbound(descriptors: Descriptors, fd: u32) -> bool {
 }
 
 #[inline(always)]
-fn emit(
-    task: Task,
-    container: u64,
-    flags: u32,
-    fd: u32,
-    descriptors: Descriptors,
-    judgement: &Judgement,
-) -> Option<()> {
-    let subject = Subject::of(task, container);
+fn emit(entry: &state::Task, fd: u32, descriptors: Descriptors, judgement: &Judgement) -> Option<()> {
+    let subject = Subject::running(entry);
     let mut reserved = record::begin::<Moved>(Kind::Moved, &subject, judgement, record::now())?;
     let out = reserved.as_mut_ptr();
     // SAFETY: the reservation is a Moved.
@@ -145,9 +136,9 @@ fn emit(
         for i in 0..3 {
             stdio::look(descriptors.file(i), &mut (*out).stdio[i as usize]);
         }
-        (*out).task_flags = flags;
+        (*out).task_flags = entry.flags;
         (*out).fd = fd;
     }
-    reserved.submit(0);
+    record::submit(reserved, judgement);
     Some(())
 }

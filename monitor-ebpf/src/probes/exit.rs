@@ -21,20 +21,20 @@ pub fn process_exit(ctx: BtfTracePointContext) -> i32 {
 fn try_exit(ctx: &BtfTracePointContext) -> Option<()> {
     let task = Task(Object::new(ctx.arg::<*const u8>(0))?);
     let tgid = task.tgid()?;
-    let container = provenance::entry(tgid)?.container;
+    let entry = provenance::entry(tgid)?;
     // do_exit() drops `live` before the tracepoint (kernel/exit.c): 0 = the last thread.
     if task.live_threads()? > 0 {
         return None;
     }
-    let subject = Subject::of(task, container);
+    let subject = Subject::running(entry);
     let _ = TASKS.remove(&tgid);
-    let mut entry = record::begin::<Exit>(Kind::Exit, &subject, &Judgement::NOTHING, record::now())?;
-    let out = entry.as_mut_ptr();
+    let mut reserved = record::begin::<Exit>(Kind::Exit, &subject, &Judgement::NOTHING, record::now())?;
+    let out = reserved.as_mut_ptr();
     // SAFETY: the reservation is an Exit.
     unsafe {
         (*out).code = task.exit_code().unwrap_or(0);
         (*out).reserved = 0;
     }
-    entry.submit(record::QUIETLY);
+    record::submit_quietly(reserved);
     Some(())
 }

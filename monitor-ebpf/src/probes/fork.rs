@@ -35,7 +35,7 @@ fn forked(parent: Task, child: Task) -> Option<()> {
     if tgid == parent_tgid {
         return None; // a thread
     }
-    let container = match provenance::entry(parent_tgid) {
+    let (made, parent_start_ns) = match provenance::entry(parent_tgid) {
         // The child is a copy of its parent until it execs: same program, same descriptors.
         Some(known) => {
             TASKS.insert(&tgid, &*known, 0).ok()?;
@@ -51,7 +51,7 @@ fn forked(parent: Task, child: Task) -> Option<()> {
                 doom::continue_line(made, tgid);
             }
             doom::at_fork(made);
-            made.container
+            (made, known.start_ns)
         }
         None => {
             if parent.css_set() == child.css_set() {
@@ -63,20 +63,20 @@ fn forked(parent: Task, child: Task) -> Option<()> {
             }
             let made = provenance::create(tgid, child, container, parent_tgid)?;
             made.flags |= TASK_ENTERING;
-            container
+            (made, parent.start_ns().unwrap_or(0))
         }
     };
-    let subject = Subject::of(child, container);
+    let subject = Subject { tgid, tid: tgid, ..Subject::running(made) };
     let mut entry = record::begin::<Fork>(Kind::Fork, &subject, &Judgement::NOTHING, record::now())?;
     let out = entry.as_mut_ptr();
     // SAFETY: the reservation is a Fork.
     unsafe {
         (*out).parent_tgid = parent_tgid;
         (*out).reserved = 0;
-        (*out).parent_start_ns = parent.start_ns().unwrap_or(0);
+        (*out).parent_start_ns = parent_start_ns;
         child.comm(&mut (*out).comm);
     }
-    entry.submit(record::QUIETLY);
+    record::submit_quietly(entry);
     Some(())
 }
 
@@ -97,8 +97,7 @@ fn try_born(ctx: &TracePointContext) -> Option<()> {
     if unsafe { ctx.read_at::<i64>(RET) }.ok()? != 0 {
         return None;
     }
-    let child = Task::current()?;
-    let tgid = child.tgid()?;
+    let (child, tgid) = Task::running()?;
     let known = provenance::entry(tgid);
     if known.is_none_or(|entry| child.start_ns() != Some(entry.start_ns)) {
         return forked(child.parent()?, child);

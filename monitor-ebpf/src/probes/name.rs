@@ -146,8 +146,7 @@ fn upon_own(who: &own::Intruder<'_>, at: Dentry, bits: u32, means: guard::Means)
 /// Judges the name `at`, which the file at `from` (null: a new one) is to get.
 #[inline(always)]
 fn named(at: *const u8, from: *const u8, means: guard::Means, only_refused: bool) -> Option<bool> {
-    let task = Task::current()?;
-    let tgid = task.tgid()?;
+    let (task, tgid) = Task::running()?;
     let entry = provenance::entry(tgid)?;
     if entry.container == HOST {
         return None;

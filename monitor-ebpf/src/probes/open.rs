@@ -53,8 +53,7 @@ fn try_opened(ctx: &TracePointContext) -> Option<()> {
     if fd < 0 {
         return None;
     }
-    let task = Task::current()?;
-    let tgid = task.tgid()?;
+    let (task, tgid) = Task::running()?;
     let entry = interesting(tgid)?;
     let file = task.file(fd as u32)?;
     opened(task, tgid, entry, file, guard::Means::Kill);
@@ -85,8 +84,7 @@ pub fn fentry_file_open(ctx: FEntryContext) -> i32 {
 
 #[inline(always)]
 fn opening(file: *const u8, means: guard::Means) -> Option<bool> {
-    let task = Task::current()?;
-    let tgid = task.tgid()?;
+    let (task, tgid) = Task::running()?;
     let entry = interesting(tgid)?;
     let file = File(Object::new(file)?);
     let inode = file.inode()?;
@@ -116,8 +114,9 @@ fn opened(task: Task, tgid: u32, entry: &mut state::Task, file: File, means: gua
 #[inline(always)]
 fn look(task: Task, tgid: u32, entry: &mut state::Task, file: File, means: guard::Means) -> Option<Judgement> {
     let inode = file.inode()?;
-    match inode.kind()? {
-        Type::Regular => regular(task, tgid, entry, file, inode, means),
+    let permissions = inode.mode()?;
+    match Type::of(permissions) {
+        Type::Regular => regular(task, tgid, entry, file, inode, permissions, means),
         Type::Pipe => fifo(task, tgid, entry, file, inode, means),
         _ => None,
     }
@@ -130,6 +129,7 @@ fn regular(
     entry: &mut state::Task,
     file: File,
     inode: Inode,
+    permissions: u32,
     means: guard::Means,
 ) -> Option<Judgement> {
     let mode = file.mode()?;
@@ -142,7 +142,7 @@ fn regular(
         if entry.script != 0 {
             forget_impostor(entry, file, inode);
         }
-        return watched(task, entry, file, inode, &key, origin);
+        return watched(task, entry, file, permissions, &key, origin);
     }
     origin.hops += 1;
     let interpreter = entry.flags & (TASK_SHELL | TASK_INTERPRETER) != 0;
@@ -178,11 +178,11 @@ fn watched(
     task: Task,
     entry: &mut state::Task,
     file: File,
-    inode: Inode,
+    permissions: u32,
     key: &InodeKey,
     origin: &Origin,
 ) -> Option<Judgement> {
-    if entry.container == HOST || inode.mode()? & READ_BY_ALL != 0 || same(&entry.last_open, key) {
+    if entry.container == HOST || permissions & READ_BY_ALL != 0 || same(&entry.last_open, key) {
         return None;
     }
     let class = sensitive::class(file.dentry()?);

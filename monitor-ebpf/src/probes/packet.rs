@@ -121,6 +121,6 @@ fn emit(
         let status = bpf_skb_load_bytes(ctx.skb.skb.cast(), offset, (&raw mut (*out).data).cast(), bounded);
         (*out).len = if status == 0 { wanted } else { 0 };
     }
-    reserved.submit(0);
+    record::submit(reserved, &Judgement::NOTHING);
     Some(())
 }

@@ -91,8 +91,7 @@ fn given(ctx: &TracePointContext, directory: Option<Field>, path: Field, bit: u3
     if unsafe { ctx.read_at::<i64>(RET) }.ok()? != 0 {
         return None;
     }
-    let task = Task::current()?;
-    let tgid = task.tgid()?;
+    let (task, tgid) = Task::running()?;
     let entry = provenance::entry(tgid)?;
     if entry.container == HOST {
         return None;
@@ -223,7 +222,7 @@ fn tell(
     bit: u32,
     judgement: &Judgement,
 ) -> Option<()> {
-    let subject = Subject::of(task, entry.container);
+    let subject = Subject::running(entry);
     let mut reserved = record::begin::<Open>(Kind::Open, &subject, judgement, record::now())?;
     let out = reserved.as_mut_ptr();
     let inode: Option<Inode> = base.and_then(Dentry::inode);
@@ -257,7 +256,7 @@ fn tell(
         (*out).sensitive = reason as u32;
         (*out).task_flags = entry.flags;
     }
-    reserved.submit(0);
+    record::submit(reserved, judgement);
     Some(())
 }
 

@@ -37,8 +37,7 @@ pub fn lsm_program(ctx: LsmContext) -> i32 {
 
 #[inline(always)]
 fn try_program(ctx: &LsmContext) -> Option<bool> {
-    let task = Task::current()?;
-    let tgid = task.tgid()?;
+    let (task, tgid) = Task::running()?;
     let entry = provenance::entry(tgid)?;
     if entry.container == HOST {
         return None;
@@ -131,8 +130,7 @@ fn try_mapped(ctx: &TracePointContext) -> Option<()> {
     if (MAX_ERRNO..0).contains(&address) {
         return None;
     }
-    let task = Task::current()?;
-    let tgid = task.tgid()?;
+    let (task, tgid) = Task::running()?;
     let entry = provenance::entry(tgid)?;
     if entry.container == HOST || argument(Field::RegsThirdArg)? & PROT_EXEC == 0 {
         return None;
@@ -144,8 +142,7 @@ fn try_mapped(ctx: &TracePointContext) -> Option<()> {
 
 #[inline(always)]
 fn mapping(file: *const u8, means: guard::Means) -> Option<bool> {
-    let task = Task::current()?;
-    let tgid = task.tgid()?;
+    let (task, tgid) = Task::running()?;
     let entry = provenance::entry(tgid)?;
     if entry.container == HOST {
         return None;

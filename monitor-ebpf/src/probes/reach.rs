@@ -33,8 +33,7 @@ static HOST_MOUNTS: Array<u64, 1> = Array::new();
 /// The caller, if it is a container's and not the runtime on its way into one.
 #[inline(always)]
 fn caller<'a>() -> Option<(Task, u32, &'a mut state::Task)> {
-    let task = Task::current()?;
-    let tgid = task.tgid()?;
+    let (task, tgid) = Task::running()?;
     let entry = provenance::entry(tgid)?;
     if entry.container == HOST || entry.flags & TASK_ENTERING != 0 { None } else { Some((task, tgid, entry)) }
 }
@@ -55,7 +54,7 @@ fn tell(
     failed: bool,
     texts: Option<(u64, u64)>,
 ) -> Option<()> {
-    let subject = Subject::of(task, entry.container);
+    let subject = Subject::running(entry);
     let mut reserved = record::begin::<Reach>(Kind::Reach, &subject, judgement, record::now())?;
     let out = reserved.as_mut_ptr();
     let (source, target) = texts.unwrap_or((0, 0));
@@ -69,7 +68,7 @@ fn tell(
         string_from_user(source, &mut (*out).source);
         string_from_user(target, &mut (*out).target);
     }
-    reserved.submit(0);
+    record::submit(reserved, judgement);
     Some(())
 }
 

@@ -55,8 +55,7 @@ fn try_connected(ctx: &TracePointContext) -> Option<()> {
     if result != 0 && result != EINPROGRESS {
         return None;
     }
-    let task = Task::current()?;
-    let tgid = task.tgid()?;
+    let (task, tgid) = Task::running()?;
     let entry = provenance::entry(tgid)?;
     if entry.container == HOST {
         return None;
@@ -95,8 +94,7 @@ pub fn fentry_unix_connect(ctx: FEntryContext) -> i32 {
 
 #[inline(always)]
 fn connecting(server: *const u8, means: guard::Means) -> Option<bool> {
-    let task = Task::current()?;
-    let tgid = task.tgid()?;
+    let (task, tgid) = Task::running()?;
     let entry = provenance::entry(tgid)?;
     if entry.container == HOST {
         return None;
@@ -116,7 +114,7 @@ fn judge(task: Task, tgid: u32, entry: &state::Task, server: Sock, means: guard:
         return None;
     }
     let judgement = guard::act(means, entry.container, tgid, Reason::DockerSocket, 0);
-    let subject = Subject::of(task, entry.container);
+    let subject = Subject::running(entry);
     let Some(mut reserved) = record::begin::<UnixConnect>(Kind::UnixConnect, &subject, &judgement, record::now())
     else {
         return Some(judgement.denied());
@@ -133,7 +131,7 @@ fn judge(task: Task, tgid: u32, entry: &state::Task, server: Sock, means: guard:
             string(name, &mut (*out).name);
         }
     }
-    reserved.submit(0);
+    record::submit(reserved, &judgement);
     Some(judgement.denied())
 }
 

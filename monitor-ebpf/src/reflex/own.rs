@@ -69,8 +69,7 @@ impl<'a> Intruder<'a> {
 /// The running task, if what is ours is none of its business.
 #[inline(always)]
 pub fn intruder<'a>() -> Option<Intruder<'a>> {
-    let task = Task::current()?;
-    let tgid = task.tgid()?;
+    let (task, tgid) = Task::running()?;
     let entry = provenance::entry(tgid)?;
     Intruder::new(task, tgid, entry)
 }
@@ -90,7 +89,7 @@ pub fn attempt(
     if quietly && !judgement.denied() {
         return None;
     }
-    let subject = Subject::of(who.task, who.entry.container);
+    let subject = Subject::running(who.entry);
     let Some(mut reserved) = record::begin::<Tamper>(Kind::Tamper, &subject, &judgement, record::now()) else {
         return Some(judgement.denied());
     };
@@ -103,7 +102,7 @@ pub fn attempt(
         (*out).task_flags = who.entry.flags;
         (*out).reserved = 0;
     }
-    reserved.submit(0);
+    record::submit(reserved, &judgement);
     Some(judgement.denied())
 }
 

@@ -129,8 +129,6 @@ fn keys(alert: &Alert, bad: &HashSet<String>) -> Vec<Key> {
         // A key that was a lineage when it was first seen stays the same key as an origin.
         keys.push(Key { what, key: tie.key.clone(), because: tie.because.clone(), within: Some(within) });
     }
-    // Says more than that two findings of the host are of one tree.
-    keys.sort_by_key(|key| key.what != "line");
     let container = &alert.container.id;
     if bad.contains(container) {
         let because = "its container was made from an image on the denylist".into();
@@ -149,6 +147,8 @@ fn keys(alert: &Alert, bad: &HashSet<String>) -> Vec<Key> {
         // A row of a version before incidents.
         None => keys.extend(tree_of_old_row(alert)),
     }
+    // Says more than that two findings of the host are of one tree.
+    keys.sort_by_key(|key| key.what != "line");
     if let Some(peer) = alert.destination.as_ref().filter(|_| !on_host(alert)) {
         let because = format!("the same container has to do with {}:{}", peer.ip, peer.port);
         let key = format!("destination:{container}:{}:{}", peer.ip, peer.port);

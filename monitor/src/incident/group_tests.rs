@@ -22,6 +22,18 @@ fn the_chain_is_one_incident_by_its_line() {
     assert_eq!(links(&cases), ["lineage", "line"]);
 }
 
+/// The second file that a process wrote is in no row of its own.
+#[test]
+fn a_line_of_a_file_in_no_row_says_more_than_the_tree() {
+    let (first, mut second) = (cron(ID), cron(ID));
+    second.id = "f-second".into();
+    second.incident.ties[1].key = "file:803:78".into();
+    second.incident.ties[1].because = "its command is a line of /etc/cron.d/tomcat".into();
+    let cases = group(rows(&[&write("a", FindingKind::Escape, ID), &first, &second]));
+    let because: Vec<&str> = cases[0].links.iter().map(|link| link.because.as_str()).collect();
+    assert_eq!((cases.len(), because.last().copied()), (1, Some("its command is a line of /etc/cron.d/tomcat")));
+}
+
 #[test]
 fn without_the_daemons_tie_the_same_command_does() {
     let cases = group(rows(&[&write("a", FindingKind::Escape, ID), &cron("bbbbbbbbbbbb")]));

@@ -2,10 +2,12 @@
 //! with, which links belong to the set, and what has been told already.
 
 use super::maps::Raw;
-use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use super::shared::Shared;
+use aya::maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError};
 use bytemuck::{Pod, Zeroable};
 use monitor_common::state::LossKey;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Names of the maps.
 pub const NAMES: [&str; 3] = ["HANDOVER", "TOLD", "LOSS_TOLD"];
@@ -13,6 +15,10 @@ pub const NAMES: [&str; 3] = ["HANDOVER", "TOLD", "LOSS_TOLD"];
 const ENTRIES: u32 = 4096;
 /// Words of [`Handover::links`].
 const LINK_WORDS: usize = 4;
+/// Words of a [`Handover`].
+const WORDS: usize = size_of::<Handover>() / 8;
+/// `BPF_F_MMAPABLE` (include/uapi/linux/bpf.h).
+const MMAPABLE: u32 = 1 << 10;
 
 /// Counts over the life of the maps, all daemons together.
 #[repr(C)]
@@ -58,7 +64,8 @@ pub struct ToldKey {
 
 /// See the module.
 pub struct Ledger {
-    handover: Array<MapData, Raw<Handover>>,
+    /// Changes with every record.
+    handover: Shared<[AtomicU64; WORDS]>,
     told: HashMap<MapData, Raw<ToldKey>, u64>,
     loss_told: HashMap<MapData, Raw<LossKey>, u64>,
 }
@@ -69,7 +76,7 @@ impl Ledger {
         let map = |name: &str| Map::from_map_data(MapData::from_pin(folder.join(name)).ok()?).ok();
         let [handover, told, loss_told] = NAMES;
         Some(Self {
-            handover: map(handover)?.try_into().ok()?,
+            handover: Shared::of(map(handover)?.try_into().ok()?).ok()?,
             told: map(told)?.try_into().ok()?,
             loss_told: map(loss_told)?.try_into().ok()?,
         })
@@ -81,7 +88,7 @@ impl Ledger {
     /// The kernel refuses a map.
     pub fn create() -> Result<Self, MapError> {
         Ok(Self {
-            handover: Array::create(1, 0)?,
+            handover: Shared::of(Array::create(1, MMAPABLE)?).map_err(MapError::IoError)?,
             told: HashMap::create(ENTRIES, 0)?,
             loss_told: HashMap::create(ENTRIES, 0)?,
         })
@@ -97,7 +104,7 @@ impl Ledger {
             let name = Some(name.to_owned());
             move |error| MapError::PinError { name, error }
         };
-        self.handover.pin(folder.join(handover)).map_err(failed(handover))?;
+        self.handover.map().map().pin(folder.join(handover)).map_err(failed(handover))?;
         self.told.pin(folder.join(told)).map_err(failed(told))?;
         self.loss_told.pin(folder.join(loss_told)).map_err(failed(loss_told))?;
         Self::pinned(folder).ok_or_else(|| MapError::InvalidName { name: handover.into() })
@@ -105,12 +112,15 @@ impl Ledger {
 
     /// The counts as they stand.
     pub fn handover(&self) -> Handover {
-        self.handover.get(&0, 0).map(|raw| raw.0).unwrap_or_default()
+        bytemuck::cast(self.handover.each_ref().map(|word| word.load(Ordering::Relaxed)))
     }
 
     /// Replaces the counts.
     pub fn set_handover(&mut self, handover: &Handover) {
-        super::maps::note("HANDOVER", self.handover.set(0, Raw(*handover), 0));
+        let words: [u64; WORDS] = bytemuck::cast(*handover);
+        for (to, word) in self.handover.iter().zip(words) {
+            to.store(word, Ordering::Relaxed);
+        }
     }
 
     /// Was this told by this daemon or one before it?

@@ -5,6 +5,7 @@ use super::ledger::Ledger;
 use super::loader::LoadError;
 use super::missed::Missed;
 use super::profiles::Profiles;
+use super::shared::Shared;
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError, PerCpuArray, RingBuf};
 use monitor_common::header::Reason;
@@ -14,6 +15,7 @@ use monitor_common::state::{Config, CutKey, Fingerprint, InodeKey, LossKey, Task
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::AsFd as _;
 use std::path::Path;
+use std::sync::atomic::AtomicU32;
 
 /// Wraps a plain type so that aya accepts it as map key or value.
 #[repr(transparent)]
@@ -60,6 +62,8 @@ pub struct Rings {
     pub events: RingBuf<MapData>,
     /// Records with a reason.
     pub verdicts: RingBuf<MapData>,
+    /// Not 0: the reader looks by itself, or is on its way, and need not be woken.
+    pub looks: Shared<AtomicU32>,
 }
 
 /// A second hold on what the programs know of processes, for another thread.
@@ -102,7 +106,10 @@ impl Rings {
     /// # Errors
     /// One is not there or no ring.
     pub fn open(source: &mut Source<'_>) -> Result<Self, LoadError> {
-        Ok(Self { events: source.of("EVENTS")?, verdicts: source.of("VERDICTS")? })
+        const LOOKS: &str = "READER_LOOKS";
+        let looks = Shared::of(source.of(LOOKS)?)
+            .map_err(|error| LoadError::Map { name: LOOKS, source: MapError::IoError(error) })?;
+        Ok(Self { events: source.of("EVENTS")?, verdicts: source.of("VERDICTS")?, looks })
     }
 }
 

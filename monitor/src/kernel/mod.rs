@@ -18,3 +18,4 @@ pub mod pins;
 pub mod profiles;
 pub mod responses;
 pub mod ring;
+pub mod shared;

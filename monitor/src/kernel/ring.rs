@@ -6,7 +6,7 @@ use super::maps::Rings;
 use crate::event::Event;
 use aya::maps::{MapData, RingBuf};
 use monitor_common::header::Header;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -18,8 +18,11 @@ use std::time::{Duration, Instant};
 /// A record that another CPU is still writing hides those behind it for a moment. What was only observed
 /// waits for as long, so that it is judged with what happened before it.
 const GRACE: Duration = Duration::from_millis(1);
-/// When it is looked again for what waits.
+/// While records come it is looked so often, and nobody wakes the reader: an interrupt for each record costs those who
+/// make them more than all the rest. Also when it is looked again for what waits.
 const SOON: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+/// Looks in a row that found nothing after which the next record is to wake the reader.
+const LOOKS: u32 = 2;
 /// How long records that wake nobody (fork, exit) may lie.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
@@ -127,6 +130,44 @@ impl Drop for Drain {
     }
 }
 
+/// Waits for whoever wakes the reader. Edge-triggered: that a ring is not empty is no reason.
+struct Waker(OwnedFd);
+
+impl Waker {
+    /// What is no ring.
+    const STOP: u64 = 1;
+    const RING: u64 = 0;
+
+    fn new(rings: &Rings, stop: &OwnedFd) -> rustix::io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let edges = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&epoll, &rings.verdicts, epoll::EventData::new_u64(Self::RING), edges)?;
+        epoll::add(&epoll, &rings.events, epoll::EventData::new_u64(Self::RING), edges)?;
+        epoll::add(&epoll, stop, epoll::EventData::new_u64(Self::STOP), epoll::EventFlags::IN)?;
+        Ok(Self(epoll))
+    }
+
+    /// Until somebody does, or so long; true if that is to end.
+    fn wait(&self, limit: &Timespec) -> rustix::io::Result<bool> {
+        let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 3];
+        match epoll::wait(&self.0, &mut events, Some(limit)) {
+            Ok(count) => Ok(events.iter().take(count).any(|event| event.data.u64() == Self::STOP)),
+            Err(rustix::io::Errno::INTR) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Until the pipeline has had some time, or that is to end; true if it is.
+fn waits_for(stop: &OwnedFd, limit: &Timespec) -> rustix::io::Result<bool> {
+    let mut only = [PollFd::new(stop, PollFlags::IN)];
+    match poll(&mut only, Some(limit)) {
+        Ok(_) => Ok(!only[0].revents().is_empty()),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// How a round ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Round {
@@ -150,17 +191,9 @@ struct Worker<T> {
 
 impl<T: From<Event>> Worker<T> {
     fn run(mut self, mut rings: Rings, stop: &OwnedFd) {
-        let mut last = Round::Empty;
-        loop {
-            match self.wait(&rings, stop, last) {
-                Ok(false) => last = self.round(&mut rings),
-                Ok(true) => break,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => {
-                    tracing::error!(%error, "poll of the rings failed; no more events are read");
-                    return;
-                }
-            }
+        if let Err(error) = self.read(&mut rings, stop) {
+            tracing::error!(%error, "poll of the rings failed; no more events are read");
+            return;
         }
         let end = Instant::now() + LAST;
         while self.round(&mut rings) != Round::Empty && Instant::now() < end {
@@ -171,18 +204,28 @@ impl<T: From<Event>> Worker<T> {
         }
     }
 
-    /// Until there is something to do; true if that is to end.
-    fn wait(&self, rings: &Rings, stop: &OwnedFd, last: Round) -> rustix::io::Result<bool> {
-        let stop = PollFd::new(stop, PollFlags::IN);
-        if last == Round::Pressed {
-            let mut only = [stop];
-            poll(&mut only, Some(&SOON))?;
-            return Ok(!only[0].revents().is_empty());
+    /// Until that is to end.
+    fn read(&mut self, rings: &mut Rings, stop: &OwnedFd) -> rustix::io::Result<()> {
+        let waker = Waker::new(rings, stop)?;
+        // Looks in a row that found nothing.
+        let mut idle: u32 = 0;
+        loop {
+            let before = self.counts.received.load(Ordering::Relaxed);
+            let end = self.round(rings);
+            idle = if self.counts.received.load(Ordering::Relaxed) > before { 0 } else { idle.saturating_add(1) };
+            let sleeps = end == Round::Empty && idle >= LOOKS;
+            rings.looks.store(u32::from(!sleeps), Ordering::SeqCst);
+            // The first time it sleeps it looks soon again: somebody may have asked just before.
+            let long = sleeps && idle > LOOKS && self.waiting.is_empty();
+            let stopped = match end {
+                Round::More => false,
+                Round::Pressed => waits_for(stop, &SOON)?,
+                Round::Empty => waker.wait(if long { &LOOK } else { &SOON })?,
+            };
+            if stopped {
+                return Ok(());
+            }
         }
-        let ring = |ring| PollFd::new(ring, PollFlags::IN);
-        let mut fds = [ring(&rings.verdicts), ring(&rings.events), stop];
-        poll(&mut fds, Some(if self.waiting.is_empty() { &LOOK } else { &SOON }))?;
-        Ok(!fds[2].revents().is_empty())
     }
 
     /// Everything there is and the pipeline has room for, the two rings merged by time: a verdict comes after

@@ -1,7 +1,7 @@
 //! Words that an array map and this process have in common: read and written without a system call.
 
 use super::maps::Raw;
-use aya::maps::{Array, MapData};
+use aya::maps::{Array, IterableMap as _, MapData};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::ops::Deref;
 use std::os::fd::AsFd as _;
@@ -34,8 +34,10 @@ where
 }
 
 /// The only value of an array map that was made with `BPF_F_MMAPABLE`.
-pub struct Shared<T> {
+pub struct Shared<T: Words> {
     address: NonNull<T>,
+    /// Its descriptor is what programs are loaded with.
+    map: Array<MapData, Raw<T::Value>>,
 }
 
 // SAFETY: what is shared is atomics.
@@ -44,19 +46,23 @@ unsafe impl<T: Words> Send for Shared<T> {}
 unsafe impl<T: Words> Sync for Shared<T> {}
 
 impl<T: Words> Shared<T> {
-    /// Maps it into this process. The kernel keeps the map as long.
+    /// Maps it into this process.
     ///
     /// # Errors
     /// The kernel refuses, for one because the map was made without the flag.
-    pub fn of(map: &Array<MapData, Raw<T::Value>>) -> std::io::Result<Self> {
+    pub fn of(map: Array<MapData, Raw<T::Value>>) -> std::io::Result<Self> {
         const { assert!(size_of::<T>() <= LENGTH && size_of::<T>() == size_of::<T::Value>()) };
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: new memory, at an address of the kernel's choice.
-        let address = unsafe {
-            mmap(std::ptr::null_mut(), LENGTH, protection, MapFlags::SHARED, map.map().fd().as_fd(), 0)
-        }?;
-        let address = NonNull::new(address.cast()).ok_or(rustix::io::Errno::NOMEM)?;
-        Ok(Self { address })
+        let memory =
+            unsafe { mmap(std::ptr::null_mut(), LENGTH, protection, MapFlags::SHARED, map.map().fd().as_fd(), 0) }?;
+        let address = NonNull::new(memory.cast()).ok_or(rustix::io::Errno::NOMEM)?;
+        Ok(Self { address, map })
+    }
+
+    /// The map.
+    pub fn map(&self) -> &Array<MapData, Raw<T::Value>> {
+        &self.map
     }
 }
 
@@ -69,7 +75,7 @@ impl<T: Words> Deref for Shared<T> {
     }
 }
 
-impl<T> Drop for Shared<T> {
+impl<T: Words> Drop for Shared<T> {
     fn drop(&mut self) {
         // SAFETY: mapped in `of`, and nobody has a reference any more.
         let _ = unsafe { munmap(self.address.as_ptr().cast(), LENGTH) };

@@ -36,9 +36,10 @@ pub fn emit(room: &mut Room) -> Option<()> {
 fn write<const N: usize>(task: Task, room: &Room, start: u64, end: u64) -> Option<()> {
     let scratch = &room.scratch;
     let entry = provenance::entry(scratch.tgid)?;
-    let subject = Subject::of(task, entry.container);
+    let subject = Subject::running(entry);
     let task_flags = entry.flags;
-    let mut entry = record::begin::<ExecWith<N>>(Kind::Exec, &subject, &room.judgement, scratch.time_ns)?;
+    let judgement = &room.judgement;
+    let mut entry = record::begin::<ExecWith<N>>(Kind::Exec, &subject, judgement, scratch.time_ns)?;
     let out = entry.as_mut_ptr();
     let total = end.wrapping_sub(start);
     let cut = total > ARGS_HEAD as u64;
@@ -75,6 +76,6 @@ fn write<const N: usize>(task: Task, room: &Room, start: u64, end: u64) -> Optio
         }
         (*exec).args_area = N as u32;
     }
-    entry.submit(0);
+    record::submit(entry, judgement);
     Some(())
 }
