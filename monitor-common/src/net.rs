@@ -69,7 +69,7 @@ pub struct Payload {
     pub cookie: u64,
     /// 0 = sent, 1 = received.
     pub inbound: u32,
-    /// How many payload segments this socket had sent (received) before.
+    /// Units that the segments sent (received) before count for: one for each eight bytes, at most eight a segment.
     pub index: u32,
     /// Valid bytes in `data`.
     pub len: u32,

@@ -199,7 +199,7 @@ const _: () = assert!(size_of::<Pipe>() == 24 + 16 + 48);
 pub struct Socket {
     /// Who connected it.
     pub tgid: u32,
-    /// Payload segments seen outwards.
+    /// Units of payload copied outwards (see the kernel half, probes/packet).
     pub sent: u16,
     /// And inwards.
     pub received: u16,

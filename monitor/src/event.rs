@@ -288,7 +288,7 @@ pub struct Payload {
     pub cookie: u64,
     /// Received rather than sent.
     pub inbound: bool,
-    /// How many payload segments in this direction came before.
+    /// Units that those before it in this direction count for.
     pub index: u32,
     /// Length of the whole segment.
     pub segment: u32,

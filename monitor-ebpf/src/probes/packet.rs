@@ -1,6 +1,6 @@
 //! First payload bytes of a connection, both ways: what judgement reads stratum, DNS names and TLS
-//! server names from. At most [`SEGMENTS`] segments a direction and socket are copied; a packet of
-//! a socket that no watched process connected costs one lookup. Before that: no packet of a quarantined
+//! server names from. Of a direction and socket a few segments are copied, more if they are short ([`ROOM`]); a packet
+//! of a socket that no watched process connected costs one lookup. Before that: no packet of a quarantined
 //! container passes, in either direction.
 
 use crate::kernel::copy_words;
@@ -17,8 +17,12 @@ use monitor_common::state::Socket;
 
 const ALLOW: i32 = 1;
 const DROP: i32 = 0;
-/// Segments copied in each direction: enough for a proxy's CONNECT, a split login and its answer.
-const SEGMENTS: u16 = 4;
+/// What is copied in each direction, in units: four segments of ordinary length, enough for a proxy's CONNECT, a login and its
+/// answer, or 32 crumbs of a request that was split to go unseen.
+const ROOM: u16 = 32;
+/// Bytes a unit, and the most units that one segment counts for.
+const UNIT: u32 = 8;
+const MOST: u32 = 8;
 /// Index of the last byte that is copied, as a mask.
 const LAST_BYTE: u32 = PAYLOAD_LEN as u32 - 1;
 const _: () = assert!(PAYLOAD_LEN.is_power_of_two());
@@ -52,7 +56,7 @@ fn try_packet(ctx: &SkBuffContext, inbound: bool) -> Option<()> {
     // SAFETY: map values live as long as the program run; the counters may race by one.
     let socket = unsafe { &mut *marks::of_socket(cookie)? };
     let index = if inbound { socket.received } else { socket.sent };
-    if index >= SEGMENTS {
+    if index >= ROOM {
         return None;
     }
     let offset = payload_offset(ctx)?;
@@ -60,10 +64,11 @@ fn try_packet(ctx: &SkBuffContext, inbound: bool) -> Option<()> {
     if length == 0 {
         return None;
     }
+    let units = length.div_ceil(UNIT).min(MOST) as u16;
     if inbound {
-        socket.received = index + 1;
+        socket.received = index + units;
     } else {
-        socket.sent = index + 1;
+        socket.sent = index + units;
     }
     emit(ctx, socket, cookie, inbound, index, offset, length)
 }

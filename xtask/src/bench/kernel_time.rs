@@ -1,12 +1,12 @@
 //! Time spent in each BPF program, as the kernel counts it while `kernel.bpf_stats_enabled` is on. The
 //! counting itself costs some tens of nanoseconds a run, so this is a pass of its own.
 
-use crate::process::{capture, find};
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+use aya::programs::{ProgramInfo, loaded_programs};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::Command;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 
 const SWITCH: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
@@ -42,15 +42,11 @@ impl Drop for Statistics {
     }
 }
 
-/// A loaded program, as bpftool lists it.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+/// A loaded program and its counters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Program {
-    id: u32,
-    #[serde(default)]
     name: String,
-    #[serde(default)]
     run_time_ns: u64,
-    #[serde(default)]
     run_cnt: u64,
 }
 
@@ -67,27 +63,36 @@ pub struct ProgramTime {
     pub ns_per_operation: f64,
 }
 
-/// Programs loaded now, by id; `None` without bpftool, which is then reported as not measured.
-pub fn programs() -> Result<Option<BTreeMap<u32, Program>>> {
-    let Some(bpftool) = find("bpftool") else {
-        return Ok(None);
-    };
-    let text = capture(Command::new(bpftool).args(["prog", "show", "--json"]))?;
-    let list: Vec<Program> = serde_json::from_str(&text).context("read bpftool's list of programs")?;
-    Ok(Some(list.into_iter().map(|program| (program.id, program)).collect()))
+/// Programs loaded now, by id.
+pub type Programs = BTreeMap<u32, Program>;
+
+/// Looks at all of them.
+pub fn programs() -> Result<Programs> {
+    // One that goes while they are listed is not missed.
+    loaded_programs().flatten().map(|info| Ok((info.id(), counted(&info)?))).collect()
 }
 
-type Programs = Option<BTreeMap<u32, Program>>;
+/// Counters stand in what /proc tells of a descriptor (`bpf_prog_show_fdinfo`, kernel/bpf/syscall.c).
+fn counted(info: &ProgramInfo) -> Result<Program> {
+    let fd = info.fd().context("open a BPF program")?;
+    let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let name = info.name_as_str().unwrap_or_default().to_owned();
+    Ok(Program { name, run_time_ns: field(&text, "run_time_ns:"), run_cnt: field(&text, "run_cnt:") })
+}
+
+fn field(text: &str, name: &str) -> u64 {
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap_or(0)
+}
 
 /// What the programs that are not `foreign` (loaded before the daemon started) did between two looks, for
 /// each of so many operations; the dearest first.
-pub fn spent(foreign: &Programs, before: &Programs, after: &Programs, operations: u32) -> Option<Vec<ProgramTime>> {
-    let (foreign, before, after) = (foreign.as_ref()?, before.as_ref()?, after.as_ref()?);
+pub fn spent(foreign: &Programs, before: &Programs, after: &Programs, operations: u32) -> Vec<ProgramTime> {
     let mut times: Vec<ProgramTime> = after
-        .values()
-        .filter(|program| !foreign.contains_key(&program.id))
-        .filter_map(|program| {
-            let earlier = before.get(&program.id);
+        .iter()
+        .filter(|(id, _)| !foreign.contains_key(id))
+        .filter_map(|(id, program)| {
+            let earlier = before.get(id);
             let runs = program.run_cnt - earlier.map_or(0, |earlier| earlier.run_cnt.min(program.run_cnt));
             let ns = program.run_time_ns - earlier.map_or(0, |earlier| earlier.run_time_ns.min(program.run_time_ns));
             (runs > 0).then(|| ProgramTime {
@@ -99,36 +104,36 @@ pub fn spent(foreign: &Programs, before: &Programs, after: &Programs, operations
         })
         .collect();
     times.sort_by(|a, b| b.ns_per_operation.total_cmp(&a.ns_per_operation));
-    Some(times)
+    times
 }
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
     use super::*;
 
-    fn list(json: &str) -> Programs {
-        let list: Vec<Program> = serde_json::from_str(json).unwrap();
-        Some(list.into_iter().map(|program| (program.id, program)).collect())
+    fn program(name: &str, run_time_ns: u64, run_cnt: u64) -> Program {
+        Program { name: name.to_owned(), run_time_ns, run_cnt }
     }
 
     #[test]
     fn counts_only_the_daemons_own_programs_and_only_the_difference() {
-        let foreign = list(r#"[{"id":1,"name":"other","run_time_ns":5,"run_cnt":5}]"#);
-        let before = list(r#"[{"id":1,"name":"other"},{"id":2,"type":"tracing","name":"probe_exec"},{"id":3}]"#);
-        let after = list(
-            r#"[{"id":1,"name":"other","run_time_ns":900,"run_cnt":9},
-                {"id":2,"name":"probe_exec","run_time_ns":4000,"run_cnt":20},{"id":3}]"#,
-        );
-        let times = spent(&foreign, &before, &after, 10).unwrap();
+        let foreign = Programs::from([(1, program("other", 5, 5))]);
+        let before = Programs::from([(1, program("other", 5, 5)), (2, program("exec", 0, 0)), (3, Program::default())]);
+        let after =
+            Programs::from([(1, program("other", 900, 9)), (2, program("exec", 4000, 20)), (3, Program::default())]);
+        let times = spent(&foreign, &before, &after, 10);
         let expected = ProgramTime {
-            program: "probe_exec".to_owned(),
+            program: "exec".to_owned(),
             runs_per_operation: 2.0,
             ns_per_run: 200.0,
             ns_per_operation: 400.0,
         };
         assert_eq!(times, [expected]);
-        assert_eq!(spent(&None, &before, &after, 10), None);
+    }
+
+    #[test]
+    fn counters_are_read_by_name() {
+        let text = "prog_type:\t26\nrun_time_ns:\t1234\nrun_cnt:\t5\nrecursion_misses:\t0\n";
+        assert_eq!((field(text, "run_time_ns:"), field(text, "run_cnt:"), field(text, "other:")), (1234, 5, 0));
     }
 }

@@ -36,7 +36,7 @@ pub struct Report {
     rounds: u32,
     without: BTreeMap<Workload, Vec<f64>>,
     with: BTreeMap<Workload, Vec<f64>>,
-    programs: BTreeMap<Workload, Option<Vec<ProgramTime>>>,
+    programs: BTreeMap<Workload, Vec<ProgramTime>>,
     start_to_ready_ms: Vec<f64>,
     resting_rss_bytes: Vec<f64>,
     cpu_s: Vec<f64>,
@@ -131,7 +131,7 @@ impl Report {
     }
 
     /// Notes the BPF time of a workload.
-    pub fn programs(&mut self, workload: Workload, times: Option<Vec<ProgramTime>>) {
+    pub fn programs(&mut self, workload: Workload, times: Vec<ProgramTime>) {
         self.programs.insert(workload, times);
     }
 
@@ -160,7 +160,7 @@ impl Report {
         let (without, with) = (self.without.get(&workload)?, self.with.get(&workload)?);
         // Of each round's own pair: a machine that drifts from round to round does not show up as cost.
         let added: Vec<f64> = without.iter().zip(with).map(|(without, with)| with - without).collect();
-        let programs = self.programs.get(&workload).cloned().flatten();
+        let programs = self.programs.get(&workload).cloned();
         Some(Row {
             work: workload.work,
             place: if workload.contained { "container" } else { "host" },

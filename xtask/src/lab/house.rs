@@ -96,9 +96,6 @@ impl Paths {
     fn monitor_pid_file(&self) -> PathBuf {
         self.run.join("monitor.pid")
     }
-    fn https_pid_file(&self) -> PathBuf {
-        self.run.join("https.pid")
-    }
     fn state(&self) -> PathBuf {
         self.cache.join("engine.json")
     }
@@ -177,12 +174,6 @@ impl House {
         self.paths.monitor_pid_file()
     }
 
-    /// Where the HTTPS server's process id is noted, for the same reason; its command line names
-    /// [`House::run_dir`].
-    pub fn https_pid_file(&self) -> PathBuf {
-        self.paths.https_pid_file()
-    }
-
     /// The network everything lives in.
     pub fn network(&self) -> &Network {
         &self.network
@@ -224,7 +215,6 @@ impl Drop for House {
 
 fn clear(paths: &Paths, cgroup: &str, absent_before: &[PathBuf]) {
     leftovers::end_process(&paths.monitor_pid_file(), &paths.cache);
-    leftovers::end_process(&paths.https_pid_file(), &paths.run);
     leftovers::end_process(&paths.pid_file(), &paths.data());
     leftovers::end_process(&paths.exec().join("containerd/containerd.pid"), &paths.exec());
     leftovers::remove_cgroup(cgroup);

@@ -16,11 +16,12 @@ pub fn serve(stream: TcpStream, session: &Session) {
     let Ok(write_half) = stream.try_clone() else {
         return;
     };
-    let _peer_gone = exchange(stream.take(REQUEST_LIMIT_BYTES), write_half, session);
+    let _peer_gone = exchange(stream, write_half, session);
 }
 
-fn exchange(from: impl Read, mut to: impl Write, session: &Session) -> std::io::Result<()> {
-    let mut from = BufReader::new(from);
+/// The same over whatever carries it.
+pub fn exchange(from: impl Read, mut to: impl Write, session: &Session) -> std::io::Result<()> {
+    let mut from = BufReader::new(from.take(REQUEST_LIMIT_BYTES));
     let mut line = String::new();
     from.read_line(&mut line)?;
     let mut words = line.split_whitespace();

@@ -29,8 +29,6 @@ const DNS_PORT: u16 = 53;
 /// The running services; they end when this is dropped.
 pub struct Services {
     sessions: Sessions,
-    /// Absent where the machine has no openssl.
-    https: Option<Https>,
     stop: Stop,
     threads: Vec<JoinHandle<()>>,
 }
@@ -41,16 +39,15 @@ impl Services {
         let sessions = Sessions::default();
         let stop = Stop::default();
         let (given, ending, ports) = (sessions.clone(), stop.clone(), ports.clone());
-        let threads = engine.network().inside(move || spawn(&ports, &given, &ending))??;
-        let https = Https::start(engine).inspect_err(|error| eprintln!("lab: no HTTPS: {error:#}")).ok();
-        Ok(Self { sessions, https, stop, threads })
+        // Absent where the machine has no openssl.
+        let https = Https::prepare(engine).inspect_err(|error| eprintln!("lab: no HTTPS: {error:#}")).ok();
+        let threads = engine.network().inside(move || spawn(&ports, https, &given, &ending))??;
+        Ok(Self { sessions, stop, threads })
     }
 
-    /// `addresses` get what `session` gives out; its files are also those of the HTTPS server, which
-    /// does not tell its clients apart.
-    pub fn open(&self, addresses: &[IpAddr], session: &Arc<Session>) -> Result<()> {
+    /// `addresses` get what `session` gives out.
+    pub fn open(&self, addresses: &[IpAddr], session: &Arc<Session>) {
         self.sessions.open(addresses, session);
-        self.https.as_ref().map_or(Ok(()), |https| https.publish(&session.serve))
     }
 
     /// Who is served what.
@@ -59,7 +56,7 @@ impl Services {
     }
 }
 
-fn spawn(ports: &Ports, sessions: &Sessions, stop: &Stop) -> Result<Vec<JoinHandle<()>>> {
+fn spawn(ports: &Ports, https: Option<Https>, sessions: &Sessions, stop: &Stop) -> Result<Vec<JoinHandle<()>>> {
     let groups: [(Service, Handler); 4] = [
         (Service::Http, Arc::new(http::serve)),
         (Service::Shell, Arc::new(shell::serve)),
@@ -71,6 +68,10 @@ fn spawn(ports: &Ports, sessions: &Sessions, stop: &Stop) -> Result<Vec<JoinHand
         for port in ports.all(service) {
             threads.push(listen::tcp(port, Arc::clone(&handler), sessions.clone(), stop.clone())?);
         }
+    }
+    if let Some(https) = https {
+        let handler: Handler = Arc::new(move |stream, session| https.serve(stream, session));
+        threads.push(listen::tcp(https::PORT, handler, sessions.clone(), stop.clone())?);
     }
     for port in ports.all(Service::Echo) {
         threads.push(listen::udp(port, echo::answer, stop.clone())?);
