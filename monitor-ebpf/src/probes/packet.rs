@@ -28,6 +28,11 @@ const LAST_BYTE: u32 = PAYLOAD_LEN as u32 - 1;
 const _: () = assert!(PAYLOAD_LEN.is_power_of_two());
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
+/// Headers without options, bytes, and where the TCP header tells its own length.
+const IPV4_LEN: usize = 20;
+const IPV6_LEN: usize = 40;
+const TCP_LEN: usize = 20;
+const TCP_OFFSET: usize = 12;
 
 /// Packets leaving.
 #[cgroup_skb]
@@ -49,8 +54,42 @@ pub fn packet_ingress(ctx: SkBuffContext) -> i32 {
     ALLOW
 }
 
+/// Is it TCP's own (a handshake, an acknowledgement, an end)? Half of all packets are, and are told from a look at the
+/// headers alone, where these are at hand and of the usual form.
+#[inline(always)]
+fn is_bare(ctx: &SkBuffContext) -> bool {
+    // SAFETY: the kernel hands a valid context.
+    let (start, end, length) = unsafe {
+        let skb = &*ctx.skb.skb;
+        (skb.data as usize, skb.data_end as usize, skb.len)
+    };
+    let byte = |offset: usize| {
+        // SAFETY: each caller has compared with the end before.
+        unsafe { *((start + offset) as *const u8) }
+    };
+    if start + IPV4_LEN + TCP_LEN > end {
+        return false;
+    }
+    if byte(0) == 0x45 {
+        return byte(9) == IPPROTO_TCP && length == IPV4_LEN as u32 + tcp_length(byte(IPV4_LEN + TCP_OFFSET));
+    }
+    if byte(0) >> 4 != 6 || byte(6) != IPPROTO_TCP || start + IPV6_LEN + TCP_LEN > end {
+        return false;
+    }
+    length == IPV6_LEN as u32 + tcp_length(byte(IPV6_LEN + TCP_OFFSET))
+}
+
+/// From the byte that holds it, in words, in its upper half.
+#[inline(always)]
+const fn tcp_length(byte: u8) -> u32 {
+    (byte >> 4) as u32 * 4
+}
+
 #[inline(always)]
 fn try_packet(ctx: &SkBuffContext, inbound: bool) -> Option<()> {
+    if is_bare(ctx) {
+        return None;
+    }
     // SAFETY: the kernel hands a valid context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
     // SAFETY: map values live as long as the program run; the counters may race by one.
@@ -85,8 +124,8 @@ fn payload_offset(ctx: &SkBuffContext) -> Option<u32> {
     };
     match protocol {
         IPPROTO_TCP => {
-            let words: u8 = ctx.load(transport as usize + 12).ok()?;
-            Some(transport + u32::from(words >> 4) * 4)
+            let words: u8 = ctx.load(transport as usize + TCP_OFFSET).ok()?;
+            Some(transport + tcp_length(words))
         }
         IPPROTO_UDP => Some(transport + 8),
         _ => None,

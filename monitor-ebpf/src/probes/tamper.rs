@@ -24,6 +24,7 @@ const SEND_SIG_NOINFO: u64 = 0;
 /// See above.
 const SEND_SIG_PRIV: u64 = 1;
 const SIGSTOP: u32 = 19;
+const SIGCHLD: u32 = 17;
 /// include/uapi/linux/resource.h
 const PRIO_PROCESS: u32 = 0;
 
@@ -39,11 +40,15 @@ pub fn signal_sent(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn try_sent(ctx: &BtfTracePointContext) -> Option<()> {
+    let signal = ctx.arg::<u32>(0);
+    // Every process that ends sends one, and nobody is harmed by it.
+    if signal == SIGCHLD {
+        return None;
+    }
     let target = Task(Object::new(ctx.arg::<*const u8>(2))?);
     if !own::is_daemon(target) {
         return None;
     }
-    let signal = ctx.arg::<u32>(0);
     let info = ctx.arg::<u64>(1);
     // The kernel's own (out of memory, a timer's) interrupt whoever runs; ptrace(2) stops in its own name.
     let meant = match info {
