@@ -21,15 +21,19 @@ macro_rules! fields {
             pub names: &'static [&'static str],
             /// Without it nothing works.
             pub required: bool,
+            /// Only some doors need it, which are not opened without it.
+            pub door: bool,
         }
 
         /// All of them, indexed by `Field as usize`.
         pub const FIELDS: &[Spec] = &[
-            $(Spec { field: Field::$variant, names: &[$($name),+], required: fields!(@ $need) }),+
+            $(Spec { field: Field::$variant, names: &[$($name),+], required: fields!(@ $need), door: fields!(# $need) }),+
         ];
     };
     (@ required) => { true };
-    (@ optional) => { false };
+    (@ $other:ident) => { false };
+    (# door) => { true };
+    (# $other:ident) => { false };
 }
 
 fields! {
@@ -257,10 +261,58 @@ fields! {
     SubsysMemory = ["enum cgroup_subsys_id.memory_cgrp_id"] optional,
     /// Index of the cpu controller.
     SubsysCpu = ["enum cgroup_subsys_id.cpu_cgrp_id"] optional,
+    /// The request in the record that io_uring makes of each it takes in (renamed in 6.4),
+    RingTaken = ["trace_event_raw_io_uring_submit_req.req", "trace_event_raw_io_uring_submit_sqe.req"] door,
+    /// and in the record of its completion (since 5.16),
+    RingCompleted = ["trace_event_raw_io_uring_complete.req"] door,
+    /// which also has its result.
+    RingResult = ["trace_event_raw_io_uring_complete.res"] door,
+    /// `IORING_OP_*` of a request.
+    RequestOpcode = ["io_kiocb.opcode"] door,
+    /// `REQ_F_*`, the lowest as `IOSQE_*`.
+    RequestFlags = ["io_kiocb.flags"] door,
+    /// What a request of that operation keeps (since 6.0).
+    RequestCommand = ["io_kiocb.cmd"] door,
+    /// The file it works on.
+    RequestFile = ["io_kiocb.file"] door,
+    /// Its ring.
+    RequestRing = ["io_kiocb.ctx"] door,
+    /// Of an open: the folder a relative path starts from.
+    OpenFolder = ["io_open.dfd"] door,
+    /// The path.
+    OpenPath = ["io_open.filename"] door,
+    /// `O_*`.
+    OpenFlags = ["io_open.how.flags"] door,
+    /// Place among the ring's own files, 0 for a descriptor.
+    OpenSlot = ["io_open.file_slot"] door,
+    /// Of a rename: folder and path before,
+    RenameOldFolder = ["io_rename.old_dfd"] door,
+    /// see above,
+    RenameOldPath = ["io_rename.oldpath"] door,
+    /// and after it.
+    RenameNewFolder = ["io_rename.new_dfd"] door,
+    /// See above.
+    RenameNewPath = ["io_rename.newpath"] door,
+    /// Of a link or symbolic link: folder and path of what is made.
+    LinkNewFolder = ["io_link.new_dfd"] door,
+    /// See above.
+    LinkNewPath = ["io_link.newpath"] door,
+    /// Of a removal.
+    UnlinkFolder = ["io_unlink.dfd"] door,
+    /// See above.
+    UnlinkPath = ["io_unlink.filename"] door,
+    /// Text of a path that the kernel has copied.
+    PathText = ["filename.name"] door,
+    /// A ring's own files, as pointers to what holds one (since 6.13),
+    RingNodes = ["io_ring_ctx.file_table.data.nodes"] door,
+    /// the file in that, with flags in its lowest bits,
+    NodeFile = ["io_rsrc_node.file_ptr"] door,
+    /// or as such words (before).
+    RingFiles = ["io_ring_ctx.file_table.files"] door,
 }
 
 impl Field {
-    /// What is lost on a kernel that lacks an optional field; empty for a required one.
+    /// What is lost on a kernel that lacks an optional field; empty for a required one, and for a door's.
     pub const fn without(self) -> &'static str {
         match self {
             Self::TaskRealCred => "telling a task's own credentials from those it acts with for the kernel",

@@ -57,6 +57,12 @@ impl Judgement {
         self.word & 0xff != 0
     }
 
+    /// Was anything done about it?
+    #[inline(always)]
+    pub const fn stops(&self) -> bool {
+        self.word >> 8 != 0
+    }
+
     /// Was the act refused?
     #[inline(always)]
     pub fn denied(&self) -> bool {

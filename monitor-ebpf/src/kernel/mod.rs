@@ -3,6 +3,7 @@
 
 pub mod cgroup;
 pub mod file;
+pub mod ring;
 pub mod sock;
 pub mod task;
 

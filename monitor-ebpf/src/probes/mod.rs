@@ -13,5 +13,6 @@ pub mod packet;
 pub mod path;
 pub mod program;
 pub mod reach;
+pub mod ring;
 pub mod tamper;
 pub mod unix;

@@ -98,7 +98,7 @@ fn opening(file: *const u8, means: guard::Means) -> Option<bool> {
 
 /// The entry of a task whose opens matter.
 #[inline(always)]
-fn interesting<'a>(tgid: u32) -> Option<&'a mut state::Task> {
+pub fn interesting<'a>(tgid: u32) -> Option<&'a mut state::Task> {
     let entry = provenance::entry(tgid)?;
     let idle_host = entry.container == HOST && !provenance::is_source(entry.flags) && entry.script == 0;
     if idle_host { None } else { Some(entry) }
@@ -106,7 +106,7 @@ fn interesting<'a>(tgid: u32) -> Option<&'a mut state::Task> {
 
 /// Handles an open by whichever door; true if it is to be refused.
 #[inline(always)]
-fn opened(task: Task, tgid: u32, entry: &mut state::Task, file: File, means: guard::Means) -> bool {
+pub fn opened(task: Task, tgid: u32, entry: &mut state::Task, file: File, means: guard::Means) -> bool {
     let judgement = look(task, tgid, entry, file, means);
     judgement.is_some_and(|judgement| judgement.denied())
 }

@@ -1,4 +1,4 @@
-//! Names made for files, as the system calls give them: the last door, where neither LSM nor fentry shows
+//! Names made for files, as system calls and requests to io_uring give them: the last door, where neither LSM nor fentry shows
 //! the directory entries. A path is what the process says it is: links in it are not followed, and
 //! another thread may change it during the call.
 
@@ -84,7 +84,7 @@ pub fn name_taken_at(ctx: TracePointContext) -> u32 {
     0
 }
 
-/// `bit`: `FILE_NAMED`, or `FILE_REMOVED`, which matters for what is ours only.
+/// `bit` is as in [`judge`].
 #[inline(always)]
 fn given(ctx: &TracePointContext, directory: Option<Field>, path: Field, bit: u32) -> Option<()> {
     // SAFETY: within the tracepoint's record.
@@ -96,9 +96,31 @@ fn given(ctx: &TracePointContext, directory: Option<Field>, path: Field, bit: u3
     if entry.container == HOST {
         return None;
     }
-    let walk = WALK.get_ptr_mut(0)?;
+    let directory = match directory {
+        Some(field) => argument(field)? as i32,
+        None => AT_FDCWD,
+    };
     let path = argument(path)?;
-    // SAFETY: this CPU's slot; system call tracepoints do not nest on a CPU.
+    let found = look(task, directory, |to, length| {
+        // SAFETY: writable for its length.
+        unsafe { bpf_probe_read_user_str(to.cast(), length, path as *const _) }
+    })?;
+    judge(task, tgid, entry, &found, bit)
+}
+
+/// A path that is something to us.
+pub struct Found<'a> {
+    walk: &'a Walk,
+    base: Option<Dentry>,
+    pub reason: Reason,
+}
+
+/// Looks at a path that starts from the folder behind a descriptor; `copy` brings its text to an address, up to a
+/// length, and answers like the kernel's helpers.
+#[inline(always)]
+pub fn look<'a>(task: Task, directory: i32, copy: impl FnOnce(*mut u8, u32) -> i64) -> Option<Found<'a>> {
+    let walk = WALK.get_ptr_mut(0)?;
+    // SAFETY: this CPU's slot; programs behind classic tracepoints do not nest on a CPU.
     let length = unsafe {
         *walk = Walk {
             own: 0,
@@ -112,7 +134,7 @@ fn given(ctx: &TracePointContext, directory: Option<Field>, path: Field, bit: u3
             start: 0,
             bytes: (*walk).bytes,
         };
-        bpf_probe_read_user_str((&raw mut (*walk).bytes).cast(), PATH_LEN as u32, path as *const _)
+        copy((&raw mut (*walk).bytes).cast(), PATH_LEN as u32)
     };
     if length <= 1 || length as usize >= PATH_LEN {
         return None;
@@ -129,14 +151,20 @@ fn given(ctx: &TracePointContext, directory: Option<Field>, path: Field, bit: u3
         complete(walk, base);
     }
     let reason = sensitive::class_of(walk.own, walk.up, walk.top);
-    if reason as u8 == Reason::None as u8 || bit == FILE_REMOVED && reason as u8 != Reason::Tamper as u8 {
+    (reason as u8 != Reason::None as u8).then_some(Found { walk, base, reason })
+}
+
+/// `bit`: `FILE_NAMED`, or `FILE_REMOVED`, which matters for what is ours only.
+#[inline(always)]
+pub fn judge(task: Task, tgid: u32, entry: &state::Task, found: &Found<'_>, bit: u32) -> Option<()> {
+    if bit == FILE_REMOVED && found.reason as u8 != Reason::Tamper as u8 {
         return None;
     }
-    let judgement = sensitive::judge(entry, tgid, reason, false, guard::Means::Kill);
+    let judgement = sensitive::judge(entry, tgid, found.reason, false, guard::Means::Kill);
     if !judgement.tells() {
         return None;
     }
-    tell(task, entry, walk, base, reason, bit, &judgement)
+    tell(task, entry, found, bit, &judgement)
 }
 
 /// Takes in one byte of this CPU's path: a function of its own (see [`crate::reflex`]), as it would be walked for
@@ -192,11 +220,7 @@ fn close(walk: &mut Walk) {
 
 /// The directory that a relative path starts from.
 #[inline(always)]
-fn base(task: Task, directory: Option<Field>) -> Option<Dentry> {
-    let fd = match directory {
-        Some(field) => argument(field)? as i32,
-        None => AT_FDCWD,
-    };
+fn base(task: Task, fd: i32) -> Option<Dentry> {
     if fd == AT_FDCWD { task.working_directory() } else { task.file(fd as u32)?.dentry() }
 }
 
@@ -212,16 +236,10 @@ fn complete(walk: &mut Walk, base: Dentry) {
     }
 }
 
+/// Tells of it as a write.
 #[inline(always)]
-fn tell(
-    task: Task,
-    entry: &state::Task,
-    walk: &Walk,
-    base: Option<Dentry>,
-    reason: Reason,
-    bit: u32,
-    judgement: &Judgement,
-) -> Option<()> {
+pub fn tell(task: Task, entry: &state::Task, found: &Found<'_>, bit: u32, judgement: &Judgement) -> Option<()> {
+    let Found { walk, base, reason } = *found;
     let subject = Subject::running(entry);
     let mut reserved = record::begin::<Open>(Kind::Open, &subject, judgement, record::now())?;
     let out = reserved.as_mut_ptr();

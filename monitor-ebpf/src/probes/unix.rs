@@ -2,7 +2,7 @@
 //! listening end is bound to, wherever it is mounted, or by the name the server bound.
 
 use crate::kernel::Object;
-use crate::kernel::file::{Type, string};
+use crate::kernel::file::{File, Type, string};
 use crate::kernel::sock::{AF_UNIX, Sock};
 use crate::kernel::task::{Task, argument};
 use crate::record::{self, Subject};
@@ -60,7 +60,12 @@ fn try_connected(ctx: &TracePointContext) -> Option<()> {
     if entry.container == HOST {
         return None;
     }
-    let file = task.file(argument(Field::RegsFirstArg)? as u32)?;
+    connected(task, tgid, entry, task.file(argument(Field::RegsFirstArg)? as u32)?)
+}
+
+/// The socket is connected.
+#[inline(always)]
+pub fn connected(task: Task, tgid: u32, entry: &state::Task, file: File) -> Option<()> {
     if file.inode()?.kind()? != Type::Socket {
         return None;
     }

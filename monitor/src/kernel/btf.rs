@@ -4,7 +4,7 @@
 //! to itself; so this reads the format (Documentation/bpf/btf.rst) as far as struct members,
 //! enumerators and sizes go.
 
-use monitor_common::field::{COUNT, FIELDS, MISSING};
+use monitor_common::field::{COUNT, FIELDS, Field, MISSING};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -71,6 +71,14 @@ pub struct Resolved {
     pub missing: Vec<String>,
     /// As [`Btf::preempts_tracepoints`] says.
     pub preempts: bool,
+}
+
+impl Resolved {
+    /// The first of these fields that this kernel does not have.
+    pub fn lacks(&self, fields: &[Field]) -> Option<&'static str> {
+        let lacking = fields.iter().find(|field| self.offsets[**field as usize] == MISSING)?;
+        FIELDS.get(*lacking as usize).and_then(|spec| spec.names.first()).copied()
+    }
 }
 
 impl Btf {
@@ -297,6 +305,7 @@ impl Btf {
             match spec.names.iter().find_map(|name| self.resolve(name)) {
                 Some(offset) => *slot = offset,
                 None if spec.required => lacking.push(spec.names[0].to_owned()),
+                None if spec.door => {}
                 None => resolved.missing.push(format!("{} ({})", spec.names[0], spec.field.without())),
             }
         }
@@ -319,7 +328,7 @@ mod tests {
     #[test]
     fn what_is_lost_is_said_of_every_optional_field() {
         for spec in FIELDS {
-            assert_eq!(spec.field.without().is_empty(), spec.required, "{}", spec.names[0]);
+            assert_eq!(spec.field.without().is_empty(), spec.required || spec.door, "{}", spec.names[0]);
         }
     }
 
@@ -327,7 +336,7 @@ mod tests {
     fn this_kernels_fields_are_found() {
         let Ok(btf) = Btf::read(Path::new(VMLINUX)) else { return };
         let resolved = btf.fields().unwrap();
-        assert!(resolved.offsets[monitor_common::field::Field::TaskTgid as usize] > 0);
+        assert!(resolved.offsets[Field::TaskTgid as usize] > 0);
         assert!(btf.resolve("task_struct.no_such_member").is_none());
     }
 }

@@ -1,5 +1,8 @@
 //! The table of hooks: it drives loading, `bulkhead check` and the documentation.
 
+mod ring;
+
+use monitor_common::field::Field;
 use serde::Serialize;
 
 /// What a hook tells of.
@@ -66,6 +69,10 @@ pub enum Door {
     Tracepoint(&'static str, &'static str),
     /// System call tracepoints (`syscalls:NAME`): the last door.
     Syscall(&'static [&'static str]),
+    /// The same for what io_uring does without a system call: its tracepoint of one of these names, and what the
+    /// program must find in a request. Classic tracepoints, as their records have changed less than the
+    /// prototypes of BTF's, and as they are not preempted.
+    Ring(&'static [&'static str], &'static [Field]),
 }
 
 /// One program behind one door.
@@ -116,9 +123,18 @@ const fn reach(program: &'static str, calls: &'static [&'static str], power: Pow
     hook(program, Fact::Reach, Door::Syscall(calls), 0, false, power, REACH)
 }
 
+const fn ring(program: &'static str, fact: Fact, door: Door, without: &'static str) -> Hook {
+    // Of the rank of the system calls that do the same.
+    hook(program, fact, door, 2, false, Power::Kill, without)
+}
+
 const REACH: &str = "namespaces joined, roots changed, mounts, modules and BPF programs offered, neighbours traced";
 const REFUSAL: &str = "refusing programs and sensitive files before they exist: they are stopped right after";
 const OPEN: &str = "downloaded scripts, planted keys and crontabs";
+const RING_OPEN: &str = "files opened through io_uring";
+const RING_NAME: &str = "keys and crontabs that io_uring moves or links into place";
+const RING_REMOVAL: &str = "containers that have io_uring remove pins";
+const RING_UNIX: &str = "container runtime sockets that io_uring connects to";
 const NAME: &str = "keys and crontabs that are moved or linked into place";
 const MAPPING: &str = "downloaded libraries, and programs started by way of the dynamic loader";
 const DESCRIPTOR: &str = "shells that move a connection onto their own standard input";
@@ -248,6 +264,8 @@ pub const HOOKS: &[Hook] = &[
         Power::Kill,
         OPEN,
     ),
+    ring("ring_open_taken", Fact::Open, ring::OPEN_TAKEN, RING_OPEN),
+    ring("ring_opened", Fact::Open, ring::OPENED, RING_OPEN),
     hook("lsm_link", Fact::Name, Door::Lsm("inode_link"), 0, false, Power::Deny, NAME),
     hook("lsm_symlink", Fact::Name, Door::Lsm("inode_symlink"), 0, false, Power::Deny, NAME),
     hook("lsm_rename", Fact::Name, Door::Lsm("inode_rename"), 0, false, Power::Deny, NAME),
@@ -273,6 +291,7 @@ pub const HOOKS: &[Hook] = &[
         NAME,
     ),
     hook("symlink_given_at", Fact::Name, Door::Syscall(&["sys_exit_symlinkat"]), 2, false, Power::Kill, NAME),
+    ring("ring_name_taken", Fact::Name, ring::NAME_TAKEN, RING_NAME),
     hook("lsm_mapping", Fact::Mapping, Door::Lsm("mmap_file"), 0, false, Power::Deny, MAPPING),
     hook("fentry_mapping", Fact::Mapping, Door::Fentry("security_mmap_file"), 1, false, Power::Kill, MAPPING),
     hook("code_mapped", Fact::Mapping, Door::Syscall(&["sys_exit_mmap"]), 2, false, Power::Kill, MAPPING),
@@ -308,6 +327,7 @@ pub const HOOKS: &[Hook] = &[
     reach("program_offered", &["sys_exit_bpf"], Power::Observe),
     reach("process_traced", &["sys_exit_ptrace"], Power::Observe),
     hook("unix_connected", Fact::UnixConnect, Door::Syscall(&["sys_exit_connect"]), 2, false, Power::Kill, UNIX),
+    ring("ring_connected", Fact::UnixConnect, ring::CONNECTED, RING_UNIX),
     hook("signal_sent", Fact::Signal, Door::BtfTracepoint("signal_generate"), 0, false, Power::Kill, SIGNAL),
     hook("lsm_signal", Fact::Refusal, Door::Lsm("task_kill"), 0, false, Power::Deny, SIGNAL_REFUSAL),
     hook("lsm_trace", Fact::Trace, Door::Lsm("ptrace_access_check"), 0, false, Power::Deny, TRACE),
@@ -380,6 +400,7 @@ pub const HOOKS: &[Hook] = &[
         Power::Kill,
         REMOVAL,
     ),
+    ring("ring_removal_taken", Fact::Removal, ring::REMOVAL_TAKEN, RING_REMOVAL),
 ];
 
 /// Programs that make up for each other: what only one of them was left out of was seen.
@@ -403,6 +424,22 @@ impl Door {
         !matches!(self, Self::Lsm(_) | Self::CgroupSockAddr | Self::CgroupSkb(_))
     }
 
+    /// Names of the tracepoints it is attached to, where there may be several.
+    pub fn tracepoints(&self) -> &'static [&'static str] {
+        match self {
+            Self::Syscall(names) | Self::Ring(names, _) => names,
+            _ => &[],
+        }
+    }
+
+    /// Kernel fields without which nothing is seen through it.
+    pub fn needs(&self) -> &'static [Field] {
+        match self {
+            Self::Ring(_, fields) => fields,
+            _ => &[],
+        }
+    }
+
     /// Name of the rung this door stands on, as in the documentation.
     pub fn name(&self) -> &'static str {
         match self {
@@ -414,6 +451,7 @@ impl Door {
             Self::CgroupSkb(_) => "cgroup_skb",
             Self::Tracepoint(..) => "tracepoint",
             Self::Syscall(_) => "syscall_tracepoint",
+            Self::Ring(..) => "ring_tracepoint",
         }
     }
 
@@ -425,6 +463,7 @@ impl Door {
             Self::CgroupSkb(ingress) => format!("cgroup v2 root, {}", if *ingress { "ingress" } else { "egress" }),
             Self::Tracepoint(category, name) => format!("{category}:{name}"),
             Self::Syscall(names) => names.join(", "),
+            Self::Ring(names, _) => format!("io_uring:{}", names.join(" or ")),
         }
     }
 }

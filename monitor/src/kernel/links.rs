@@ -1,7 +1,7 @@
 //! Links and maps on their way to the pins and back: what holds programs attached, what of an earlier
 //! version's maps can be used again.
 
-use super::hooks::{Door, HOOKS, Hook};
+use super::hooks::{HOOKS, Hook};
 use super::ladder::{State, Step};
 use super::ledger::Handover;
 use aya::Ebpf;
@@ -94,7 +94,7 @@ impl Keeper {
     }
 }
 
-/// Opens the links that belong to the set; `preempts` as in [`Door::suits`]. The error says which is missing.
+/// Opens the links that belong to the set; `preempts` as in [`super::hooks::Door::suits`]. The error says which is missing.
 pub fn adopt(folder: &Path, handover: &Handover, preempts: bool) -> Result<(Programs, Vec<Step>), String> {
     if handover.links == [0; 4] {
         return Err("not all of its links could be pinned".into());
@@ -136,10 +136,7 @@ pub fn adopt(folder: &Path, handover: &Handover, preempts: bool) -> Result<(Prog
 
 /// Links a hook can have.
 fn targets(hook: &Hook) -> usize {
-    match hook.door {
-        Door::Syscall(names) => names.len(),
-        _ => 1,
-    }
+    hook.door.tracepoints().len().max(1)
 }
 
 /// Position of a link among those of all hooks.
@@ -150,9 +147,9 @@ fn index(hook: &Hook, target: usize) -> Option<usize> {
 
 /// File name of a link.
 fn name(hook: &Hook, target: usize) -> String {
-    match hook.door {
-        Door::Syscall(names) => format!("{}-{}", hook.program, names.get(target).unwrap_or(&"")),
-        _ => hook.program.to_owned(),
+    match hook.door.tracepoints().get(target) {
+        Some(tracepoint) => format!("{}-{tracepoint}", hook.program),
+        None => hook.program.to_owned(),
     }
 }
 

@@ -267,7 +267,7 @@ fn build(
     let cgroup = File::open(options.cgroup_root)
         .map_err(|source| LoadError::Cgroup { path: options.cgroup_root.into(), source })?;
     let mut keeper = Keeper::new(folder.map(Folder::links));
-    let steps = attach_all(&mut ebpf, &aya_btf, &cgroup, options.avoid, resolved.preempts, &mut keeper)?;
+    let steps = attach_all(&mut ebpf, &aya_btf, &cgroup, options.avoid, &resolved, &mut keeper)?;
     let mut handover = Handover { links: [0; 4], ..maps.ledger.handover() };
     let programs = keeper.finish(ebpf, &mut handover);
     maps.ledger.set_handover(&handover);
@@ -283,12 +283,18 @@ fn attach_all(
     btf: &aya::Btf,
     cgroup: &File,
     avoid: &[&'static str],
-    preempts: bool,
+    resolved: &Resolved,
     keeper: &mut Keeper,
 ) -> Result<Vec<Step>, LoadError> {
-    let load = |ebpf: &mut Ebpf, hook: &Hook| match avoid.contains(&hook.door.name()) {
-        true => Err("left out by kernel.avoid in the config".to_owned()),
-        false => load(ebpf, btf, hook),
+    let preempts = resolved.preempts;
+    let load = |ebpf: &mut Ebpf, hook: &Hook| {
+        if avoid.contains(&hook.door.name()) {
+            return Err("left out by kernel.avoid in the config".to_owned());
+        }
+        match resolved.lacks(hook.door.needs()) {
+            Some(field) => Err(format!("this kernel has no {field}")),
+            None => load(ebpf, btf, hook),
+        }
     };
     let mut loaded: Vec<Option<Result<(), String>>> = Vec::with_capacity(HOOKS.len());
     for hook in HOOKS {
@@ -342,7 +348,7 @@ fn load(ebpf: &mut Ebpf, btf: &aya::Btf, hook: &Hook) -> Result<(), String> {
         Door::Fexit(name) => cast::<FExit>(program)?.load(name, btf),
         Door::CgroupSockAddr => cast::<CgroupSockAddr>(program)?.load(),
         Door::CgroupSkb(_) => cast::<CgroupSkb>(program)?.load(),
-        Door::Tracepoint(..) | Door::Syscall(_) => cast::<TracePoint>(program)?.load(),
+        Door::Tracepoint(..) | Door::Syscall(_) | Door::Ring(..) => cast::<TracePoint>(program)?.load(),
     }
     .map_err(explain)
 }
@@ -384,6 +390,7 @@ fn attach(ebpf: &mut Ebpf, cgroup: &File, hook: &Hook, keeper: &mut Keeper) -> R
         }
         Door::Tracepoint(category, name) => attach_tracepoints(cast(program)?, hook, category, &[name], keeper),
         Door::Syscall(names) => attach_tracepoints(cast(program)?, hook, "syscalls", names, keeper),
+        Door::Ring(names, _) => attach_tracepoints(cast(program)?, hook, "io_uring", names, keeper),
     }
 }
 

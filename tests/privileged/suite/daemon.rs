@@ -32,6 +32,8 @@ pub struct Settings {
     pub actions: String,
     /// Content of the `[baseline]` table; a folder with nothing in it by default.
     pub baseline: String,
+    /// Kinds of doors it is not to use, as the config has them.
+    pub avoid: &'static str,
     /// Where it pins and what becomes of it; nothing is pinned by default.
     pub pins: Option<Pins>,
 }
@@ -59,6 +61,7 @@ impl Settings {
             prelude: String::new(),
             actions: String::new(),
             baseline: String::new(),
+            avoid: "",
             pins: None,
         }
     }
@@ -392,13 +395,14 @@ fn config(group: &str, scratch: &Path, settings: &Settings) -> String {
     format!(
         "mode = \"{}\"\non_daemon_exit = \"{}\"\n[scope]\ncgroups = [\"{group}\"]\n[host]\nwatch = {}\n[engine]\n{}\n[output]\nformat = \"json\"\n\
          file = \"{scratch}/out/alerts.jsonl\"\n{events}[pins]\nroot = \"{}\"\nheartbeat_limit_s = 3\n\
-         [control]\nsocket = \"{}\"\n[log]\nlevel = \"debug\"\n[actions]\n{}\n[baseline]\n{}\n",
+         [control]\nsocket = \"{}\"\n[log]\nlevel = \"debug\"\n[kernel]\navoid = [{}]\n[actions]\n{}\n[baseline]\n{}\n",
         settings.mode,
         pins.on_exit,
         settings.host,
         settings.engine,
         pins.root.display(),
         socket.display(),
+        settings.avoid,
         settings.actions,
         baseline
     )

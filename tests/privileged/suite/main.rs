@@ -34,6 +34,7 @@ mod restart;
 mod shared;
 mod storm;
 mod tamper;
+mod uring;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::path::Path;
@@ -75,6 +76,9 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("own_library_is_no_finding", Needs::Daemon, refusals::own_library_is_no_finding),
     ("shell_on_a_socket_never_starts", Needs::Daemon, refusals::shell_on_a_socket_never_starts),
     ("runtime_socket_is_refused", Needs::Daemon, refusals::runtime_socket_is_refused),
+    ("ring_writes_are_judged", Needs::Daemon, uring::ring_writes_are_judged),
+    ("ring_names_are_judged", Needs::Daemon, uring::ring_names_are_judged),
+    ("ring_downloads_are_tainted", Needs::Daemon, uring::ring_downloads_are_tainted),
     ("package_scripts_are_judged", Needs::Daemon, packages::package_scripts_are_judged),
     ("runtime_layouts_are_told_apart", Needs::Daemon, identity::runtime_layouts_are_told_apart),
     ("short_lived_container_is_identified", Needs::Daemon, identity::short_lived_container_is_identified),
@@ -147,6 +151,9 @@ const TESTS: &[(&str, Needs, Body)] = &[
 const TOOLS: &[&str] = &["bash", "curl", "dpkg", "dpkg-deb", "ip", "nsenter", "perl", "setpriv", "unshare"];
 
 fn main() -> std::process::ExitCode {
+    if let Some(act) = uring::act() {
+        return act;
+    }
     let mut arguments = Arguments::from_args();
     // The kernel, the cgroups and two processors are shared by all.
     arguments.test_threads.get_or_insert(1);

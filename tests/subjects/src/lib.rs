@@ -6,3 +6,5 @@
 
 pub mod addr;
 pub mod life;
+pub mod ring;
+pub mod uring;

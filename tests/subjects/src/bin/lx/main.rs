@@ -9,10 +9,10 @@ mod outside;
 mod relays;
 mod shells;
 mod traffic;
-mod uring;
 
 use std::io::Write;
 use std::process::ExitCode;
+use subjects::uring;
 
 /// What a verb came to, or why it did not.
 type Outcome = Result<(), String>;
@@ -32,7 +32,11 @@ const USAGE: &str = "usage: lx VERB ARGS
   setns PID FILE            join the mount namespace of PID, make FILE there
   badmodule                 offer the kernel an empty file as a module
   uringconn ADDR:PORT [--send-login]   socket, connect, send through io_uring
-  uringwrite PATH           openat and write through io_uring
+  uringwrite PATH [HOW ...] open and write through io_uring: openat2, direct, chain, polled, worker, silent,
+                            uncached, existing, warm
+  uringsave ADDR:PORT PATH [HOW ...]   write likewise what a listener sends first
+  uringname rename|link|symlink FROM TO   the same for names
+  uringask PATH             connect to a socket file through io_uring and ask for the version
   flood [--exec N] [--open N] [-- COMMAND]   failing execs and opens, then COMMAND
   beacon [--every SEC] [--count N] ADDR:PORT
   scan --port N NETWORK/BITS";
@@ -73,7 +77,10 @@ fn run(args: &[&str]) -> Option<Outcome> {
         ["memexec", program, ref rest @ ..] => fileless::memfd(program, rest),
         ["uringconn", addr] => uring::connect(addr, false),
         ["uringconn", addr, "--send-login"] => uring::connect(addr, true),
-        ["uringwrite", path] => uring::write(path),
+        ["uringask", path] => uring::ask(path),
+        ["uringwrite", path, ref how @ ..] => return uring::write(path, how),
+        ["uringsave", addr, path, ref how @ ..] => return uring::save(addr, path, how),
+        ["uringname", verb, from, to] => return uring::name(verb, from, to),
         ["flood", ref rest @ ..] => traffic::flood(rest),
         ["beacon", ref rest @ ..] => traffic::beacon(rest),
         ["scan", ref rest @ ..] => traffic::scan(rest),
