@@ -212,6 +212,8 @@ fn executed(tid: u32, task: Task, exe: File, filename: u64) -> Option<()> {
         || exec_flags(tid) == STOP
         || exec_judge(tid) == STOP;
     if stopped {
+        // What it runs now is not known.
+        provenance::entry(tgid)?.exe = 0;
         return None;
     }
     // That there is nothing to say is no reason to stop.

@@ -1,8 +1,12 @@
-//! Program starts of a baseline as the kernel half compares them: hashes of paths, no patterns.
+//! Program starts and connections of a baseline as the kernel half compares them: hashes of paths, prefixes of
+//! addresses, no patterns and no names.
+
+mod connects;
 
 use super::entry::{Layer, Text, What};
 use super::file::Baseline;
 use super::pattern::{Pattern, RUNTIME_EXEC, START, UNKNOWN};
+pub use connects::{Connects, connects};
 use monitor_common::argv::Form;
 use monitor_common::profile::{
     ANY, ANY_USER, ENTERED, EdgeKey, LAYER_IMAGE, LAYER_MEMORY, LAYER_TMPFS, LAYER_UPPER, LAYER_VOLUME, path,

@@ -233,13 +233,14 @@ impl Baselines {
         }
         // What the kernel half says it has no entry for is told, whatever is found here.
         let locked = self.settings.drift_lock && act.is_drift();
-        if profile.expects(act) && !locked && event.reason != Reason::BaselineExec {
+        let refused = matches!(event.reason, Reason::BaselineExec | Reason::BaselineConnect);
+        if profile.expects(act) && !locked && !refused {
             self.counts.conforming += 1;
             return None;
         }
         self.counts.deviating += 1;
         let mut detection = deviation(event, act, bound.name.as_deref().unwrap_or_default());
-        // What is done about a connection would be to end its maker, after the fact; about a port likewise.
+        // What the daemon could do about a connection would be to end its maker, after the fact; about a port likewise.
         let too_late = !matches!(act, Act::Exec { .. } | Act::File { .. });
         let spared = session && self.settings.runtime_exec != RuntimeExec::Deny;
         detection.alert_only = stage != Stage::Protect || too_late || spared;

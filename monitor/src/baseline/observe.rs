@@ -19,6 +19,9 @@ const NAMES: usize = 4;
 /// Where answers to questions for names come from.
 const DNS_PORT: u16 = 53;
 const UDP: u16 = 17;
+const TCP: u16 = 6;
+/// include/uapi/linux/in.h: what a program that asks for it sees as TCP, and the peer too if it does not know it.
+const MPTCP: u16 = 262;
 
 /// See the module.
 #[derive(Debug)]
@@ -88,7 +91,8 @@ impl Observer {
             return None;
         }
         let names = self.names.get(&(event.container, connect.peer.ip())).cloned().unwrap_or_default();
-        Some(Act::Connect { exe, peer: connect.peer, names, protocol: Protocol(connect.protocol) })
+        let protocol = if connect.protocol == MPTCP { TCP } else { connect.protocol };
+        Some(Act::Connect { exe, peer: connect.peer, names, protocol: Protocol(protocol) })
     }
 
     /// An answer of the container's resolver.

@@ -195,6 +195,10 @@ section! {
         /// Programs whose file is not the image's (writable layer, tmpfs, volume, memory): `learned` (the baseline says
         /// which are expected) or `deny` (none is, whatever was learned). Code that is mapped is not looked at.
         drift: DriftLock = DriftLock::Learned;
+        /// Seconds between two times that a process of Bulkhead's own, in a cgroup of its own that is held to a baseline in
+        /// `protect`, starts a program and connects to where the baseline forbids it, to see both stopped. `bulkhead
+        /// status` tells how long ago that was; what is not stopped is a `tamper` finding. 0: never.
+        canary_s: u32 = 300;
     }
 }
 

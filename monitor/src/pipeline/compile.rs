@@ -52,6 +52,8 @@ pub struct Compiled {
     pub write_excepted: bool,
     /// What baselines are for, and where.
     pub baseline: baseline::Settings,
+    /// How often it is tried whether baselines are enforced, ns; 0 is never.
+    pub canary_ns: u64,
     /// Age of the heartbeat from which on the daemon counts as dead, ns.
     pub heartbeat_limit_ns: u64,
 }
@@ -85,6 +87,7 @@ impl Compiled {
                 runtime_exec: config.baseline.runtime_exec,
                 drift_lock: config.baseline.drift == DriftLock::Deny,
             },
+            canary_ns: u64::from(config.baseline.canary_s) * 1_000_000_000,
             heartbeat_limit_ns: u64::from(config.pins.heartbeat_limit_s) * 1_000_000_000,
         })
     }

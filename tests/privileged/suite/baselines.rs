@@ -17,9 +17,11 @@ const WORK: &str = "ls / > /dev/null; sh -c 'id > /dev/null; true'";
 /// Name of the file that belongs to the image.
 const NAME: &str = "play=1.toml";
 
-struct Play {
-    daemon: Daemon,
-    containers: [Container; 2],
+pub struct Play {
+    /// It.
+    pub daemon: Daemon,
+    /// Both of the image `play:1`.
+    pub containers: [Container; 2],
     baselines: PathBuf,
     // Dropped last.
     _folder: tempfile::TempDir,
@@ -30,10 +32,11 @@ struct Play {
 fn play() -> Result<Play> {
     let group = Group::make()?;
     let containers = [Container::start(&group)?, Container::start(&group)?];
-    play_with(group, containers, "deny", None)
+    play_with(group, containers, "runtime_exec = \"deny\"", None)
 }
 
-fn play_with(group: Group, containers: [Container; 2], runtime_exec: &str, pins: Option<Pins>) -> Result<Play> {
+/// With containers and settings of the caller's; `rest` is what else is in `[baseline]`.
+pub fn play_with(group: Group, containers: [Container; 2], rest: &str, pins: Option<Pins>) -> Result<Play> {
     let folder = tempfile::tempdir()?;
     let socket = folder.path().join("engine.sock");
     let entry = |container: &Container, name: &str| {
@@ -46,7 +49,7 @@ fn play_with(group: Group, containers: [Container; 2], runtime_exec: &str, pins:
     let settings = Settings {
         engine: format!("docker = true\ndocker_socket = \"{}\"", socket.display()),
         baseline: format!(
-            "folder = \"{}\"\nlearn = [\"play\"]\nsettle_s = 2\nwrite_s = 1\nruntime_exec = \"{runtime_exec}\"",
+            "folder = \"{}\"\nlearn = [\"play\"]\nsettle_s = 2\nwrite_s = 1\n{rest}",
             baselines.display()
         ),
         pins,
@@ -70,11 +73,23 @@ impl Play {
         Ok(())
     }
 
+    /// Writes the file by hand; waits until the daemon has read it.
+    pub fn write(&self, text: &str) -> Result<()> {
+        let before = self.notices("baseline_changed");
+        fs::create_dir_all(&self.baselines)?;
+        fs::write(self.baselines.join(NAME), text)?;
+        self.await_change(before)
+    }
+
     /// `bulkhead baseline …`; waits until the daemon has read what it changed.
     fn change(&self, arguments: &[&str]) -> Result<()> {
         let before = self.notices("baseline_changed");
         let (ok, said) = baseline(&self.baselines, arguments)?;
         ensure!(ok, "{arguments:?}: {said}");
+        self.await_change(before)
+    }
+
+    fn await_change(&self, before: usize) -> Result<()> {
         let more = |daemon: &Daemon| notices(daemon, "baseline_changed") > before;
         let until = Instant::now() + pace::wait(Duration::from_secs(8));
         while !more(&self.daemon) {
@@ -179,7 +194,7 @@ const SERVICE: &str =
     "sh -c 'while :; do if [ -e /job ]; then . /job; rm /job; fi; sleep 0.2; done' # until it is killed";
 
 /// Lets the service do something, and waits until it has.
-fn job(container: &Container, script: &str) -> Result<()> {
+pub fn job(container: &Container, script: &str) -> Result<()> {
     let path = container.path("/job");
     fs::write(&path, format!("{script}\n"))?;
     let until = Instant::now() + pace::wait(Duration::from_secs(10));
@@ -195,7 +210,7 @@ fn job(container: &Container, script: &str) -> Result<()> {
 pub fn baseline_holds_the_service_without_a_daemon() -> Result<()> {
     let (group, pins) = (Group::make()?, Bpffs::mount()?);
     let containers = [Container::start_as(&group, SERVICE)?, Container::start(&group)?];
-    let mut play = play_with(group, containers, "alert", Some(pins.pins("keep")))?;
+    let mut play = play_with(group, containers, "", Some(pins.pins("keep")))?;
     let attack = |file: &str| format!("perl -e 'open F, \">{file}\"'");
     job(&play.containers[0], "ls / > /dev/null")?;
     play.await_text("learned", |text| ["/ls\"", "/rm\"", "/sleep\""].iter().all(|exe| text.contains(exe)))?;

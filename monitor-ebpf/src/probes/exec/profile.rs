@@ -1,6 +1,7 @@
 //! What the container's baseline says of a program start. Nothing but lookups: the daemon has compiled it.
 
 use super::{Room, exec_component};
+use crate::maps::PROFILES;
 use crate::reflex::{guard, provenance};
 use aya_ebpf::btf_maps::HashMap;
 use aya_ebpf::macros::btf_map;
@@ -9,18 +10,14 @@ use monitor_common::file::{
 };
 use monitor_common::header::Reason;
 use monitor_common::profile::{
-    ANY, ANY_USER, Bound, ENTERED, EdgeKey, LAYER_IMAGE, LAYER_MEMORY, LAYER_TMPFS, LAYER_UPPER, LAYER_VOLUME, START,
-    finish, step,
+    ANY, ANY_USER, BOUND_EXECS, ENTERED, EdgeKey, LAYER_IMAGE, LAYER_MEMORY, LAYER_TMPFS, LAYER_UPPER, LAYER_VOLUME,
+    START, finish, step,
 };
 use monitor_common::state::{HOST, TASK_ENTERED, TASK_ENTERING};
 
 /// Program starts that profiles expect.
 #[btf_map]
 static EDGES: HashMap<EdgeKey, u32, 16384> = HashMap::new();
-
-/// Containers that are held to a profile.
-#[btf_map]
-static PROFILES: HashMap<u64, Bound, 4096> = HashMap::new();
 
 /// Combinations of exact and any: parent, program, user.
 const WAYS: u32 = 8;
@@ -42,7 +39,7 @@ pub fn judge(tid: u32, room: &mut Room) -> Option<()> {
     }
     // SAFETY: copied at once; a change makes it the old one or the new one.
     let bound = unsafe { PROFILES.get(&entry.container) }.copied()?;
-    if bound.init != 0 && entry.lineage[0] != bound.init {
+    if bound.holds & BOUND_EXECS == 0 || bound.init != 0 && entry.lineage[0] != bound.init {
         return None;
     }
     let parent = if before == 0 { ENTERED } else { before };
