@@ -18,7 +18,7 @@ pub struct EdgeKey {
     pub user: u32,
     /// `LAYER_*`: where the program's file lives.
     pub layer: u32,
-    /// [`crate::argv::Form`] as integer.
+    /// [`crate::argv::Form`] as integer, or [`ANY_FORM`].
     pub form: u32,
 }
 const _: () = assert!(size_of::<EdgeKey>() == 32);
@@ -29,6 +29,8 @@ pub const ANY: u64 = 1;
 pub const ENTERED: u64 = 2;
 /// Any user.
 pub const ANY_USER: u32 = u32::MAX;
+/// Some form: what can be known of an interpreter's start before its arguments are. Beside the key that says which.
+pub const ANY_FORM: u32 = u32::MAX;
 
 /// In the image.
 pub const LAYER_IMAGE: u32 = 0;

@@ -22,6 +22,7 @@ use monitor_common::field::Field;
 use monitor_common::file::{COMPONENTS, FileRef};
 use monitor_common::hash;
 use monitor_common::state::{Fingerprint, HOST, Origin, TASK_DOOMED};
+pub use profile::lacks;
 
 /// What the steps of one exec know and hand on.
 #[repr(C)]
@@ -125,6 +126,13 @@ extern "C" fn exec_profile(tid: u32) -> u32 {
         Some(()) => 0,
         None => STOP,
     }
+}
+
+/// Is the program that is about to be taken none that the container's baseline has?
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn exec_is_lacking(tid: u32) -> u32 {
+    u32::from(Room::of(tid).and_then(|room| profile::compare(tid, room)) == Some(false))
 }
 
 /// match-proto: sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)
