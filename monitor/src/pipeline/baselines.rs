@@ -207,6 +207,11 @@ fn words(told: &Told) -> (NoticeKind, &'static str, String) {
             }
             (NoticeKind::State, "baseline_learned", message)
         }
+        Told::Promoted { name, to } => (
+            NoticeKind::State,
+            "baseline_promoted",
+            format!("the baseline {name} was quiet long enough: its mode is {} from now on", to.name()),
+        ),
         Told::Unwritten(why) => (
             NoticeKind::PipelineError,
             "baseline_unwritten",

@@ -564,6 +564,7 @@ impl Pipeline {
 
     /// Tells of a container whose records found no room.
     fn lost(&mut self, loss: &Loss) {
+        self.baselines.unsure(loss.container);
         if loss.is_new {
             let event = facts::container_event(&self.registry, loss.container);
             self.report(&event, loss.detection(&event), Outcome::Observed);
