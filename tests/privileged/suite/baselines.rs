@@ -242,3 +242,22 @@ pub fn baseline_holds_the_service_without_a_daemon() -> Result<()> {
     ensure!(fs::metadata(service.path("/still-works"))?.len() > 0, "what was learned is stopped");
     Ok(())
 }
+
+/// From the first act to being held to it, without a person: what it goes on doing works, what it never did is stopped.
+pub fn quiet_baseline_protects_by_itself() -> Result<()> {
+    let group = Group::make()?;
+    let containers = [Container::start_as(&group, SERVICE)?, Container::start(&group)?];
+    let play = play_with(group, containers, "promote = \"protect\"\npromote_quiet_s = 3", None)?;
+    let [service, _] = &play.containers;
+    job(service, "true")?;
+    play.await_text("learned", |text| !text.is_empty() && !text.contains("mode = \"learn\""))?;
+    play.await_text("compared", |text| text.contains("mode = \"protect\""))?;
+    ensure!(play.notices("baseline_promoted") == 2, "{} notices", play.notices("baseline_promoted"));
+    let before = play.deviations(service);
+    job(service, "perl -e 'open F, \">/effect\"'; echo > /works")?;
+    ensure!(service.path("/works").exists(), "the service is stopped");
+    ensure!(!service.path("/effect").exists(), "what is not in the baseline ran");
+    is_stopped(&play.daemon.await_alert("baseline_exec", service.id())?)?;
+    ensure!(before == 0, "what it has done all the time is told of");
+    Ok(())
+}

@@ -143,6 +143,7 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ),
     ("unexpected_connections_never_leave", Needs::Daemon, connects::unexpected_connections_never_leave),
     ("connections_are_held_without_a_daemon", Needs::Daemon, connects::connections_are_held_without_a_daemon),
+    ("quiet_baseline_protects_by_itself", Needs::Daemon, baselines::quiet_baseline_protects_by_itself),
     ("enforcement_is_verified", Needs::Daemon, canaries::enforcement_is_verified),
     ("broken_baseline_changes_nothing", Needs::Daemon, baselines::broken_baseline_changes_nothing),
     ("policy_off_label", Needs::Daemon, engine::policy_off_label),

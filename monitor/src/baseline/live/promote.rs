@@ -138,8 +138,7 @@ mod tests {
         let promotion = Promotion { up_to: Some(Stage::Protect), quiet_ns: HOUR };
         let mut watch = Watch::default();
         let learns = profile("learn", "");
-        let mut due =
-            |watch: &mut Watch, profile: &Profile, now| watch.due(promotion, [("x", profile)].into_iter(), now);
+        let due = |watch: &mut Watch, profile: &Profile, now| watch.due(promotion, [("x", profile)].into_iter(), now);
         assert!(due(&mut watch, &learns, 0).is_empty());
         assert!(due(&mut watch, &learns, 2 * HOUR).is_empty(), "nothing was done");
         watch.act("x");
