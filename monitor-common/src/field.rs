@@ -203,6 +203,8 @@ fields! {
     BprmFile = ["linux_binprm.file"] required,
     /// Name it was invoked by.
     BprmFilename = ["linux_binprm.filename"] required,
+    /// First bytes of its file.
+    BprmBuf = ["linux_binprm.buf"] optional,
     /// v1 controllers.
     CssSetSubsys = ["css_set.subsys"] required,
     /// Unified cgroup.

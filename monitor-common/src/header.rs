@@ -136,6 +136,8 @@ code! {
         Watched = 12,
         /// A program start that the container's baseline does not have.
         BaselineExec = 13,
+        /// A connection that the container's baseline does not have.
+        BaselineConnect = 14,
     }
 }
 

@@ -12,6 +12,9 @@ pub const POLICY_CONFIRMED: u32 = 1 << 2;
 /// The container is quarantined: none of its packets pass, none of its connects are let through.
 pub const POLICY_QUARANTINE: u32 = 1 << 3;
 
+/// The container is held to a baseline ([`crate::profile::Bound`]).
+pub const POLICY_BOUND: u32 = 1 << 4;
+
 /// Value of the `CONTAINERS` map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]

@@ -1,4 +1,5 @@
-//! Baselines in the kernel: which program may be started by which, compiled to hashes of paths.
+//! Baselines in the kernel: which program may be started by which, and which connects to where, compiled to hashes of
+//! paths and prefixes of addresses.
 
 use crate::hash;
 use bytemuck::{Pod, Zeroable};
@@ -17,7 +18,7 @@ pub struct EdgeKey {
     pub user: u32,
     /// `LAYER_*`: where the program's file lives.
     pub layer: u32,
-    /// [`crate::argv::Form`] as integer.
+    /// [`crate::argv::Form`] as integer, or [`ANY_FORM`].
     pub form: u32,
 }
 const _: () = assert!(size_of::<EdgeKey>() == 32);
@@ -28,6 +29,8 @@ pub const ANY: u64 = 1;
 pub const ENTERED: u64 = 2;
 /// Any user.
 pub const ANY_USER: u32 = u32::MAX;
+/// Some form: what can be known of an interpreter's start before its arguments are. Beside the key that says which.
+pub const ANY_FORM: u32 = u32::MAX;
 
 /// In the image.
 pub const LAYER_IMAGE: u32 = 0;
@@ -49,8 +52,62 @@ pub struct Bound {
     /// [`crate::lineage::id`] of the container's first process: who does not descend from it is in a session from
     /// outside and is left alone. 0: everybody is held to it.
     pub init: u32,
+    /// `BOUND_*`: what of it is in the kernel.
+    pub holds: u32,
 }
-const _: () = assert!(size_of::<Bound>() == 8);
+const _: () = assert!(size_of::<Bound>() == 12);
+
+/// [`Bound::holds`]: program starts.
+pub const BOUND_EXECS: u32 = 1 << 0;
+/// [`Bound::holds`]: connections.
+pub const BOUND_CONNECTS: u32 = 1 << 1;
+
+/// Key of the `PORTS` trie. Its value is the number of a range of ports that the profile tells apart
+/// ([`Destination::ports`]), never 0.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+pub struct PortKey {
+    /// The profile.
+    pub profile: u32,
+    /// `IPPROTO_*`.
+    pub protocol: u16,
+    /// Big-endian, as a trie compares from the first bit on.
+    pub port: [u8; 2],
+}
+const _: () = assert!(size_of::<PortKey>() == 8);
+
+/// Bits of a [`PortKey`] before the port.
+pub const PORT_PREFIX: u32 = 48;
+
+/// Key of the `DESTINATIONS` trie: where a program may connect to, as far as the kernel half can tell. Its value is 1.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+pub struct Destination {
+    /// The profile.
+    pub profile: u32,
+    /// Which range of ports.
+    pub ports: u32,
+    /// [`path`] of the program, or [`ANY`]; in halves, as a trie's key has no alignment of its own.
+    pub exe: [u32; 2],
+    /// 4 or 6.
+    pub family: u32,
+    /// As in [`crate::net::Peer`].
+    pub addr: [u8; 16],
+}
+const _: () = assert!(size_of::<Destination>() == 36);
+
+/// Bits of a [`Destination`] before the family: with no more than these, any address is meant.
+pub const ANYWHERE: u32 = 128;
+/// Bits of a [`Destination`] before the address.
+pub const ADDRESS_PREFIX: u32 = 160;
+/// All of them.
+pub const WHOLE_ADDRESS: u32 = ADDRESS_PREFIX + 128;
+
+/// A program's hash as a key has it.
+#[inline(always)]
+pub const fn halves(path: u64) -> [u32; 2] {
+    [path as u32, (path >> 32) as u32]
+}
 
 /// Start value of [`step`].
 pub const START: u64 = 0xcbf2_9ce4_8422_2325;

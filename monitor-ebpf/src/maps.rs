@@ -4,6 +4,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use monitor_common::field;
 use monitor_common::policy::Policy;
+use monitor_common::profile::Bound;
 use monitor_common::state::{Config, CutKey, InodeKey, LossKey, Pipe, Socket, Taint, Task};
 
 /// Offsets of [`field::FIELDS`], written by the daemon before load and frozen.
@@ -54,6 +55,10 @@ pub static SOCKETS: LruHashMap<u64, Socket, 32768> = LruHashMap::new();
 /// What tells that a packet belongs to a quarantined container: its container.
 #[btf_map]
 pub static QUARANTINE: HashMap<CutKey, u64, 16384> = HashMap::new();
+
+/// Containers that are held to a baseline.
+#[btf_map]
+pub static PROFILES: HashMap<u64, Bound, 4096> = HashMap::new();
 
 /// Sets of processes that are being killed: lineage id of the outermost, and its container.
 #[btf_map]

@@ -81,7 +81,8 @@ kinds! {
     /// A burst of reconnaissance.
     Recon = "recon", "T1082", Low;
     /// A container's process reaches for Bulkhead itself: its process, maps, links, pins, files or control
-    /// socket; or leaves its container's cgroup by its own hand.
+    /// socket; or leaves its container's cgroup by its own hand. Also: what a baseline in `protect` forbids was not stopped when
+    /// Bulkhead tried it itself.
     Tamper = "tamper", "T1562.001", Critical;
     /// A container makes more events than there is room for, and some of its own were lost.
     EventLoss = "event_loss", "T1562", Medium;

@@ -3,6 +3,7 @@
 //! judgement was given, for `pipeline::replay`; `baseline` knows what containers are expected to do.
 
 pub mod baseline;
+pub mod canary;
 pub mod cli;
 pub mod config;
 pub mod container;

@@ -6,13 +6,14 @@ use crate::kernel::sock::{AF_INET, AF_INET6, Sock, TCP_LISTEN, mapped};
 use crate::kernel::task::Task;
 use crate::kernel::{Object, copy_words};
 use crate::record::{self, Judgement, Subject};
-use crate::reflex::{guard, marks, provenance, quarantine};
+use crate::reflex::{expected, guard, marks, provenance, quarantine};
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::macros::{btf_tracepoint, cgroup_sock_addr};
 use aya_ebpf::programs::{BtfTracePointContext, SockAddrContext};
 use monitor_common::header::{Kind, Reason, Rung};
 use monitor_common::net::{Connect, OP_CONNECT, OP_LISTEN, OP_SENDTO, Peer};
+use monitor_common::policy::{POLICY_BOUND, POLICY_QUARANTINE};
 use monitor_common::state::{self, HOST, Socket, TASK_FEEDS_SHELL, TASK_NET_OUT};
 
 const ALLOW: i32 = 1;
@@ -91,7 +92,8 @@ fn try_outbound(ctx: &SockAddrContext, family: u16, op: u32) -> Option<i32> {
             provenance::create(tgid, task, container, parent)?
         }
     };
-    if quarantine::holds(entry.container) {
+    let policy = quarantine::policy(entry.container);
+    if policy & POLICY_QUARANTINE != 0 {
         return Some(DENY);
     }
     let time_ns = record::now();
@@ -100,6 +102,15 @@ fn try_outbound(ctx: &SockAddrContext, family: u16, op: u32) -> Option<i32> {
     address(unsafe { &*ctx.sock_addr }, family, &mut peer);
     // SAFETY: as above.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) };
+    // Before anything is noted of it, and of every datagram: the first of a socket may go where it may.
+    if policy & POLICY_BOUND != 0 && expected::lacks(tgid, &peer) {
+        let judgement = guard::deny(entry.container, tgid, Reason::BaselineConnect, 0, Rung::Cgroup);
+        if judgement.denied() {
+            let subject = Subject::of(task, entry.container);
+            emit(&subject, &judgement, time_ns, entry, &peer, cookie, op, 0, task);
+            return Some(DENY);
+        }
+    }
     if op == OP_SENDTO && marks::is_outbound(cookie) {
         return None; // one record a socket; a resolver's retries and a chatty sender stay cheap
     }

@@ -22,6 +22,7 @@ use monitor_common::field::Field;
 use monitor_common::file::{COMPONENTS, FileRef};
 use monitor_common::hash;
 use monitor_common::state::{Fingerprint, HOST, Origin, TASK_DOOMED};
+pub use profile::lacks;
 
 /// What the steps of one exec know and hand on.
 #[repr(C)]
@@ -127,6 +128,13 @@ extern "C" fn exec_profile(tid: u32) -> u32 {
     }
 }
 
+/// Is the program that is about to be taken none that the container's baseline has?
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn exec_is_lacking(tid: u32) -> u32 {
+    u32::from(Room::of(tid).and_then(|room| profile::compare(tid, room)) == Some(false))
+}
+
 /// match-proto: sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
@@ -212,6 +220,8 @@ fn executed(tid: u32, task: Task, exe: File, filename: u64) -> Option<()> {
         || exec_flags(tid) == STOP
         || exec_judge(tid) == STOP;
     if stopped {
+        // What it runs now is not known.
+        provenance::entry(tgid)?.exe = 0;
         return None;
     }
     // That there is nothing to say is no reason to stop.

@@ -2,11 +2,12 @@
 //! exec tracepoint judges all programs, and later, when redirections and arguments can be seen too;
 //! here is what can be known before anything has happened.
 
-use crate::kernel::Object;
 use crate::kernel::file::{File, Inode, Type};
 use crate::kernel::task::{Task, argument};
+use crate::kernel::{Object, read};
+use crate::probes::exec;
 use crate::record;
-use crate::reflex::{doom, guard, program, provenance, stdio};
+use crate::reflex::{doom, guard, program, provenance, quarantine, stdio};
 use aya_ebpf::macros::{fentry, lsm, tracepoint};
 use aya_ebpf::programs::{FEntryContext, LsmContext, TracePointContext};
 use bytemuck::Zeroable;
@@ -14,10 +15,15 @@ use monitor_common::exec::{STDIO_INET_OUT, Stdio};
 use monitor_common::field::Field;
 use monitor_common::file::{FILE_EXEC, FILE_MAPPED, FILE_TAINTED};
 use monitor_common::header::{Reason, Rung};
+use monitor_common::policy::POLICY_BOUND;
 use monitor_common::state::{self, CLASS_INTERPRETER, CLASS_SHELL, HOST, Origin, TASK_ENTERING};
 
 /// include/uapi/asm-generic/mman-common.h
 const PROT_EXEC: u64 = 4;
+/// "\x7fELF", and where the machine stands behind it (include/uapi/linux/elf.h).
+const ELF: u32 = 0x464c_457f;
+const E_MACHINE: usize = 18;
+const EM_X86_64: u16 = 62;
 /// As in `descriptor`.
 const RET: usize = 16;
 /// Highest address that is an error code (include/linux/err.h).
@@ -42,10 +48,14 @@ fn try_program(ctx: &LsmContext) -> Option<bool> {
     if entry.container == HOST {
         return None;
     }
-    let file = Object::new(ctx.arg::<*const u8>(0))?.follow(Field::BprmFile).map(File)?;
+    let bprm = Object::new(ctx.arg::<*const u8>(0))?;
+    let file = bprm.follow(Field::BprmFile).map(File)?;
     let inode = file.inode()?;
     let origin = &mut Origin::zeroed();
-    let (reason, bits) = objection(task, tgid, entry, file, inode, origin)?;
+    let (reason, bits) = match objection(task, tgid, entry, file, inode, origin) {
+        Some(found) => found,
+        None => deviation(task, entry.container, bprm, file)?,
+    };
     let judgement = guard::deny(entry.container, tgid, reason, origin.tgid, Rung::Lsm);
     // What is only watched is told by the exec itself.
     if !judgement.denied() {
@@ -91,6 +101,18 @@ fn objection(
     }
     provenance::set_origin(origin, tgid, entry.start_ns, &input.peer, record::now());
     Some((Reason::ReverseShell, 0))
+}
+
+/// A program that the container's baseline does not have. A script is not one, its interpreter is, which comes by
+/// itself; what is not for this machine may have one that is not named in it (binfmt_misc).
+#[inline(always)]
+fn deviation(task: Task, container: u64, bprm: Object, file: File) -> Option<(Reason, u32)> {
+    if quarantine::policy(container) & POLICY_BOUND == 0 {
+        return None;
+    }
+    let head = bprm.address(Field::BprmBuf)?;
+    let is_native = read::<u32>(head.cast())? == ELF && read::<u16>(head.wrapping_add(E_MACHINE).cast())? == EM_X86_64;
+    (is_native && exec::lacks(task, file)?).then_some((Reason::BaselineExec, 0))
 }
 
 /// Before a file is mapped.

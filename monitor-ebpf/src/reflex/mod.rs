@@ -6,6 +6,7 @@
 //! allow nothing else (kernel/bpf/btf.c, `btf_prepare_func_args`).
 
 pub mod doom;
+pub mod expected;
 pub mod guard;
 pub mod marks;
 pub mod own;

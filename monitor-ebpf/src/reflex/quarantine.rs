@@ -14,14 +14,20 @@ use monitor_common::state::{
     CUT_CGROUP, CUT_NETNS, CUT_PORT, CUT_SOCKET, CutKey, HOST, RESPONSE_CGROUP, RESPONSE_NETNS, RESPONSE_SOCKET,
 };
 
-/// Is the container quarantined?
+/// `POLICY_*` of the container.
 #[inline(always)]
-pub fn holds(container: u64) -> bool {
+pub fn policy(container: u64) -> u32 {
     if container == HOST {
-        return false;
+        return 0;
     }
     // SAFETY: read at once.
-    unsafe { CONTAINERS.get(&container) }.is_some_and(|policy| policy.flags & POLICY_QUARANTINE != 0)
+    unsafe { CONTAINERS.get(&container) }.map_or(0, |policy| policy.flags)
+}
+
+/// Is the container quarantined?
+#[inline(always)]
+fn holds(container: u64) -> bool {
+    policy(container) & POLICY_QUARANTINE != 0
 }
 
 #[inline(always)]

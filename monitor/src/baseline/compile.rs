@@ -1,11 +1,15 @@
-//! Program starts of a baseline as the kernel half compares them: hashes of paths, no patterns.
+//! Program starts and connections of a baseline as the kernel half compares them: hashes of paths, prefixes of
+//! addresses, no patterns and no names.
+
+mod connects;
 
 use super::entry::{Layer, Text, What};
 use super::file::Baseline;
 use super::pattern::{Pattern, RUNTIME_EXEC, START, UNKNOWN};
+pub use connects::{Connects, connects};
 use monitor_common::argv::Form;
 use monitor_common::profile::{
-    ANY, ANY_USER, ENTERED, EdgeKey, LAYER_IMAGE, LAYER_MEMORY, LAYER_TMPFS, LAYER_UPPER, LAYER_VOLUME, path,
+    ANY, ANY_FORM, ANY_USER, ENTERED, EdgeKey, LAYER_IMAGE, LAYER_MEMORY, LAYER_TMPFS, LAYER_UPPER, LAYER_VOLUME, path,
 };
 
 /// All program starts that it expects, or only those of the image's own programs; `None` if one of them is a pattern,
@@ -23,15 +27,19 @@ pub fn edges(baseline: &Baseline, drift_lock: bool) -> Option<Vec<EdgeKey>> {
             UNKNOWN => continue,
             _ => exact(parent)?,
         };
-        edges.push(EdgeKey {
+        let edge = EdgeKey {
             parent,
             exe: exact(exe)?,
             profile: 0,
             user: user.unwrap_or(ANY_USER),
             layer: layer_code(*layer),
             form: form.map_or(Form::Unknown, Text::form) as u32,
-        });
+        };
+        edges.extend(form.map(|_| EdgeKey { form: ANY_FORM, ..edge }));
+        edges.push(edge);
     }
+    edges.sort_unstable();
+    edges.dedup();
     Some(edges)
 }
 
@@ -74,7 +82,12 @@ mod tests {
         ));
         let first = EdgeKey { parent: ENTERED, exe: path("/a"), user: ANY_USER, ..EdgeKey::default() };
         let second = EdgeKey { parent: ANY, exe: path("/usr/bin/sh"), user: 7, form: 2, ..EdgeKey::default() };
-        assert_eq!(edges, Some(vec![first, second]));
+        let any_form = EdgeKey { form: ANY_FORM, ..second };
+        let sorted = |mut edges: Vec<EdgeKey>| {
+            edges.sort_unstable();
+            edges
+        };
+        assert_eq!(edges, Some(sorted(vec![first, second, any_form])));
         assert_eq!(compiled(&exec("/a", "/tmp/x.*")), None);
         assert_eq!(compiled(&exec("(unknown)", "/b")), Some(Vec::new()));
         let drift = format!("image = \"a\"\nmode = \"protect\"\n{}layer = \"tmpfs\"\n", exec("/a", "/tmp/x.*"));

@@ -1,5 +1,7 @@
 //! Baselines at work: which container has which, what is learned, what deviates.
 
+mod promote;
+
 use super::entry::{Act, Seen, What};
 use super::file::{Baseline, Identity, Stage};
 use super::learn::{Held, Learner};
@@ -14,6 +16,8 @@ use crate::detect::bounded::Bounded;
 use crate::event::{ContainerKey, Event, HOST, Reason};
 use crate::finding::{Detection, FindingKind};
 use crate::output::Clock;
+pub use promote::Promotion;
+use promote::Watch;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,6 +47,8 @@ pub struct Settings {
     pub runtime_exec: RuntimeExec,
     /// Programs that are not the image's are never expected.
     pub drift_lock: bool,
+    /// What is promoted without a person.
+    pub promotion: Promotion,
 }
 
 /// Numbers for `status`.
@@ -78,6 +84,13 @@ pub enum Told {
     },
     /// What was seen cannot be written; it is tried again.
     Unwritten(String),
+    /// It was quiet long enough.
+    Promoted {
+        /// Name of the baseline.
+        name: String,
+        /// Its mode from now on.
+        to: Stage,
+    },
 }
 
 /// What a container is to its baseline.
@@ -101,6 +114,7 @@ pub struct Baselines {
     bound: Bounded<ContainerKey, Bound>,
     known: Vec<ContainerKey>,
     early: BTreeMap<ContainerKey, Vec<(Event, Act)>>,
+    watch: Watch,
     written_ns: u64,
     /// The last failure to write, so that it is told once.
     failure: Option<String>,
@@ -131,6 +145,7 @@ impl Baselines {
             bound: Bounded::new(CONTAINERS),
             known: Vec::new(),
             early: BTreeMap::new(),
+            watch: Watch::default(),
             written_ns: 0,
             failure: None,
             counts: Counts::default(),
@@ -226,20 +241,24 @@ impl Baselines {
             return None;
         };
         let stage = bound.stage.filter(|stage| *stage != Stage::Learn)?;
-        let profile = self.store.get(bound.name.as_ref()?)?;
+        let name = bound.name.as_ref()?;
+        let profile = self.store.get(name)?;
         let session = is_session(event, cx);
         if session && self.settings.runtime_exec == RuntimeExec::Allow {
             return None;
         }
         // What the kernel half says it has no entry for is told, whatever is found here.
         let locked = self.settings.drift_lock && act.is_drift();
-        if profile.expects(act) && !locked && event.reason != Reason::BaselineExec {
+        let refused = matches!(event.reason, Reason::BaselineExec | Reason::BaselineConnect);
+        if profile.expects(act) && !locked && !refused {
             self.counts.conforming += 1;
+            self.watch.act(name);
             return None;
         }
         self.counts.deviating += 1;
-        let mut detection = deviation(event, act, bound.name.as_deref().unwrap_or_default());
-        // What is done about a connection would be to end its maker, after the fact; about a port likewise.
+        self.watch.news(name);
+        let mut detection = deviation(event, act, name);
+        // What the daemon could do about a connection would be to end its maker, after the fact; about a port likewise.
         let too_late = !matches!(act, Act::Exec { .. } | Act::File { .. });
         let spared = session && self.settings.runtime_exec != RuntimeExec::Deny;
         detection.alert_only = stage != Stage::Protect || too_late || spared;
@@ -265,6 +284,7 @@ impl Baselines {
         let spared = self.settings.runtime_exec == RuntimeExec::Allow && is_session(event, cx);
         if may && !spared {
             self.learner.note(event, act, cx);
+            self.watch_learned(event.container, act);
         }
     }
 
@@ -292,7 +312,11 @@ impl Baselines {
                 | FindingKind::BaselineFile
                 | FindingKind::EventLoss
         );
-        if !about && detection.excepted.is_none() && self.learner.found(event, detection, cx) {
+        if about || detection.excepted.is_some() {
+            return;
+        }
+        self.unsure(event.container);
+        if self.learner.found(event, detection, cx) {
             tracing::info!(kind = detection.kind.name(), "nothing is learned of this process tree any more");
         }
     }
@@ -308,11 +332,13 @@ impl Baselines {
         if !news.is_empty() {
             self.bind_all();
         }
+        news.iter().for_each(|news| self.watch.news(news.name()));
         let mut told: Vec<Told> = news.into_iter().map(Told::Folder).collect();
         if now_ns.saturating_sub(self.written_ns) >= self.settings.write_ns {
             self.written_ns = now_ns;
             told.extend(self.write(now_ns));
         }
+        told.extend(self.promote(now_ns));
         told
     }
 
@@ -342,6 +368,7 @@ impl Baselines {
                     let merged: Vec<String> = merged.collect();
                     self.counts.unlearned += added.refused;
                     if !added.new.is_empty() || added.refused > 0 {
+                        self.watch.news(&name);
                         told.push(Told::Learned { name, new: added.new.len(), merged, refused: added.refused });
                     }
                 }

@@ -50,6 +50,7 @@ impl Scene {
             write_ns: 0,
             runtime_exec,
             drift_lock: false,
+            promotion: Promotion::default(),
         };
         let mut lab = Lab::new();
         lab.facts = Box::new(Init);
@@ -314,4 +315,38 @@ fn the_drift_lock_takes_no_excuse() {
     assert!(upper(&mut scene, 11).is_empty(), "it was learned");
     scene.baselines.settings.drift_lock = true;
     assert_eq!(upper(&mut scene, 12).len(), 1);
+}
+
+#[test]
+fn quiet_ones_are_promoted_and_news_puts_it_off() {
+    const HOUR: u64 = 3_600_000_000_000;
+    let mut scene = Scene::new(RuntimeExec::Deny);
+    scene.baselines.settings.promotion = Promotion { up_to: Some(Stage::Protect), quiet_ns: HOUR };
+    scene.baselines.container(&container(&[]));
+    scene.exec(10, 5, &["nginx"]);
+    scene.write();
+    let mut now = 1 << 50;
+    let mut later = |scene: &mut Scene, hours: u64| {
+        now += hours * HOUR;
+        let promoted = |told: &Told| matches!(told, Told::Promoted { .. });
+        let told = scene.baselines.tick(now).iter().any(promoted);
+        let text = std::fs::read_to_string(scene.folder.path().join("web=1.toml")).unwrap();
+        let mode = text.lines().find_map(|line| line.strip_prefix("mode = ")).unwrap_or_default().to_owned();
+        (mode, told)
+    };
+    later(&mut scene, 1);
+    assert_eq!(later(&mut scene, 2), ("\"learn\"".into(), false), "nobody was at work");
+    scene.exec(11, 5, &["nginx"]);
+    assert_eq!(later(&mut scene, 1), ("\"monitor\"".into(), true));
+    later(&mut scene, 0);
+    scene.exec(12, 5, &["nginx"]);
+    assert_eq!(scene.exec(13, 12, &["curl", "x"])[0].kind, FindingKind::BaselineExec);
+    assert_eq!(later(&mut scene, 2), ("\"monitor\"".into(), false), "a deviation");
+    scene.exec(14, 5, &["nginx"]);
+    scene.baselines.unsure(CONTAINER);
+    assert_eq!(later(&mut scene, 2), ("\"monitor\"".into(), false), "something was lost");
+    scene.exec(15, 5, &["nginx"]);
+    assert_eq!(later(&mut scene, 1), ("\"protect\"".into(), true));
+    scene.exec(16, 5, &["nginx"]);
+    assert_eq!(later(&mut scene, 9), ("\"protect\"".into(), false));
 }

@@ -16,5 +16,5 @@ mod value;
 pub mod write;
 
 pub use file::{Baseline, Identity, Stage};
-pub use live::{Baselines, Settings};
+pub use live::{Baselines, Promotion, Settings};
 pub use store::Profile;

@@ -19,6 +19,9 @@ const NAMES: usize = 4;
 /// Where answers to questions for names come from.
 const DNS_PORT: u16 = 53;
 const UDP: u16 = 17;
+const TCP: u16 = 6;
+/// include/uapi/linux/in.h: what a program that asks for it sees as TCP, and the peer too if it does not know it.
+const MPTCP: u16 = 262;
 
 /// See the module.
 #[derive(Debug)]
@@ -46,6 +49,9 @@ impl Observer {
             Body::Exec(exec) if exec.task_flags & state::TASK_ENTERING != 0 => None,
             Body::Exec(exec) => Some(self.exec(event, exec, cx)),
             Body::Connect(connect) => self.connect(event, connect, cx),
+            Body::Open(open) if open.file.has(file::FILE_EXEC) && event.reason == Reason::BaselineExec => {
+                self.refused(event, open, cx)
+            }
             Body::Open(open) => opened(event, open, cx),
             Body::Payload(payload) => {
                 self.answered(event.container, payload);
@@ -78,6 +84,21 @@ impl Observer {
         }
     }
 
+    /// A program start that an LSM program has refused: nothing has come of the process yet.
+    fn refused(&self, event: &Event, open: &Open, cx: &Context<'_>) -> Option<Act> {
+        let is_first = cx.containers.init(event.container).is_none_or(|init| init == event.process);
+        let parent = match self.programs.get(&event.process) {
+            Some(before) => before.clone(),
+            None if open.task_flags & state::TASK_ENTERING != 0 => {
+                if is_first { START } else { RUNTIME_EXEC }.to_owned()
+            }
+            None => cx.process(event).map(|process| process.program.exe.clone()).unwrap_or_default(),
+        };
+        let parent = if parent.is_empty() { UNKNOWN.to_owned() } else { parent };
+        let (exe, layer) = (open.file.path.clone(), Layer::of(&open.file));
+        Some(Act::Exec { parent, exe, layer, form: None, user: event.uid })
+    }
+
     fn connect(&self, event: &Event, connect: &Connect, cx: &Context<'_>) -> Option<Act> {
         let exe = cx.process(event)?.program.exe.clone();
         if connect.op == ConnectOp::Listen {
@@ -88,7 +109,8 @@ impl Observer {
             return None;
         }
         let names = self.names.get(&(event.container, connect.peer.ip())).cloned().unwrap_or_default();
-        Some(Act::Connect { exe, peer: connect.peer, names, protocol: Protocol(connect.protocol) })
+        let protocol = if connect.protocol == MPTCP { TCP } else { connect.protocol };
+        Some(Act::Connect { exe, peer: connect.peer, names, protocol: Protocol(protocol) })
     }
 
     /// An answer of the container's resolver.

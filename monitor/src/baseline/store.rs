@@ -51,6 +51,15 @@ pub enum News {
     Gone(String),
 }
 
+impl News {
+    /// Whose news it is.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Changed(name) | Self::Gone(name) | Self::Refused { name, .. } => name,
+        }
+    }
+}
+
 /// Tells versions of a file and of what it includes apart.
 type Stamp = Vec<(i64, i64, u64, u64)>;
 
@@ -191,6 +200,29 @@ impl Store {
         write::save(&baseline, &path)?;
         self.keep(&name, baseline);
         Ok(Some((name, added)))
+    }
+}
+
+impl Store {
+    /// Gives a baseline another mode. False: it is another by now than the one that is known here.
+    ///
+    /// # Errors
+    /// What is on disk is not accepted, or cannot be written: nothing is changed.
+    pub fn promote(&mut self, name: &str, from: Stage, to: Stage) -> Result<bool, StoreError> {
+        let _lock = write::lock(&self.folder)?;
+        let path = self.path(name);
+        let known = self.kept.get(name).filter(|kept| !kept.refused);
+        if known.is_none_or(|kept| kept.stamp != stamp(&path, kept.profile.as_deref())) {
+            return Ok(false);
+        }
+        let mut baseline = Baseline::load(&path)?;
+        if baseline.stage != from || baseline.frozen {
+            return Ok(false);
+        }
+        baseline.stage = to;
+        write::save(&baseline, &path)?;
+        self.keep(name, baseline);
+        Ok(true)
     }
 }
 

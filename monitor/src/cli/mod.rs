@@ -89,6 +89,13 @@ pub enum Command {
     /// Write the files that are generated from the sources, or check that they are fresh
     #[command(hide = true)]
     Docs(DocsArgs),
+    /// What the running monitor does in a cgroup of its own to see it stopped: run, or connect
+    #[command(hide = true)]
+    Canary {
+        /// Where to connect to
+        #[arg(value_name = "ADDRESS")]
+        to: Option<std::net::SocketAddr>,
+    },
 }
 
 /// Where the configuration is.
@@ -323,6 +330,11 @@ fn dispatch(command: &Command) -> CliResult {
         Command::Record(args) => record::main(args),
         Command::Replay(args) => replay::main(args),
         Command::Docs(args) => docs::main(args),
+        Command::Canary { to } => Ok(match crate::canary::sing(*to) {
+            crate::canary::RAN => Exit::Ok,
+            crate::canary::REFUSED => Exit::Privilege,
+            _ => Exit::Failure,
+        }),
         Command::Run(args) => run::main(args),
         Command::Unload(args) => unload::main(args),
         Command::Check(args) => check::main(args),

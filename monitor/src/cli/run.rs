@@ -1,6 +1,7 @@
 //! `bulkhead run`: configuration → log → load and attach → drop capabilities → drain → ready.
 
 use super::{CliError, CliResult, Exit, RunArgs, require_root};
+use crate::canary;
 use crate::config::Loaded;
 use crate::container::docker::{self, Notice as EngineNotice};
 use crate::container::{Registry, hierarchy};
@@ -90,6 +91,7 @@ struct Prepared {
     _cgroup2: Option<hierarchy::PrivateMount>,
     pins: Option<Pins>,
     own: Own,
+    canary_home: Result<PathBuf, String>,
 }
 
 /// The daemon's own files: program, configuration, outputs.
@@ -115,9 +117,15 @@ fn prepare(compiled: &Compiled, pins: Option<Pins>) -> Result<Prepared, CliError
         pins: pins.as_ref(),
     })
     .map_err(load_error)?;
+    let no_home = |error| format!("no place for a cgroup: {error}");
+    let canary_home = match compiled.canary_ns {
+        0 => Err("it was switched off when the daemon started".to_owned()),
+        _ => canary::home(&watched).map_err(no_home),
+    };
     Ok(Prepared {
         kernel,
         rings,
+        canary_home,
         registry: Registry::new(watched),
         cgroup_root: root,
         _cgroup2: private,
@@ -198,8 +206,9 @@ fn start(
         stop: stopper(loaded, &sender),
     };
     let incidents = recalled(loaded);
-    let (registry, own) = (prepared.registry, prepared.own);
-    let parts = Parts { maps, registry, compiled, output, events, counts, account, own, responses, incidents };
+    let (registry, own, canary_home) = (prepared.registry, prepared.own, prepared.canary_home);
+    let parts =
+        Parts { maps, registry, compiled, output, events, counts, account, own, responses, incidents, canary_home };
     let mut pipeline = Pipeline::new(parts);
     pipeline.take_over();
     listen_for_signals(signals, sender, config)?;
@@ -288,6 +297,7 @@ impl Stages {
             "prevented": read(&counts.prevented),
             "exceptions": exceptions(counts),
             "baselines": *counts.baselines.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+            "enforcement": *counts.canaries.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
             "quarantined": held(counts, |view| view.quarantined),
             "frozen": held(counts, |view| view.frozen),
             "processes": read(&counts.processes),

@@ -24,6 +24,7 @@ pub(super) fn main(args: &UnloadArgs) -> CliResult {
     };
     let removed = pins.remove_all().map_err(handover::failure)?;
     drop(unlocked);
+    crate::canary::remove_home();
     if let Err(error) = pins::unmount(root) {
         tracing::warn!(%error, root = %root.display(), "the BPF file system stays mounted");
     }

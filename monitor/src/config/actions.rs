@@ -50,8 +50,8 @@ section! {
         /// Deny, where the baseline's own mode is `protect`; else it is only told. The program is killed before its
         /// first instruction, or by the daemon (docs/baselines.md).
         baseline_exec: Action = Action::Deny;
-        /// Alert: the connection is there when the daemon learns of it, and who made it may be the service itself.
-        baseline_connect: Action = Action::Alert;
+        /// Deny, as `baseline_exec`: a connection is refused by the kernel half, or told only (docs/baselines.md).
+        baseline_connect: Action = Action::Deny;
         /// Deny, as `baseline_exec`: the daemon kills who opened it.
         baseline_file: Action = Action::Deny;
         /// Alert: looking around is not yet an attack.

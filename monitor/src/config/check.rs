@@ -1,7 +1,7 @@
 //! Rules over several keys, or about what a value means to the system.
 
 use super::error::at_key;
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, Promote};
 use crate::finding::FindingKind;
 use crate::respond::policy::ENFORCEABLE;
 use std::os::unix::ffi::OsStrExt;
@@ -44,6 +44,12 @@ pub(super) fn across(config: &Config, path: &Path, text: &str) -> Result<(), Con
     }
     if config.baseline.write_s == 0 {
         return fail(&["baseline", "write_s"], "it must be at least 1".into());
+    }
+    let learn = &config.baseline;
+    if learn.promote != Promote::Off && learn.promote_quiet_s < learn.settle_s.saturating_add(learn.write_s) {
+        let message =
+            "it is less than baseline.settle_s and baseline.write_s together: what was seen last is not learned yet";
+        return fail(&["baseline", "promote_quiet_s"], message.into());
     }
     let folder = &config.baseline.folder;
     if folder.is_relative() {

@@ -18,7 +18,7 @@ pub use error::ConfigError;
 pub use exception::{ExceptionRule, Subject, Who};
 pub use sections::{
     Baseline, Control, DaemonExit, Data, DoorKind, Drift, DriftLock, Engine, Format, Host, ImageRule, Images, Kernel,
-    Level, Log, Miner, Mode, Output, Pins, RuntimeExec, Scope, Sensitive,
+    Level, Log, Miner, Mode, Output, Pins, Promote, RuntimeExec, Scope, Sensitive,
 };
 
 use serde::{Deserialize, Serialize};

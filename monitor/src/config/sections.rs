@@ -119,6 +119,18 @@ words! {
     }
 }
 
+words! {
+    /// How far baselines are promoted without a person.
+    Promote {
+        /// Not at all.
+        Off = "off",
+        /// From `learn` to `monitor`.
+        Monitor = "monitor",
+        /// And from `monitor` to `protect`.
+        Protect = "protect",
+    }
+}
+
 /// One `[[image]]`: the mode of containers by their image. The first match counts; a container's label
 /// `bulkhead.mode` comes before all of them.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -195,6 +207,17 @@ section! {
         /// Programs whose file is not the image's (writable layer, tmpfs, volume, memory): `learned` (the baseline says
         /// which are expected) or `deny` (none is, whatever was learned). Code that is mapped is not looked at.
         drift: DriftLock = DriftLock::Learned;
+        /// How far baselines are promoted without a person, once their containers were at work for `promote_quiet_s` and did
+        /// nothing that is not in them: `off`, `monitor` (from `learn`) or `protect` (from `monitor` as well, which
+        /// is to be acted upon).
+        promote: Promote = Promote::Off;
+        /// Seconds of that time; it begins anew with what is new, found or lost, and with the daemon. At least `settle_s` and
+        /// `write_s` together.
+        promote_quiet_s: u32 = 86_400;
+        /// Seconds between two times that a process of Bulkhead's own, in a cgroup of its own that is held to a baseline in
+        /// `protect`, starts a program and connects to where the baseline forbids it, to see both stopped. `bulkhead
+        /// status` tells how long ago that was; what is not stopped is a `tamper` finding. 0: never.
+        canary_s: u32 = 300;
     }
 }
 

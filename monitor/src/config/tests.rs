@@ -73,6 +73,11 @@ fn errors_name_file_line_and_key() {
             "config/x.toml:1: on_daemon_exit: unknown value `stay`, expected `keep` or `release`",
         ),
         ("[baseline]\nfolder = \"b\"\n", "config/x.toml:2: baseline.folder: the path is not absolute"),
+        (
+            "[baseline]\npromote = \"monitor\"\npromote_quiet_s = 89\n",
+            "config/x.toml:3: baseline.promote_quiet_s: it is less than baseline.settle_s and baseline.write_s together: what \
+             was seen last is not learned yet",
+        ),
         ("[baseline]\nwrite_s = 0\n", "config/x.toml:2: baseline.write_s: it must be at least 1"),
         (
             "[baseline]\ndrift = \"kill\"\n",

@@ -10,7 +10,8 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError, PerCpuArray, RingBuf};
 use monitor_common::header::Reason;
 use monitor_common::own::OwnKey;
-use monitor_common::policy::Policy;
+use monitor_common::policy::{POLICY_BOUND, Policy};
+use monitor_common::profile::Bound;
 use monitor_common::state::{Config, CutKey, Fingerprint, InodeKey, LossKey, Task};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::AsFd as _;
@@ -161,7 +162,27 @@ impl Maps {
 
     /// Sets a container's policy (also of a nested cgroup: `policy.root` names the outermost).
     pub fn set_policy(&mut self, cgroup: u64, policy: &Policy) {
-        note("CONTAINERS", self.containers.insert(cgroup, Raw(*policy), 0));
+        let bound = if self.profiles.is_bound(policy.root) { POLICY_BOUND } else { 0 };
+        let policy = Policy { flags: policy.flags & !POLICY_BOUND | bound, ..*policy };
+        note("CONTAINERS", self.containers.insert(cgroup, Raw(policy), 0));
+    }
+
+    /// Holds a container to a baseline. Its policy says so as well, so that others pay nothing for it.
+    pub fn bind(&mut self, container: u64, bound: Bound) {
+        self.profiles.bind(container, bound);
+        self.renew_policy(container);
+    }
+
+    /// A container is held to none any more, or is gone.
+    pub fn release(&mut self, container: u64) {
+        self.profiles.release(container);
+        self.renew_policy(container);
+    }
+
+    fn renew_policy(&mut self, container: u64) {
+        if let Some(policy) = self.policy(container) {
+            self.set_policy(container, &policy);
+        }
     }
 
     /// The policy the programs see.

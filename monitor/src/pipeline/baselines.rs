@@ -1,7 +1,7 @@
 //! Baselines on the way of an event: compared with, learned from, and told of.
 
 use super::Pipeline;
-use crate::baseline::compile::edges;
+use crate::baseline::compile::{Connects, connects, edges};
 use crate::baseline::live::Told;
 use crate::baseline::store::News;
 use crate::baseline::{Baselines, Profile};
@@ -9,9 +9,10 @@ use crate::container::registry::Container;
 use crate::detect::{ContainerFacts as _, Context, Detectors};
 use crate::event::{ContainerKey, Event};
 use crate::finding::Detection;
+use crate::kernel::profiles::Parts;
 use crate::output::Notice;
 use crate::output::notice::NoticeKind;
-use monitor_common::profile::Bound;
+use monitor_common::profile::{BOUND_CONNECTS, BOUND_EXECS, Bound};
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 
@@ -47,9 +48,9 @@ pub(super) fn compare(candidate: &mut Baselines, event: &Event, found: &[Detecti
 
 /// A baseline in the kernel.
 pub(super) struct Compiled {
-    of: Arc<Profile>,
-    /// Its number there; `None` if it cannot be there.
-    number: Option<u32>,
+    pub(super) of: Arc<Profile>,
+    /// Its number there, and which parts are; `None` if none can be.
+    pub(super) number: Option<(u32, u32)>,
 }
 
 impl Pipeline {
@@ -73,7 +74,7 @@ impl Pipeline {
         if is_new {
             self.hold_all();
         } else if let Some(bound) = self.bound(container) {
-            self.maps.profiles.bind(container, bound);
+            self.maps.bind(container, bound);
         }
         if self.waits(container) {
             self.unheld.insert(container);
@@ -101,28 +102,45 @@ impl Pipeline {
         self.unheld = live.iter().map(|container| container.key).filter(|key| self.waits(*key)).collect();
         let former: HashMap<ContainerKey, Bound> = self.maps.profiles.bound().into_iter().collect();
         for (container, bound) in wanted.iter().filter(|(container, bound)| former.get(container) != Some(bound)) {
-            self.maps.profiles.bind(*container, *bound);
+            self.maps.bind(*container, *bound);
         }
-        for container in former.into_keys().filter(|container| !wanted.contains_key(container)) {
+        let own = |container: &ContainerKey| self.canaries.is_own(*container);
+        let over: Vec<ContainerKey> = former.into_keys().filter(|key| !wanted.contains_key(key) && !own(key)).collect();
+        for container in over {
             // Of one that the engine has not named yet, what a daemon before this one knew holds.
             if self.baselines.is_named(container) || self.registry.get(container).is_none_or(|c| c.gone) {
-                self.maps.profiles.release(container);
+                self.maps.release(container);
             }
         }
-        self.maps.profiles.sweep(&self.profiles.values().filter_map(|compiled| compiled.number).collect());
+        self.maps.profiles.sweep(&self.profiles.values().filter_map(|compiled| Some(compiled.number?.0)).collect());
     }
 
     fn put(&mut self, name: &str, profile: Arc<Profile>) -> Compiled {
         let edges = edges(&profile.baseline, self.baselines.drift_lock());
-        let number = edges.as_ref().and_then(|edges| self.maps.profiles.put(edges));
-        match (edges, number) {
-            (None, _) => {
-                tracing::warn!(baseline = name, "program starts with patterns in it: the daemon alone holds to it")
-            }
-            (Some(_), None) => {
-                tracing::error!(baseline = name, "no room for it in the kernel: the daemon alone holds to it")
-            }
-            _ => {}
+        let connects = connects(&profile.baseline);
+        let parts = Parts {
+            edges: edges.as_deref(),
+            ports: connects.as_ref().map_or(&[], |connects| &connects.ports),
+            destinations: connects.as_ref().map(|connects| connects.destinations.as_slice()),
+        };
+        let number = self.maps.profiles.put(&parts);
+        let holds = number.map_or(0, |(_, holds)| holds);
+        if edges.is_none() {
+            tracing::warn!(baseline = name, "program starts with patterns in it: the daemon alone holds to them");
+        } else if holds & BOUND_EXECS == 0 {
+            tracing::error!(
+                baseline = name,
+                "no room in the kernel for its program starts: the daemon alone holds to them"
+            );
+        }
+        if holds & BOUND_CONNECTS == 0 {
+            tracing::error!(baseline = name, "no room in the kernel for its connections: they are told only");
+        } else if let Some(Connects { widened: widened @ 1.., .. }) = connects {
+            tracing::info!(
+                baseline = name,
+                entries = widened,
+                "connections by name or pattern: to their ports any is let pass, and told"
+            );
         }
         Compiled { of: profile, number }
     }
@@ -136,12 +154,12 @@ impl Pipeline {
     /// What a container is to be held to.
     fn bound(&self, container: ContainerKey) -> Option<Bound> {
         let (name, _, sessions) = self.baselines.held(container)?;
-        let profile = self.profiles.get(name)?.number?;
+        let (profile, holds) = self.profiles.get(name)?.number?;
         if sessions {
-            return Some(Bound { profile, init: 0 });
+            return Some(Bound { profile, init: 0, holds });
         }
         let line = self.maps.task(self.facts.init(container)?.tgid)?.lineage;
-        line.first().filter(|outermost| **outermost != 0).map(|outermost| Bound { profile, init: *outermost })
+        line.first().filter(|outermost| **outermost != 0).map(|outermost| Bound { profile, init: *outermost, holds })
     }
 
     /// Tells what became of baselines, and publishes their numbers.
@@ -189,6 +207,11 @@ fn words(told: &Told) -> (NoticeKind, &'static str, String) {
             }
             (NoticeKind::State, "baseline_learned", message)
         }
+        Told::Promoted { name, to } => (
+            NoticeKind::State,
+            "baseline_promoted",
+            format!("the baseline {name} was quiet long enough: its mode is {} from now on", to.name()),
+        ),
         Told::Unwritten(why) => (
             NoticeKind::PipelineError,
             "baseline_unwritten",

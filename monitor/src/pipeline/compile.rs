@@ -2,7 +2,7 @@
 //! as a whole, so that a reload either takes effect or changes nothing.
 
 use crate::baseline;
-use crate::config::{DaemonExit, DoorKind, Drift, DriftLock, Lists, Loaded, Mode as ConfigMode};
+use crate::config::{self, DaemonExit, DoorKind, Drift, DriftLock, Lists, Loaded, Mode as ConfigMode, Promote};
 use crate::container::denylist::{Denylist, DenylistError};
 use crate::container::sockets;
 use crate::detect::Settings;
@@ -52,6 +52,8 @@ pub struct Compiled {
     pub write_excepted: bool,
     /// What baselines are for, and where.
     pub baseline: baseline::Settings,
+    /// How often it is tried whether baselines are enforced, ns; 0 is never.
+    pub canary_ns: u64,
     /// Age of the heartbeat from which on the daemon counts as dead, ns.
     pub heartbeat_limit_ns: u64,
 }
@@ -84,7 +86,9 @@ impl Compiled {
                 write_ns: u64::from(config.baseline.write_s) * 1_000_000_000,
                 runtime_exec: config.baseline.runtime_exec,
                 drift_lock: config.baseline.drift == DriftLock::Deny,
+                promotion: promotion(&config.baseline),
             },
+            canary_ns: u64::from(config.baseline.canary_s) * 1_000_000_000,
             heartbeat_limit_ns: u64::from(config.pins.heartbeat_limit_s) * 1_000_000_000,
         })
     }
@@ -103,6 +107,15 @@ impl Compiled {
             limit_ns: self.heartbeat_limit_ns,
         }
     }
+}
+
+fn promotion(baseline: &config::Baseline) -> baseline::Promotion {
+    let up_to = match baseline.promote {
+        Promote::Off => None,
+        Promote::Monitor => Some(baseline::Stage::Monitor),
+        Promote::Protect => Some(baseline::Stage::Protect),
+    };
+    baseline::Promotion { up_to, quiet_ns: u64::from(baseline.promote_quiet_s) * 1_000_000_000 }
 }
 
 /// Names of the doors of a kind.

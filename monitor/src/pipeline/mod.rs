@@ -3,6 +3,7 @@
 
 mod account;
 mod baselines;
+mod canaries;
 mod compile;
 mod excepted;
 mod facts;
@@ -16,6 +17,7 @@ mod stranger;
 mod told;
 
 pub use account::Account;
+pub use canaries::View as CanaryView;
 pub use compile::{Compiled, classify, fill_maps};
 pub use excepted::ExceptionView;
 pub use incident::Incidents;
@@ -46,6 +48,7 @@ use facts::Facts;
 use losses::{Loss, Losses};
 use older::Older;
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -109,6 +112,8 @@ pub struct Parts {
     pub responses: ResponseSettings,
     /// What daemons before this one have found.
     pub incidents: Incidents,
+    /// Where cgroups of canaries are made; why there is no such place.
+    pub canary_home: Result<PathBuf, String>,
 }
 
 impl From<Event> for Input {
@@ -134,6 +139,8 @@ pub struct Counts {
     pub held: Mutex<Vec<respond::held::View>>,
     /// What baselines came to.
     pub baselines: Mutex<baseline::live::Counts>,
+    /// How long ago each was seen to be enforced.
+    pub canaries: Mutex<Vec<CanaryView>>,
     /// The exceptions of the configuration.
     pub exceptions: Mutex<Vec<ExceptionView>>,
     /// The global mode's name; a reload may change it.
@@ -168,6 +175,8 @@ pub struct Pipeline {
     profiles: HashMap<String, baselines::Compiled>,
     /// Containers to be held to theirs as soon as their first process is known.
     unheld: HashSet<ContainerKey>,
+    /// Whether they are still enforced.
+    canaries: canaries::Canaries,
     /// What is still to be told of them.
     untold: Vec<baseline::live::Told>,
     /// Today, by which exceptions end.
@@ -181,7 +190,8 @@ pub struct Pipeline {
 impl Pipeline {
     /// Puts the stages together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { maps, registry, compiled, output, events, counts, account, own, responses, incidents } = parts;
+        let Parts { maps, registry, compiled, output, events, counts, account, own, responses, incidents, canary_home } =
+            parts;
         let mounts = HostMounts::read().unwrap_or_else(|error| {
             tracing::warn!(%error, "the host's mounts cannot be read: writes to them are not told from others");
             HostMounts::from_mountinfo("")
@@ -202,6 +212,7 @@ impl Pipeline {
             baselines,
             profiles: HashMap::new(),
             unheld: HashSet::new(),
+            canaries: canaries::Canaries::new(canary_home),
             untold,
             day: respond::exceptions::today(),
             held: Held::new(responses.unified, responses.packets),
@@ -252,6 +263,14 @@ impl Pipeline {
     /// Handles one input.
     pub fn on_input(&mut self, input: Input) -> Flow {
         match input {
+            Input::Event(event) if self.canaries.is_own(event.container) => {
+                // Of processes the host may know of.
+                if matches!(event.body, Body::Exit { .. }) {
+                    self.processes.apply(&event);
+                }
+                self.account.judged();
+                self.settle();
+            }
             Input::Event(mut event) => {
                 self.older.rename(&mut event);
                 if let Some(events) = &mut self.events {
@@ -388,7 +407,7 @@ impl Pipeline {
             if change.is_container() {
                 self.facts.forget(change.container);
                 self.taps.gone(change.container);
-                self.maps.profiles.release(change.container);
+                self.maps.release(change.container);
                 self.unheld.remove(&change.container);
                 self.forget_responses(change.container);
             }
@@ -519,6 +538,7 @@ impl Pipeline {
         self.expire_exceptions();
         let told = self.baselines.tick(boot_ns());
         self.tell_baselines(told);
+        self.canary_step();
         for (container, report) in self.held.tick(&mut self.maps, &self.registry) {
             self.responded(container, Origin::Daemon, report);
         }
@@ -544,6 +564,7 @@ impl Pipeline {
 
     /// Tells of a container whose records found no room.
     fn lost(&mut self, loss: &Loss) {
+        self.baselines.unsure(loss.container);
         if loss.is_new {
             let event = facts::container_event(&self.registry, loss.container);
             self.report(&event, loss.detection(&event), Outcome::Observed);

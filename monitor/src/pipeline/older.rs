@@ -27,8 +27,12 @@ impl Older {
             task.parent_tgid = exec.parent.tgid;
             task.stdin = pipe(&exec.stdio[0]);
             task.stdout = pipe(&exec.stdio[1]);
-            // The path that /proc tells is that in the container's view; in its own layers both are the same.
-            task.exe = if event.container == HOST { 0 } else { monitor_common::profile::path(&exec.exe.path) };
+            // The path that /proc tells is that in the container's view; on its root both are the same.
+            let tgid = event.process.tgid;
+            let mounts = || std::fs::read_to_string(format!("/proc/{tgid}/mountinfo")).unwrap_or_default();
+            if event.container != HOST && is_on_root(&mounts(), &exec.exe.path) {
+                task.exe = monitor_common::profile::path(&exec.exe.path);
+            }
             found_line(maps, event.process.tgid, &mut task);
             maps.add_task(event.process.tgid, &task);
         }
@@ -61,6 +65,18 @@ impl Older {
             self.0.remove(&event.process.tgid);
         }
     }
+}
+
+/// Is a file of this path on the process's root file system, whose own root is that of the process?
+fn is_on_root(mountinfo: &str, path: &str) -> bool {
+    let below = |folder: &str| folder == "/" || path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
+    let mounts = mountinfo.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(3);
+        Some((fields.next()?, fields.next()?))
+    });
+    // Of mounts over each other the last one counts.
+    let nearest = mounts.filter(|(_, at)| *at == path || below(at)).max_by_key(|(_, at)| at.len());
+    nearest.is_some_and(|(root, at)| root == "/" && at == "/")
 }
 
 /// Whose descendant it is, as far as its parent is noted already and in the same container.
@@ -126,5 +142,19 @@ impl Resolve for FromProc {
             ..Program::default()
         });
         Some(process)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_on_root;
+
+    #[test]
+    fn paths_on_other_mounts_are_not_the_kernels() {
+        let mounts = "1 0 0:5 / / rw - overlay overlay rw\n2 1 8:1 /vol /data rw - ext4 /dev/sda1 rw\n";
+        assert!(is_on_root(mounts, "/usr/bin/x") && is_on_root(mounts, "/database"));
+        assert!(!is_on_root(mounts, "/data/x"));
+        assert!(!is_on_root("1 0 8:1 /rootfs / rw - ext4 /dev/sda1 rw\n", "/usr/bin/x"), "another root");
+        assert!(!is_on_root("", "/usr/bin/x"));
     }
 }

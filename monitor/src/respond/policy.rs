@@ -93,6 +93,7 @@ pub const ENFORCEABLE: &[(FindingKind, Reason)] = &[
     (FindingKind::Tamper, Reason::Tamper),
     (FindingKind::Escape, Reason::Escape),
     (FindingKind::BaselineExec, Reason::BaselineExec),
+    (FindingKind::BaselineConnect, Reason::BaselineConnect),
 ];
 
 impl Rules {

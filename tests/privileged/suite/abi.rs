@@ -48,7 +48,9 @@ fn layouts() -> Vec<Layout> {
         reach::Reach { header, what, task_flags, number, level, failed, source, target }
         policy::Policy { root, enforce, flags }
         profile::EdgeKey { parent, exe, profile, user, layer, form }
-        profile::Bound { profile, init }
+        profile::Bound { profile, init, holds }
+        profile::PortKey { profile, protocol, port }
+        profile::Destination { profile, ports, exe, family, addr }
         state::InodeKey { ino, dev, reserved }
         state::Origin { tgid, hops, start_ns, peer, time_ns }
         state::Taint { origin, container }

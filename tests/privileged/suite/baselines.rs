@@ -5,21 +5,26 @@ use crate::daemon::{self, Daemon, Pins, Settings, outcome};
 use crate::engine;
 use crate::lab::Peer;
 use crate::pace;
+use crate::refusals::lsm;
 use crate::restart::Bpffs;
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// What a service does in this play: a look around, and a shell for a look at itself.
-const WORK: &str = "ls / > /dev/null; sh -c 'id > /dev/null; true'";
+/// What a service does in this play: a look around, a shell for a look at itself, and a script for another.
+const WORK: &str = "ls / > /dev/null; sh -c 'id > /dev/null; true'; \
+                    printf '#!/bin/sh\\nid > /dev/null\\n' > /tmp/own; chmod +x /tmp/own; /tmp/own";
 /// Name of the file that belongs to the image.
 const NAME: &str = "play=1.toml";
 
-struct Play {
-    daemon: Daemon,
-    containers: [Container; 2],
+pub struct Play {
+    /// It.
+    pub daemon: Daemon,
+    /// Both of the image `play:1`.
+    pub containers: [Container; 2],
     baselines: PathBuf,
     // Dropped last.
     _folder: tempfile::TempDir,
@@ -30,10 +35,11 @@ struct Play {
 fn play() -> Result<Play> {
     let group = Group::make()?;
     let containers = [Container::start(&group)?, Container::start(&group)?];
-    play_with(group, containers, "deny", None)
+    play_with(group, containers, "runtime_exec = \"deny\"", None)
 }
 
-fn play_with(group: Group, containers: [Container; 2], runtime_exec: &str, pins: Option<Pins>) -> Result<Play> {
+/// With containers and settings of the caller's; `rest` is what else is in `[baseline]`.
+pub fn play_with(group: Group, containers: [Container; 2], rest: &str, pins: Option<Pins>) -> Result<Play> {
     let folder = tempfile::tempdir()?;
     let socket = folder.path().join("engine.sock");
     let entry = |container: &Container, name: &str| {
@@ -46,7 +52,7 @@ fn play_with(group: Group, containers: [Container; 2], runtime_exec: &str, pins:
     let settings = Settings {
         engine: format!("docker = true\ndocker_socket = \"{}\"", socket.display()),
         baseline: format!(
-            "folder = \"{}\"\nlearn = [\"play\"]\nsettle_s = 2\nwrite_s = 1\nruntime_exec = \"{runtime_exec}\"",
+            "folder = \"{}\"\nlearn = [\"play\"]\nsettle_s = 2\nwrite_s = 1\n{rest}",
             baselines.display()
         ),
         pins,
@@ -70,11 +76,23 @@ impl Play {
         Ok(())
     }
 
+    /// Writes the file by hand; waits until the daemon has read it.
+    pub fn write(&self, text: &str) -> Result<()> {
+        let before = self.notices("baseline_changed");
+        fs::create_dir_all(&self.baselines)?;
+        fs::write(self.baselines.join(NAME), text)?;
+        self.await_change(before)
+    }
+
     /// `bulkhead baseline …`; waits until the daemon has read what it changed.
     fn change(&self, arguments: &[&str]) -> Result<()> {
         let before = self.notices("baseline_changed");
         let (ok, said) = baseline(&self.baselines, arguments)?;
         ensure!(ok, "{arguments:?}: {said}");
+        self.await_change(before)
+    }
+
+    fn await_change(&self, before: usize) -> Result<()> {
         let more = |daemon: &Daemon| notices(daemon, "baseline_changed") > before;
         let until = Instant::now() + pace::wait(Duration::from_secs(8));
         while !more(&self.daemon) {
@@ -109,6 +127,14 @@ fn often(command: &str) -> String {
     format!("for t in 1 2 3 4; do (i=0; while [ $i -lt 100 ]; do {command}; i=$((i+1)); done) & done; wait")
 }
 
+/// Refused where LSM programs can, else killed before its first instruction.
+fn is_stopped(alert: &Value) -> Result<()> {
+    let by = alert["bulkhead"]["enforced_by"].as_str().unwrap_or_default();
+    let wanted = if lsm() { ("denied", "lsm") } else { ("killed", "signal") };
+    ensure!((outcome(alert), by) == wanted, "{} by {by}: {}", outcome(alert), alert["message"]);
+    Ok(())
+}
+
 /// Two replicas teach, an attack meanwhile does not; what was not learned is told in `monitor` and stopped in `protect`.
 pub fn learned_baseline_is_held() -> Result<()> {
     let play = play()?;
@@ -139,8 +165,8 @@ pub fn learned_baseline_is_held() -> Result<()> {
     one.run(WORK)?;
     one.run(&often("perl -e 'open F, \">/tmp/effect\"'"))?;
     let alert = play.daemon.await_alert("baseline_exec", one.id())?;
-    ensure!(outcome(&alert) == "killed", "outcome {}: {}", outcome(&alert), alert["message"]);
-    ensure!(alert["bulkhead"]["enforced_by"] == "signal", "enforced by {}", alert["bulkhead"]["enforced_by"]);
+    is_stopped(&alert)?;
+    ensure!(alert["message"].as_str().is_some_and(|said| said.contains("/perl")), "{}", alert["message"]);
     ensure!(!one.path("/tmp/effect").exists(), "what is not in the baseline ran");
     let killed = play.deviations(one);
     one.run(&often("ls / > /dev/null || echo failed > /tmp/failed"))?;
@@ -179,7 +205,7 @@ const SERVICE: &str =
     "sh -c 'while :; do if [ -e /job ]; then . /job; rm /job; fi; sleep 0.2; done' # until it is killed";
 
 /// Lets the service do something, and waits until it has.
-fn job(container: &Container, script: &str) -> Result<()> {
+pub fn job(container: &Container, script: &str) -> Result<()> {
     let path = container.path("/job");
     fs::write(&path, format!("{script}\n"))?;
     let until = Instant::now() + pace::wait(Duration::from_secs(10));
@@ -195,7 +221,7 @@ fn job(container: &Container, script: &str) -> Result<()> {
 pub fn baseline_holds_the_service_without_a_daemon() -> Result<()> {
     let (group, pins) = (Group::make()?, Bpffs::mount()?);
     let containers = [Container::start_as(&group, SERVICE)?, Container::start(&group)?];
-    let mut play = play_with(group, containers, "alert", Some(pins.pins("keep")))?;
+    let mut play = play_with(group, containers, "", Some(pins.pins("keep")))?;
     let attack = |file: &str| format!("perl -e 'open F, \">{file}\"'");
     job(&play.containers[0], "ls / > /dev/null")?;
     play.await_text("learned", |text| ["/ls\"", "/rm\"", "/sleep\""].iter().all(|exe| text.contains(exe)))?;
@@ -205,8 +231,7 @@ pub fn baseline_holds_the_service_without_a_daemon() -> Result<()> {
     job(service, &format!("{}; ls / > /works", attack("/effect")))?;
     ensure!(!service.path("/effect").exists(), "what is not in the baseline ran");
     ensure!(fs::metadata(service.path("/works"))?.len() > 0, "what was learned is stopped");
-    let alert = play.daemon.await_alert("baseline_exec", service.id())?;
-    ensure!(alert["bulkhead"]["enforced_by"] == "signal", "enforced by {}", alert["bulkhead"]["enforced_by"]);
+    is_stopped(&play.daemon.await_alert("baseline_exec", service.id())?)?;
     service.run(&attack("/session"))?;
     ensure!(service.path("/session").exists(), "a session from outside was held to it");
 
@@ -215,5 +240,24 @@ pub fn baseline_holds_the_service_without_a_daemon() -> Result<()> {
     job(service, &format!("{}; ls / > /still-works", attack("/alone")))?;
     ensure!(!service.path("/alone").exists(), "it ended with the daemon");
     ensure!(fs::metadata(service.path("/still-works"))?.len() > 0, "what was learned is stopped");
+    Ok(())
+}
+
+/// From the first act to being held to it, without a person: what it goes on doing works, what it never did is stopped.
+pub fn quiet_baseline_protects_by_itself() -> Result<()> {
+    let group = Group::make()?;
+    let containers = [Container::start_as(&group, SERVICE)?, Container::start(&group)?];
+    let play = play_with(group, containers, "promote = \"protect\"\npromote_quiet_s = 3", None)?;
+    let [service, _] = &play.containers;
+    job(service, "true")?;
+    play.await_text("learned", |text| !text.is_empty() && !text.contains("mode = \"learn\""))?;
+    play.await_text("compared", |text| text.contains("mode = \"protect\""))?;
+    ensure!(play.notices("baseline_promoted") == 2, "{} notices", play.notices("baseline_promoted"));
+    let before = play.deviations(service);
+    job(service, "perl -e 'open F, \">/effect\"'; echo > /works")?;
+    ensure!(service.path("/works").exists(), "the service is stopped");
+    ensure!(!service.path("/effect").exists(), "what is not in the baseline ran");
+    is_stopped(&play.daemon.await_alert("baseline_exec", service.id())?)?;
+    ensure!(before == 0, "what it has done all the time is told of");
     Ok(())
 }

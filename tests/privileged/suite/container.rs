@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -268,11 +268,23 @@ impl Container {
 
     /// A listener on the container's own loopback, held by the harness, outside the container.
     pub fn listen(&self) -> Result<TcpListener> {
+        self.in_network(|| TcpListener::bind("127.0.0.1:0").context("listen"))
+    }
+
+    /// The same for datagrams; it does not wait for any.
+    pub fn listen_udp(&self) -> Result<UdpSocket> {
+        let socket = self.in_network(|| UdpSocket::bind("127.0.0.1:0").context("bind"))?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    }
+
+    /// Makes a socket in the container's network namespace.
+    fn in_network<T: Send + 'static>(&self, make: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         let namespace = File::open(format!("/proc/{}/ns/net", self.init)).context("open the network namespace")?;
         // setns(2) moves the calling thread only; the socket stays where it was made.
-        let thread = std::thread::spawn(move || -> Result<TcpListener> {
+        let thread = std::thread::spawn(move || -> Result<T> {
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).context("enter it")?;
-            TcpListener::bind("127.0.0.1:0").context("listen")
+            make()
         });
         thread.join().map_err(|_| anyhow::anyhow!("the listening thread panicked"))?
     }

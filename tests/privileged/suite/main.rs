@@ -11,7 +11,9 @@
 mod abi;
 mod attacks;
 mod baselines;
+mod canaries;
 mod chain;
+mod connects;
 mod container;
 mod daemon;
 mod engine;
@@ -143,6 +145,10 @@ const TESTS: &[(&str, Needs, Body)] = &[
         Needs::Daemon,
         baselines::baseline_holds_the_service_without_a_daemon,
     ),
+    ("unexpected_connections_never_leave", Needs::Daemon, connects::unexpected_connections_never_leave),
+    ("connections_are_held_without_a_daemon", Needs::Daemon, connects::connections_are_held_without_a_daemon),
+    ("quiet_baseline_protects_by_itself", Needs::Daemon, baselines::quiet_baseline_protects_by_itself),
+    ("enforcement_is_verified", Needs::Daemon, canaries::enforcement_is_verified),
     ("broken_baseline_changes_nothing", Needs::Daemon, baselines::broken_baseline_changes_nothing),
     ("policy_off_label", Needs::Daemon, engine::policy_off_label),
 ];
