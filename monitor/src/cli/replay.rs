@@ -1,5 +1,7 @@
 //! `bulkhead replay`: the detectors judge recordings, and the configuration says what would be done.
 
+mod repeat;
+
 use super::{CliError, CliResult, Exit, Printed, ReplayArgs};
 use crate::finding::{Action, FindingKind, Outcome};
 use crate::output::human::Human;
@@ -15,10 +17,12 @@ use std::time::{Duration, Instant};
 pub(super) fn main(args: &ReplayArgs) -> CliResult {
     let loaded = args.config.load()?;
     let compiled = Compiled::new(&loaded).map_err(|error| CliError::new(Exit::Usage, error.to_string()))?;
+    if let Some(rounds) = args.repeat {
+        return repeat::run(&args.files, rounds, &compiled);
+    }
     let human = (!args.json).then(Human::for_stdout);
     for file in &args.files {
-        let unreadable = |error: RecordingError| CliError::failure(format!("{}: {error}", file.display()));
-        let mut reader = Reader::open(file).map_err(unreadable)?;
+        let mut reader = Reader::open(file).map_err(|error| unreadable(file, &error))?;
         let mut shown = Shown::new(reader.head(), human);
         let begun = Instant::now();
         let totals = Replay::new(&compiled).run(&mut reader, |judged| shown.add(&judged));
@@ -26,10 +30,14 @@ pub(super) fn main(args: &ReplayArgs) -> CliResult {
         if super::print(&shown.rows)? == Printed::ReaderGone {
             return Ok(Exit::Ok);
         }
-        let totals = totals.map_err(unreadable)?;
+        let totals = totals.map_err(|error| unreadable(file, &error))?;
         eprint!("{}", shown.summary(file, reader.head(), &totals, took));
     }
     Ok(Exit::Ok)
+}
+
+fn unreadable(file: &Path, error: &RecordingError) -> CliError {
+    CliError::failure(format!("{}: {error}", file.display()))
 }
 
 /// Rows, and what they add up to.

@@ -8,9 +8,11 @@
 
 mod read;
 mod tap;
+mod woven;
 
 pub use read::{Reader, RecordingError};
 pub use tap::{Notes, TAPS, Taps, Wish};
+pub use woven::Woven;
 
 use crate::container::registry::Container;
 use crate::event::{ContainerKey, Event, Inode};
