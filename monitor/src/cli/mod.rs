@@ -16,6 +16,7 @@ mod record;
 mod replay;
 mod run;
 mod status;
+mod trim;
 mod unload;
 mod validate;
 

@@ -46,12 +46,20 @@ struct Shown {
     host: String,
     clock: crate::output::Clock,
     rows: String,
+    row: Vec<u8>,
     table: BTreeMap<(FindingKind, String, &'static str, &'static str), u64>,
 }
 
 impl Shown {
     fn new(head: &Head, human: Option<Human>) -> Self {
-        Self { human, host: head.host.clone(), clock: clock(head), rows: String::new(), table: BTreeMap::new() }
+        Self {
+            human,
+            host: head.host.clone(),
+            clock: clock(head),
+            rows: String::new(),
+            row: Vec::new(),
+            table: BTreeMap::new(),
+        }
     }
 
     fn add(&mut self, judged: &Judged) {
@@ -63,8 +71,11 @@ impl Shown {
         match &self.human {
             Some(human) => self.rows.push_str(&human.render(&Row::Alert(Box::new(alert)))),
             None => {
-                let row = serde_json::to_string(&alert).unwrap_or_default();
-                let _ = writeln!(self.rows, "{row}");
+                self.row.clear();
+                // Into memory, which takes all.
+                let _ = serde_json::to_writer(&mut self.row, &alert);
+                self.rows.push_str(str::from_utf8(&self.row).unwrap_or_default());
+                self.rows.push('\n');
             }
         }
     }

@@ -95,11 +95,7 @@ impl<'a> Replay<'a> {
     ///
     /// # Errors
     /// The recording is damaged. What came before was judged.
-    pub fn read(
-        &mut self,
-        from: &mut Reader<impl Read>,
-        mut found: impl FnMut(Judged),
-    ) -> Result<(), RecordingError> {
+    pub fn read(&mut self, from: &mut Reader<impl Read>, mut found: impl FnMut(Judged)) -> Result<(), RecordingError> {
         self.now_ns = self.now_ns.max(from.head().boot_ns);
         while let Some(entry) = from.next_entry()? {
             self.take(entry, &mut found);
@@ -211,7 +207,6 @@ impl<'a> Replay<'a> {
         let outcome = respond::kernel_outcome(event);
         let mut finding = finding::complete(event, detection, outcome, view, &self.processes, self.totals.findings);
         finding.id = format!("{:x}-{:x}", event.id, self.totals.findings);
-        finding.latency_us = 0;
         found(Judged { finding, due });
     }
 

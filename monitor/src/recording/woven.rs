@@ -56,7 +56,7 @@ impl Woven {
         waiting.drain(..).for_each(|entry| add(at_ns, entry));
         for (process, container) in running {
             let exit = exit(process, container, began_ns.saturating_add(at_ns));
-            add(at_ns, Entry::Event(Box::new(exit)));
+            add(at_ns, Entry::Event(exit));
         }
         containers.into_iter().for_each(|container| add(at_ns, Entry::Gone(container)));
         self.recordings += 1;

@@ -3,8 +3,8 @@
 use super::{CliError, CliResult, Exit, Shown, unreadable};
 use crate::pipeline::Compiled;
 use crate::pipeline::replay::{Replay, Totals};
-use crate::recording::{Reader, RecordingError, Woven};
-use rustix::time::{ClockId, clock_gettime};
+use crate::recording::{Head, Reader, RecordingError, Woven};
+use nix::time::{ClockId, clock_gettime};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -41,37 +41,61 @@ impl Spent {
         done
     }
 
-    fn line(&self, name: &str, events: u64) -> String {
-        let rate = events as f64 / self.wall.as_secs_f64().max(1e-9);
+    fn and(self, other: Self) -> Self {
+        Self { wall: self.wall + other.wall, processor: self.processor + other.processor }
+    }
+
+    fn line(&self, name: &str, done: u64) -> String {
+        let rate = done as f64 / self.wall.as_secs_f64().max(1e-9);
         let (wall, processor) = (self.wall.as_secs_f64(), self.processor.as_secs_f64());
-        format!("{name:<34} {wall:>8.3} s ({processor:.3} s of processor time) {rate:>12.0} events/s\n")
+        format!("{name:<26} {wall:>8.3} s ({processor:.3} s of processor time) {rate:>12.0} a second\n")
     }
 }
 
 /// Of this thread.
 fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::try_from(time).unwrap_or_default()
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
 }
 
 /// What it came to.
 #[derive(Debug, Default)]
 struct Measured {
     decoding: Spent,
-    first: Spent,
-    second: Spent,
+    judging: [Spent; 2],
+    rows: [Spent; 2],
     totals: Totals,
     row_bytes: usize,
     differing: u64,
 }
 
 impl Measured {
+    /// Judges a round, and makes its rows: those of a replay with `--json`.
+    fn judge(
+        &mut self,
+        run: usize,
+        replay: &mut Replay<'_>,
+        bytes: &[u8],
+        head: &Head,
+    ) -> Result<String, RecordingError> {
+        let mut found = Vec::new();
+        self.judging[run].on(|| replay.read(&mut Reader::new(bytes)?, |judged| found.push(judged)))?;
+        Ok(self.rows[run].on(|| {
+            let mut shown = Shown::new(head, None);
+            found.iter().for_each(|judged| shown.add(judged));
+            shown.rows
+        }))
+    }
+
     fn text(&self, files: usize, rounds: u64) -> String {
         let Totals { events, findings, .. } = self.totals;
-        let mut text = format!("{files} recordings beside each other, {rounds} times: {events} events, {findings} findings\n");
+        let mut text =
+            format!("{files} recordings beside each other, {rounds} times: {events} events, {findings} findings\n");
         text += &self.decoding.line("decoding alone", events);
-        text += &self.first.line("decoding, judging, rows", events);
-        text += &self.second.line("the same a second time", events);
+        for (judging, rows) in self.judging.iter().zip(&self.rows) {
+            text += &judging.line("decoding and judging", events);
+            text += &rows.line("findings to rows of JSON", findings);
+            text += &judging.and(*rows).line("both", events);
+        }
         let said = if self.differing == 0 { "byte-identical" } else { "NOT identical" };
         let _ = writeln!(text, "rows of both: {} bytes, {said}", self.row_bytes);
         text
@@ -86,8 +110,8 @@ fn measure(woven: &Woven, rounds: u64, compiled: &Compiled) -> Result<Measured, 
     for number in 0..rounds {
         let bytes = woven.round(number);
         measured.decoding.on(|| decode(&bytes))?;
-        let rows = measured.first.on(|| judge(&mut one, &bytes, head))?;
-        let again = measured.second.on(|| judge(&mut other, &bytes, head))?;
+        let rows = measured.judge(0, &mut one, &bytes, head)?;
+        let again = measured.judge(1, &mut other, &bytes, head)?;
         measured.row_bytes += rows.len();
         measured.differing += u64::from(rows != again);
     }
@@ -99,10 +123,4 @@ fn decode(bytes: &[u8]) -> Result<(), RecordingError> {
     let mut reader = Reader::new(bytes)?;
     while reader.next_entry()?.is_some() {}
     Ok(())
-}
-
-fn judge(replay: &mut Replay<'_>, bytes: &[u8], head: &crate::recording::Head) -> Result<String, RecordingError> {
-    let mut shown = Shown::new(head, None);
-    replay.read(&mut Reader::new(bytes)?, |judged| shown.add(&judged))?;
-    Ok(shown.rows)
 }
