@@ -7,7 +7,9 @@ pub use monitor_common::header::{Kind, Reason, Rung, Verdict};
 pub use monitor_common::own::Attempt;
 pub use monitor_common::state::{self, Fingerprint, HOST};
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 /// What identifies a process: a pid alone never does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -58,7 +60,7 @@ pub enum Body {
         /// Who made it.
         parent: ProcessKey,
         /// comm it starts with.
-        comm: String,
+        comm: SmolStr,
     },
     /// A process ended; wait status as wait(2) gives it.
     Exit {
@@ -81,7 +83,7 @@ pub enum Body {
     /// An AF_UNIX connect to a watched socket.
     UnixConnect {
         /// The name the server bound it to.
-        name: String,
+        name: SmolStr,
         /// The listening socket's file is a known runtime socket (by inode), not just named so.
         known: bool,
     },
@@ -187,7 +189,7 @@ pub struct File {
     pub magic: u32,
     /// Path inside its file system, from the fs root (`/etc/crontab`); a bind mount's target is not
     /// part of it. Starts with `…/` when more than 8 components deep.
-    pub path: String,
+    pub path: SmolStr,
 }
 
 /// Where tainted bytes came from.
@@ -223,11 +225,11 @@ pub struct Exec {
     /// Origin of its taint.
     pub origin: Option<Origin>,
     /// comm after it.
-    pub comm: String,
+    pub comm: SmolStr,
     /// Name it was invoked by.
-    pub filename: String,
+    pub filename: SmolStr,
     /// Arguments (lossy UTF-8); see `args_cut`.
-    pub args: Vec<String>,
+    pub args: Arc<[SmolStr]>,
     /// The block was longer than what is kept; head and tail are here.
     pub args_cut: bool,
 }
@@ -248,7 +250,7 @@ pub struct Connect {
     /// For a verdict over a pipe chain: the shell at its end.
     pub sink_tgid: Option<u32>,
     /// comm of the caller.
-    pub comm: String,
+    pub comm: SmolStr,
 }
 
 /// How a connection began.
@@ -293,7 +295,36 @@ pub struct Payload {
     /// Length of the whole segment.
     pub segment: u32,
     /// Its first bytes, at most 512.
+    #[serde(with = "bytes")]
     pub data: Vec<u8>,
+}
+
+/// Bytes are read as a whole, not one by one; in a recording both look the same.
+mod bytes {
+    use serde::de::{Deserializer, Error, Visitor};
+    use serde::ser::Serializer;
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        deserializer.deserialize_bytes(Bytes)
+    }
+
+    struct Bytes;
+
+    impl Visitor<'_> for Bytes {
+        type Value = Vec<u8>;
+
+        fn expecting(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            to.write_str("bytes")
+        }
+
+        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+            Ok(bytes.to_vec())
+        }
+    }
 }
 
 /// A cgroup came or went.
@@ -318,6 +349,25 @@ impl Event {
     }
 }
 
+impl Body {
+    /// What kind of fact it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Exec(_) => Kind::Exec,
+            Self::Fork { .. } => Kind::Fork,
+            Self::Exit { .. } => Kind::Exit,
+            Self::Connect(_) => Kind::Connect,
+            Self::Open(_) => Kind::Open,
+            Self::Payload(_) => Kind::Payload,
+            Self::Cgroup(_) => Kind::Cgroup,
+            Self::Moved { .. } => Kind::Moved,
+            Self::UnixConnect { .. } => Kind::UnixConnect,
+            Self::Tamper { .. } => Kind::Tamper,
+            Self::Reach(_) => Kind::Reach,
+        }
+    }
+}
+
 impl Stdio {
     /// The outbound peer, if it is such a socket.
     pub fn outbound(&self) -> Option<SocketAddr> {
@@ -331,13 +381,19 @@ impl Stdio {
 impl File {
     /// Last component of the path.
     pub fn name(&self) -> &str {
-        self.path.rsplit('/').next().unwrap_or("")
+        last_component(&self.path)
     }
 
     /// Is a `FILE_*` bit set?
     pub fn has(&self, bit: u32) -> bool {
         self.flags & bit != 0
     }
+}
+
+/// What stands behind the last slash.
+pub fn last_component(path: &str) -> &str {
+    // Most paths are so short that a search made for long ones costs more than it saves.
+    path.bytes().rposition(|byte| byte == b'/').and_then(|at| path.get(at + 1..)).unwrap_or(path)
 }
 
 /// An address as the kernel half gives it: 16 bytes, IPv4 mapped; the canonical form is returned.

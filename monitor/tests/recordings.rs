@@ -8,7 +8,7 @@ use monitor::finding::FindingKind;
 use monitor::output::Alert;
 use monitor::pipeline::Compiled;
 use monitor::pipeline::replay::{Replay, clock};
-use monitor::recording::Reader;
+use monitor::recording::{Reader, Woven};
 use std::path::{Path, PathBuf};
 
 /// A scenario, as far as it concerns this test.
@@ -57,6 +57,35 @@ fn judge(compiled: &Compiled, recording: &Path) -> (Vec<FindingKind>, String) {
     });
     assert_eq!(totals.unwrap().lost, 0, "{}", recording.display());
     (kinds, rows)
+}
+
+#[test]
+fn beside_each_other_they_are_judged_as_each_by_itself() {
+    let compiled = Compiled::new(&Loaded::builtin().unwrap()).unwrap();
+    let (mut woven, mut alone) = (Woven::default(), Vec::new());
+    for scenario in scenarios() {
+        woven.add(&mut Reader::open(&scenario.recording).unwrap()).unwrap();
+        alone.extend(judge(&compiled, &scenario.recording).0);
+    }
+    let clock = clock(woven.head().unwrap());
+    let mut runs = [0, 1].map(|_| (Replay::new(&compiled), Vec::new(), String::new()));
+    for (replay, kinds, rows) in &mut runs {
+        for number in 0..2 {
+            let round = woven.round(number);
+            let found = |judged: monitor::pipeline::replay::Judged| {
+                kinds.push(judged.finding.kind);
+                rows.push_str(&serde_json::to_string(&Alert::new(&judged.finding, "", &clock)).unwrap());
+            };
+            replay.read(&mut Reader::new(&*round).unwrap(), found).unwrap();
+        }
+        assert_eq!(replay.totals().events, 2 * woven.events());
+        kinds.sort_unstable();
+    }
+    let [(_, kinds, rows), (_, _, again)] = runs;
+    let mut wanted = alone.repeat(2);
+    wanted.sort_unstable();
+    assert_eq!(kinds, wanted);
+    assert!(rows == again, "judged otherwise the second time");
 }
 
 #[test]

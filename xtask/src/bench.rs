@@ -9,6 +9,7 @@ mod kernel_time;
 pub mod machine;
 mod page;
 mod pressure;
+mod replay;
 mod report;
 mod tiny;
 pub mod worker;
@@ -41,10 +42,16 @@ pub struct Options {
     /// Rounds; the median is taken over them.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
+    /// Measure only how fast recordings are judged: the repository's own, N times; needs neither root nor a kernel half.
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "200", conflicts_with_all = ["json", "page"])]
+    replay: Option<u64>,
 }
 
 /// Measures and reports.
 pub fn run(options: &Options) -> Result<()> {
+    if let Some(times) = options.replay {
+        return replay::run(times);
+    }
     if !is_root() {
         return Err(Failure::privilege(
             "the benchmark loads eBPF programs and makes cgroups: run `sudo -E env \"PATH=$PATH\" cargo xtask bench`",

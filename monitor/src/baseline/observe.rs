@@ -8,6 +8,7 @@ use crate::event::{
     Body, Connect, ConnectOp, ContainerKey, Event, Exec, HOST, Open, Payload, ProcessKey, Reason, file, state,
 };
 use crate::provenance::Process;
+use smol_str::SmolStr;
 use std::net::IpAddr;
 
 /// Processes whose program is remembered across an exec of their own (`sh` that execs what it was to run).
@@ -27,7 +28,7 @@ const MPTCP: u16 = 262;
 #[derive(Debug)]
 pub struct Observer {
     /// What the processes run that have started a program in a container themselves.
-    programs: Bounded<ProcessKey, String>,
+    programs: Bounded<ProcessKey, SmolStr>,
     names: Bounded<(ContainerKey, IpAddr), Vec<String>>,
 }
 
@@ -67,7 +68,7 @@ impl Observer {
 
     fn exec(&mut self, event: &Event, exec: &Exec, cx: &Context<'_>) -> Act {
         let parent = match self.programs.get(&event.process) {
-            Some(before) => before.clone(),
+            Some(before) => before.to_string(),
             None if cx.is_entered(event, exec.task_flags, exec.parent) => {
                 let is_first = cx.containers.init(event.container) == Some(event.process);
                 if is_first { START } else { RUNTIME_EXEC }.to_owned()
@@ -77,7 +78,7 @@ impl Observer {
         self.programs.insert(event.process, exec.exe.path.clone());
         Act::Exec {
             parent,
-            exe: exec.exe.path.clone(),
+            exe: exec.exe.path.to_string(),
             layer: Layer::of(&exec.exe),
             form: Text::of(exec.form),
             user: event.uid,
@@ -100,7 +101,7 @@ impl Observer {
     }
 
     fn connect(&self, event: &Event, connect: &Connect, cx: &Context<'_>) -> Option<Act> {
-        let exe = cx.process(event)?.program.exe.clone();
+        let exe = cx.process(event)?.program.exe.to_string();
         if connect.op == ConnectOp::Listen {
             return Some(Act::Listen { exe, port: connect.peer.port() });
         }
@@ -132,7 +133,7 @@ impl Observer {
 fn parent_program(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<String> {
     let forked_by = cx.processes.parent(event.process);
     let parent: &Process = forked_by.or_else(|| cx.processes.get(exec.parent))?;
-    Some(parent.program.exe.clone()).filter(|exe| !exe.is_empty())
+    Some(parent.program.exe.to_string()).filter(|exe| !exe.is_empty())
 }
 
 /// Only opens of files that the kernel half was given to watch come at all.
@@ -143,5 +144,5 @@ fn opened(event: &Event, open: &Open, cx: &Context<'_>) -> Option<Act> {
     }
     let writes = open.file.flags & (file::FILE_WRITE | file::FILE_NAMED) != 0;
     let access = if writes { Access::Write } else { Access::Read };
-    Some(Act::File { exe: cx.process(event)?.program.exe.clone(), path: open.file.path.clone(), access })
+    Some(Act::File { exe: cx.process(event)?.program.exe.to_string(), path: open.file.path.to_string(), access })
 }

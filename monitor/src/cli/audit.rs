@@ -221,8 +221,8 @@ fn judged(audit: &mut Audit<'_>, registry: &Registry, events: &[Event]) -> Vec<R
                 message: detection.message,
                 process: Some(RowProcess {
                     pid,
-                    executable: exec.map(|e| e.exe.path.clone()).unwrap_or_default(),
-                    args: exec.map(|e| e.args.clone()).unwrap_or_default(),
+                    executable: exec.map(|e| e.exe.path.to_string()).unwrap_or_default(),
+                    args: exec.map(|e| e.args.iter().map(ToString::to_string).collect()).unwrap_or_default(),
                 }),
                 evidence: detection.evidence,
             });

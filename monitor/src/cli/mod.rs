@@ -16,6 +16,7 @@ mod record;
 mod replay;
 mod run;
 mod status;
+mod trim;
 mod unload;
 mod validate;
 
@@ -223,6 +224,10 @@ pub struct ReplayArgs {
     /// JSON rows instead of text for people
     #[arg(long)]
     pub json: bool,
+    /// Lay the recordings beside each other, judge them N times as one long one, twice, and tell how fast that was and
+    /// whether both said the same, instead of the alerts
+    #[arg(long, value_name = "N", conflicts_with = "json", value_parser = clap::value_parser!(u64).range(1..))]
+    pub repeat: Option<u64>,
 }
 
 /// `bulkhead audit`.

@@ -1,5 +1,7 @@
 //! `bulkhead replay`: the detectors judge recordings, and the configuration says what would be done.
 
+mod repeat;
+
 use super::{CliError, CliResult, Exit, Printed, ReplayArgs};
 use crate::finding::{Action, FindingKind, Outcome};
 use crate::output::human::Human;
@@ -15,10 +17,12 @@ use std::time::{Duration, Instant};
 pub(super) fn main(args: &ReplayArgs) -> CliResult {
     let loaded = args.config.load()?;
     let compiled = Compiled::new(&loaded).map_err(|error| CliError::new(Exit::Usage, error.to_string()))?;
+    if let Some(rounds) = args.repeat {
+        return repeat::run(&args.files, rounds, &compiled);
+    }
     let human = (!args.json).then(Human::for_stdout);
     for file in &args.files {
-        let unreadable = |error: RecordingError| CliError::failure(format!("{}: {error}", file.display()));
-        let mut reader = Reader::open(file).map_err(unreadable)?;
+        let mut reader = Reader::open(file).map_err(|error| unreadable(file, &error))?;
         let mut shown = Shown::new(reader.head(), human);
         let begun = Instant::now();
         let totals = Replay::new(&compiled).run(&mut reader, |judged| shown.add(&judged));
@@ -26,10 +30,14 @@ pub(super) fn main(args: &ReplayArgs) -> CliResult {
         if super::print(&shown.rows)? == Printed::ReaderGone {
             return Ok(Exit::Ok);
         }
-        let totals = totals.map_err(unreadable)?;
+        let totals = totals.map_err(|error| unreadable(file, &error))?;
         eprint!("{}", shown.summary(file, reader.head(), &totals, took));
     }
     Ok(Exit::Ok)
+}
+
+fn unreadable(file: &Path, error: &RecordingError) -> CliError {
+    CliError::failure(format!("{}: {error}", file.display()))
 }
 
 /// Rows, and what they add up to.
@@ -38,12 +46,20 @@ struct Shown {
     host: String,
     clock: crate::output::Clock,
     rows: String,
+    row: Vec<u8>,
     table: BTreeMap<(FindingKind, String, &'static str, &'static str), u64>,
 }
 
 impl Shown {
     fn new(head: &Head, human: Option<Human>) -> Self {
-        Self { human, host: head.host.clone(), clock: clock(head), rows: String::new(), table: BTreeMap::new() }
+        Self {
+            human,
+            host: head.host.clone(),
+            clock: clock(head),
+            rows: String::new(),
+            row: Vec::new(),
+            table: BTreeMap::new(),
+        }
     }
 
     fn add(&mut self, judged: &Judged) {
@@ -55,8 +71,11 @@ impl Shown {
         match &self.human {
             Some(human) => self.rows.push_str(&human.render(&Row::Alert(Box::new(alert)))),
             None => {
-                let row = serde_json::to_string(&alert).unwrap_or_default();
-                let _ = writeln!(self.rows, "{row}");
+                self.row.clear();
+                // Into memory, which takes all.
+                let _ = serde_json::to_writer(&mut self.row, &alert);
+                self.rows.push_str(str::from_utf8(&self.row).unwrap_or_default());
+                self.rows.push('\n');
             }
         }
     }

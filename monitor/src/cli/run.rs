@@ -212,7 +212,7 @@ fn start(
     let mut pipeline = Pipeline::new(parts);
     pipeline.take_over();
     listen_for_signals(signals, sender, config)?;
-    trim();
+    super::trim::trim();
     announce(&ladder);
     Ok(Running {
         inputs,
@@ -244,12 +244,6 @@ fn words(origin: Origin) -> String {
         Origin::Replaced { kept } => format!("; other programs than the former daemon's, {kept} of its maps kept"),
         Origin::Incompatible => "; the former daemon's maps have another layout: what they knew (taint) is lost".into(),
     }
-}
-
-/// Gives back what reading the kernel's type information took: some 15 MiB that are not used again.
-fn trim() {
-    // SAFETY: glibc's allocator may be trimmed at any time from any thread.
-    unsafe { libc::malloc_trim(0) };
 }
 
 fn announce(ladder: &Ladder) {

@@ -4,7 +4,7 @@
 use super::registry::Metadata;
 use crate::event::ProcessKey;
 use crate::finding::{Detection, FindingKind};
-use globset::{GlobBuilder, GlobMatcher};
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 /// An image reference taken apart, all lower case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -99,7 +99,11 @@ pub enum DenylistError {
 /// The compiled list.
 #[derive(Clone, Debug, Default)]
 pub struct Denylist {
-    images: Vec<(String, GlobMatcher)>,
+    /// As given, and what they match.
+    entries: Vec<String>,
+    globs: GlobSet,
+    /// Places of those without a `/`.
+    plain: Vec<usize>,
     digests: Vec<String>,
 }
 
@@ -114,31 +118,28 @@ impl Denylist {
     /// # Errors
     /// [`DenylistError`] names the entry that cannot be compiled.
     pub fn new<S: AsRef<str>>(images: &[S], digests: &[S]) -> Result<Self, DenylistError> {
-        let compile = |entry: &S| {
-            let entry = entry.as_ref();
+        let entries: Vec<String> = images.iter().map(|entry| entry.as_ref().to_owned()).collect();
+        let (mut globs, mut plain) = (GlobSetBuilder::new(), Vec::new());
+        for (place, entry) in entries.iter().enumerate() {
             let lower = entry.trim().to_ascii_lowercase();
             let glob = HUB.iter().find_map(|hub| lower.strip_prefix(hub)?.strip_prefix('/')).unwrap_or(&lower);
             let glob = glob.strip_prefix("library/").unwrap_or(glob);
-            GlobBuilder::new(glob)
-                .literal_separator(false)
-                .build()
-                .map(|g| (entry.to_owned(), g.compile_matcher()))
-                .map_err(|source| DenylistError::Glob { entry: entry.to_owned(), source })
-        };
+            let built = GlobBuilder::new(glob).literal_separator(false).build();
+            globs.add(built.map_err(|source| DenylistError::Glob { entry: entry.clone(), source })?);
+            plain.extend(Some(place).filter(|_| !glob.contains('/')));
+        }
+        let globs = globs.build().map_err(|source| DenylistError::Glob { entry: entries.join("`, `"), source })?;
         let digest = |entry: &S| {
             let lower = entry.as_ref().trim().to_ascii_lowercase();
             let full = if lower.starts_with("sha256:") { lower } else { format!("sha256:{lower}") };
             if is_digest(&full) { Ok(full) } else { Err(DenylistError::Digest { entry: entry.as_ref().to_owned() }) }
         };
-        Ok(Self {
-            images: images.iter().map(compile).collect::<Result<_, _>>()?,
-            digests: digests.iter().map(digest).collect::<Result<_, _>>()?,
-        })
+        Ok(Self { entries, globs, plain, digests: digests.iter().map(digest).collect::<Result<_, _>>()? })
     }
 
     /// Is there nothing on it?
     pub fn is_empty(&self) -> bool {
-        self.images.is_empty() && self.digests.is_empty()
+        self.entries.is_empty() && self.digests.is_empty()
     }
 
     /// The entry that matches one reference.
@@ -151,7 +152,7 @@ impl Denylist {
         if parts.repository.is_empty() {
             return None;
         }
-        self.images.iter().find(|(_, glob)| matches(glob, &parts)).map(|(entry, _)| found(entry))
+        self.first_match(&parts).map(|place| found(&self.entries[place]))
     }
 
     /// The entry that matches a container: by the reference it was made from, any other name of
@@ -159,9 +160,25 @@ impl Denylist {
     pub fn check_container(&self, metadata: &Metadata) -> Option<Match> {
         [&metadata.image, &metadata.digest, &metadata.image_id]
             .into_iter()
-            .chain(&metadata.references)
+            .chain(metadata.references.iter().filter(|reference| **reference != metadata.image))
             .filter(|text| !text.is_empty())
             .find_map(|text| self.check(text))
+    }
+
+    /// The first entry whose glob matches the repository, or what stands behind one of its slashes, without or with
+    /// the tag.
+    fn first_match(&self, parts: &Reference) -> Option<usize> {
+        let full = match parts.registry.as_str() {
+            "" => parts.repository.clone(),
+            registry => format!("{registry}/{}", parts.repository),
+        };
+        let tag = if parts.tag.is_empty() { "latest" } else { &parts.tag };
+        let tagged = format!("{full}:{tag}");
+        let of_hub = parts.registry.is_empty() && !full.contains('/');
+        let starts = std::iter::once(0).chain(full.match_indices('/').map(|(at, _)| at + 1));
+        let names = starts.flat_map(|at| [full.get(at..), tagged.get(at..)]).flatten();
+        let places = names.flat_map(|name| self.globs.matches(name));
+        places.filter(|place| of_hub || !self.plain.contains(place)).min()
     }
 }
 
@@ -174,22 +191,6 @@ pub fn detection(metadata: &Metadata, found: &Match) -> Detection {
     let mut detection = Detection::new(kind, ProcessKey::default(), message).with(0, "image_reference", 0, detail);
     detection.alert_only = true;
     detection
-}
-
-fn matches(glob: &GlobMatcher, parts: &Reference) -> bool {
-    let full = match parts.registry.as_str() {
-        "" => parts.repository.clone(),
-        registry => format!("{registry}/{}", parts.repository),
-    };
-    let tagged = |name: &str| {
-        glob.is_match(name)
-            || glob.is_match(format!("{name}:{}", if parts.tag.is_empty() { "latest" } else { &parts.tag }))
-    };
-    if !glob.glob().glob().contains('/') {
-        return parts.registry.is_empty() && !full.contains('/') && tagged(&full);
-    }
-    let starts = std::iter::once(0).chain(full.match_indices('/').map(|(at, _)| at + 1));
-    starts.filter_map(|at| full.get(at..)).any(tagged)
 }
 
 #[cfg(test)]

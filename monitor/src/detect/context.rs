@@ -4,6 +4,7 @@ use super::settings::Settings;
 use crate::event::{ContainerKey, Event, Exec, File, HOST, ProcessKey, file, state};
 use crate::finding::{Detection, ProcessView};
 use crate::provenance::{Process, ProcessTable};
+use smol_str::SmolStr;
 use std::net::SocketAddr;
 
 /// What the container stage knows. Every answer has a safe default, so that a detector works
@@ -165,14 +166,18 @@ impl<'a> Context<'a> {
 }
 
 /// A program start in words.
-pub(super) fn describe(comm: &str, args: &[String], pid: u32) -> String {
-    let mut line = args.join(" ");
-    let cut = line.char_indices().nth(80).map(|(at, _)| at);
-    if let Some(cut) = cut {
-        line.truncate(cut);
-        line.push('…');
+pub(super) fn describe(comm: &str, args: &[SmolStr], pid: u32) -> String {
+    const SHOWN: usize = 80;
+    let mut line = String::with_capacity(SHOWN + '…'.len_utf8());
+    let words =
+        args.iter().enumerate().flat_map(|(place, arg)| (place > 0).then_some(' ').into_iter().chain(arg.chars()));
+    for (place, c) in words.enumerate() {
+        if place == SHOWN {
+            line.push('…');
+            break;
+        }
+        line.push(if c.is_control() { ' ' } else { c });
     }
-    let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if line.is_empty() || line == comm {
         format!("{comm} (pid {pid})")
     } else {
@@ -186,9 +191,9 @@ impl From<&Process> for ProcessView {
         Self {
             pid: p.key.tgid,
             start_ns: p.key.start_ns,
-            name: p.comm.clone(),
-            executable: p.program.exe.clone(),
-            args: p.program.args.clone(),
+            name: p.comm.to_string(),
+            executable: p.program.exe.to_string(),
+            args: p.program.args.iter().map(ToString::to_string).collect(),
             uid: p.uid,
             in_container: p.container != HOST,
         }

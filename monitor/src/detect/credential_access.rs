@@ -3,9 +3,10 @@
 
 use super::Detector;
 use super::context::Context;
-use crate::event::{Body, Event, File, Form, HOST, Open, Payload, Reason, file, state};
+use crate::event::{Body, Event, File, Form, HOST, Kind, Open, Payload, Reason, file, state};
 use crate::finding::{Detection, FindingKind};
 use crate::provenance::Process;
+use smol_str::SmolStr;
 
 /// File system of /proc (include/uapi/linux/magic.h).
 const PROC: u32 = 0x9fa0;
@@ -20,7 +21,7 @@ const SEARCHERS: &[&str] = &["grep", "egrep", "rg", "ag", "ack"];
 /// Programs that look into others' memory by design.
 const DEBUGGERS: &[&str] =
     &["gdb", "gdbserver", "lldb", "lldb-server", "strace", "ltrace", "dlv", "rr", "perf", "crash", "criu"];
-/// What an account database or a private key begins with.
+/// What an account database or a private key begins with: one of two bytes.
 const TELLTALES: &[&[u8]] =
     &[b"root:x:0:0:", b"root:$", b"-----BEGIN OPENSSH PRIVATE KEY-----", b"-----BEGIN RSA PRIVATE KEY-----"];
 
@@ -28,6 +29,10 @@ const TELLTALES: &[&[u8]] =
 pub struct CredentialAccess;
 
 impl Detector for CredentialAccess {
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Open, Kind::Payload]
+    }
+
     fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
         if event.container == HOST {
             return None;
@@ -71,7 +76,7 @@ fn is_perl_script(process: &Process) -> bool {
 
 fn is_copier(process: &Process) -> bool {
     let known = |list: &[&str]| list.contains(&process.program.name()) || list.contains(&process.comm.as_str());
-    let recursive = |arg: &String| {
+    let recursive = |arg: &SmolStr| {
         arg == "--recursive" || arg.starts_with('-') && !arg.starts_with("--") && arg.contains(['r', 'R'])
     };
     known(COPIERS) && !(known(SEARCHERS) && process.program.args.iter().any(recursive))
@@ -102,13 +107,14 @@ fn tell(event: &Event, open: &Open, what: &str, holds: &str, cx: &Context<'_>) -
     let detail = format!("{path} opened{for_writing}");
     let mut detection =
         Detection::new(FindingKind::CredentialAccess, event.process, message).with(event.id, what, 0, detail);
-    detection.file = Some(path.clone());
+    detection.file = Some(path.to_string());
     detection
 }
 
 fn sent(event: &Event, payload: &Payload, cx: &Context<'_>) -> Option<Detection> {
-    let holds = |telltale: &&[u8]| payload.data.windows(telltale.len()).any(|window| window == *telltale);
-    TELLTALES.iter().find(|telltale| holds(telltale))?;
+    let data = payload.data.as_slice();
+    let begins = |at: usize| TELLTALES.iter().any(|telltale| data[at..].starts_with(telltale));
+    (0..data.len()).find(|at| matches!(data[*at], b'r' | b'-') && begins(*at))?;
     let message = format!("{} sends accounts or a private key to {}", cx.describe(event.process), payload.peer);
     let detail = format!("{} bytes to {}", payload.segment, payload.peer);
     let mut detection = Detection::new(FindingKind::CredentialAccess, event.process, message).with(

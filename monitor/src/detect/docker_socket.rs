@@ -3,7 +3,7 @@
 
 use super::Detector;
 use super::context::Context;
-use crate::event::{Body, ConnectOp, Event, HOST, Reason};
+use crate::event::{Body, ConnectOp, Event, HOST, Kind, Reason};
 use crate::finding::{Detection, FindingKind};
 
 const TCP: u16 = 6;
@@ -12,6 +12,10 @@ const TCP: u16 = 6;
 pub struct DockerSocket;
 
 impl Detector for DockerSocket {
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::UnixConnect, Kind::Connect]
+    }
+
     fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
         if event.container == HOST {
             return None;
@@ -23,7 +27,7 @@ impl Detector for DockerSocket {
                     return None;
                 }
                 let what = if *known { "runtime_socket" } else { "runtime_socket_name" };
-                (what, name.clone(), None)
+                (what, name.to_string(), None)
             }
             Body::Connect(connect) if connect.op != ConnectOp::Listen => {
                 let port = matches!(connect.peer.port(), 2375 | 2376) && connect.protocol == TCP;
@@ -69,7 +73,7 @@ mod tests {
     use crate::finding::FindingKind;
 
     fn connect(lab: &mut Lab, pid: u32, known: bool) -> Vec<FindingKind> {
-        let name = "/var/run/docker.sock".to_owned();
+        let name = "/var/run/docker.sock".into();
         kinds(&lab.act(pid, Body::UnixConnect { name, known }))
     }
 

@@ -8,7 +8,9 @@ mod text;
 use super::Detector;
 use super::bounded::Bounded;
 use super::context::{Context, describe};
-use crate::event::{Body, Connect, Event, Exec, Form, HOST, Open, Origin, ProcessKey, Reason, Stdio, file, state};
+use crate::event::{
+    Body, Connect, Event, Exec, Form, HOST, Kind, Open, Origin, ProcessKey, Reason, Stdio, file, state,
+};
 use crate::finding::{Detection, FindingKind, Severity};
 use crate::provenance::Process;
 use monitor_common::exec::EXEC_STDIN_TAINTED;
@@ -42,6 +44,10 @@ impl Default for DownloadExec {
 }
 
 impl Detector for DownloadExec {
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Exec, Kind::Open, Kind::Connect, Kind::Payload]
+    }
+
     fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
         match &event.body {
             Body::Exec(exec) => self.exec(event, exec, cx),
@@ -98,7 +104,7 @@ impl DownloadExec {
             .with(event.id, what, 0, format!("{} {how}", exec.comm));
         detection.alert_only = what == "text_as_argument";
         if what == "executable_from_network" {
-            detection.file = Some(exec.exe.path.clone());
+            detection.file = Some(exec.exe.path.to_string());
         }
         Some(finish(event, detection, exec.origin.as_ref(), cx))
     }
@@ -144,7 +150,7 @@ impl DownloadExec {
             0,
             format!("{name} was written with bytes from the network"),
         );
-        detection.file = Some(name.clone());
+        detection.file = Some(name.to_string());
         Some(finish(event, detection, open.origin.as_ref(), cx))
     }
 

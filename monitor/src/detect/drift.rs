@@ -3,13 +3,17 @@
 
 use super::Detector;
 use super::context::{Context, describe};
-use crate::event::{Body, Event, File, HOST, file, state};
+use crate::event::{Body, Event, File, HOST, Kind, file, state};
 use crate::finding::{Detection, FindingKind};
 
 /// See the module.
 pub struct Drift;
 
 impl Detector for Drift {
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Exec]
+    }
+
     fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
         let Body::Exec(exec) = &event.body else {
             return None;
@@ -34,7 +38,7 @@ impl Detector for Drift {
             0,
             format!("{} lies in {place}", exec.exe.path),
         );
-        detection.file = Some(exec.exe.path.clone());
+        detection.file = Some(exec.exe.path.to_string());
         Some(detection)
     }
 }

@@ -2,13 +2,17 @@
 
 use super::Detector;
 use super::context::{Context, describe};
-use crate::event::{Body, Event, Exec, HOST, Open, Reason, file};
+use crate::event::{Body, Event, Exec, HOST, Kind, Open, Reason, file};
 use crate::finding::{Detection, FindingKind};
 
 /// See the module.
 pub struct FilelessExec;
 
 impl Detector for FilelessExec {
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Exec, Kind::Open]
+    }
+
     fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
         let exec = match &event.body {
             Body::Exec(exec) => exec,
@@ -33,7 +37,7 @@ impl Detector for FilelessExec {
             format!("{who} was started from {kind}"),
         )
         .with(event.id, what, 0, format!("executable {} (inode {})", exec.exe.path, exec.exe.inode.ino));
-        detection.file = Some(exec.exe.path.clone());
+        detection.file = Some(exec.exe.path.to_string());
         Some(detection)
     }
 }
@@ -44,7 +48,7 @@ fn refused(event: &Event, open: &Open, cx: &Context<'_>) -> Detection {
     let detail = format!("executable {} (inode {})", open.file.path, open.file.inode.ino);
     let mut detection =
         Detection::new(FindingKind::FilelessExec, event.process, message).with(event.id, "memfd", 0, detail);
-    detection.file = Some(open.file.path.clone());
+    detection.file = Some(open.file.path.to_string());
     detection
 }
 

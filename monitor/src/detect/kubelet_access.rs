@@ -2,7 +2,7 @@
 
 use super::Detector;
 use super::context::Context;
-use crate::event::{Body, ConnectOp, Event, HOST, Reason};
+use crate::event::{Body, ConnectOp, Event, HOST, Kind, Reason};
 use crate::finding::{Detection, FindingKind};
 
 const UDP: u16 = 17;
@@ -11,6 +11,10 @@ const UDP: u16 = 17;
 pub struct KubeletAccess;
 
 impl Detector for KubeletAccess {
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Connect]
+    }
+
     fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
         let Body::Connect(connect) = &event.body else {
             return None;

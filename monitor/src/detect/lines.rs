@@ -3,6 +3,7 @@
 //! change. An honest protocol (JSON, HTTP, SMTP) never sends a line that *is* a command line.
 
 use crate::event::{Event, Payload};
+use smol_str::SmolStr;
 use std::collections::VecDeque;
 
 /// Lines remembered per connection.
@@ -13,7 +14,7 @@ const LENGTH: usize = 256;
 /// The latest lines of one direction.
 #[derive(Clone, Debug, Default)]
 pub struct Lines {
-    lines: VecDeque<(String, u64)>,
+    lines: VecDeque<(SmolStr, u64)>,
     http: bool,
 }
 
@@ -34,14 +35,14 @@ impl Lines {
             if self.lines.len() == LINES {
                 self.lines.pop_front();
             }
-            self.lines.push_back((line.to_owned(), event.id));
+            self.lines.push_back((line.into(), event.id));
         }
     }
 
     /// The received line that this program start carries out, with the event it came in.
-    pub fn ran(&self, args: &[String]) -> Option<(&str, u64)> {
+    pub fn ran(&self, args: &[SmolStr]) -> Option<(&str, u64)> {
         let joined = args.join(" ");
-        let last = args.last().map_or("", String::as_str);
+        let last = args.last().map_or("", SmolStr::as_str);
         self.lines
             .iter()
             .find(|(line, _)| carries_out(&joined, line) || carries_out(last, line))

@@ -2,7 +2,7 @@
 
 use super::Detector;
 use super::context::Context;
-use crate::event::{Body, ConnectOp, Event, HOST, Reason};
+use crate::event::{Body, ConnectOp, Event, HOST, Kind, Reason};
 use crate::finding::{Detection, FindingKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -20,6 +20,10 @@ const OTHER_SERVICES: &[u16] = &[53, 123];
 pub struct MetadataAccess;
 
 impl Detector for MetadataAccess {
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Connect]
+    }
+
     fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
         let Body::Connect(connect) = &event.body else {
             return None;

@@ -14,10 +14,11 @@ use super::Detector;
 use super::bounded::Bounded;
 use super::context::Context;
 use super::settings::PoolName;
-use crate::event::{Body, Connect, ConnectOp, Event, Exec, Open, Payload, ProcessKey, file, state};
+use crate::event::{Body, Connect, ConnectOp, Event, Exec, Kind, Open, Payload, ProcessKey, file, state};
 use crate::finding::{Detection, Evidence, FindingKind};
 use evidence::{Suspect, add, arguments, is_msr_modprobe, score};
 use names::PoolAnswers;
+use smol_str::SmolStr;
 use stream::{Sign, Streams};
 
 /// Programs whose evidence is held.
@@ -30,7 +31,7 @@ pub struct Miner {
     suspects: Bounded<ProcessKey, Suspect>,
     streams: Streams,
     answers: PoolAnswers,
-    respawns: Bounded<(ProcessKey, String), u32>,
+    respawns: Bounded<(ProcessKey, SmolStr), u32>,
 }
 
 impl Default for Miner {
@@ -45,6 +46,10 @@ impl Default for Miner {
 }
 
 impl Detector for Miner {
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Exec, Kind::Connect, Kind::Open, Kind::Payload]
+    }
+
     fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
         match &event.body {
             Body::Exec(exec) => self.exec(event, exec, cx),
@@ -64,9 +69,13 @@ impl Miner {
         if is_msr_modprobe(&exec.args) {
             return self.tuning(event, exec.parent, w.msr, "msr", "loads msr with writes allowed", cx);
         }
-        let name = [exec.comm.as_str(), exec.exe.name(), exec.filename.as_str()]
-            .into_iter()
-            .find(|n| cx.settings.is_miner_name(n));
+        let (comm, exe, filename) = (exec.comm.as_str(), exec.exe.name(), exec.filename.as_str());
+        // Mostly all three are one name.
+        let name =
+            [Some(comm), Some(exe).filter(|exe| *exe != comm), Some(filename).filter(|name| *name != exec.exe.path)]
+                .into_iter()
+                .flatten()
+                .find(|n| cx.settings.is_miner_name(n));
         let args = arguments(&exec.args);
         let foreign = exec.task_flags & (state::TASK_DRIFT | state::TASK_EXE_TAINTED) != 0
             || exec.exe.has(file::FILE_MEMFD)

@@ -31,19 +31,27 @@ pub(crate) use miner::dns;
 pub use context::{ContainerFacts, Context, NoFacts, looks_like_host_file};
 pub use settings::{Settings, Weights};
 
-use crate::event::Event;
+use crate::event::{Event, Kind};
 use crate::finding::Detection;
 use dedupe::Dedupe;
 
 /// One detector.
 pub trait Detector: Send {
+    /// Kinds of events that it looks at; of others it is not asked.
+    fn kinds(&self) -> &'static [Kind];
+
     /// Judges one event. The process table has taken it in already.
     fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection>;
 }
 
+/// One more than the highest [`Kind`].
+const KINDS: usize = Kind::ALL[Kind::ALL.len() - 1] as usize + 1;
+
 /// The table: all detectors, and what makes one incident one alert.
 pub struct Detectors {
     table: Vec<Box<dyn Detector>>,
+    /// By kind of event: who looks at it, in the order of the table.
+    looking: [Vec<usize>; KINDS],
     dedupe: Dedupe,
     /// What is expected must not stand for what is not.
     excepted: Dedupe,
@@ -58,34 +66,40 @@ impl Default for Detectors {
 impl Detectors {
     /// Every detector, in the order their detections are handed over.
     pub fn new() -> Self {
-        Self {
-            table: vec![
-                Box::new(reverse_shell::ReverseShell::default()),
-                Box::new(download_exec::DownloadExec::default()),
-                Box::new(miner::Miner::default()),
-                Box::new(persistence::Escape),
-                Box::new(persistence::Persistence),
-                Box::new(tamper::Tamper),
-                Box::new(docker_socket::DockerSocket),
-                Box::new(kubelet_access::KubeletAccess),
-                Box::new(metadata_access::MetadataAccess),
-                Box::new(reach::ReachOut),
-                Box::new(credential_access::CredentialAccess),
-                Box::new(onion::Onion),
-                Box::new(scan::Scan::default()),
-                Box::new(recon::Recon::default()),
-                Box::new(fileless_exec::FilelessExec),
-                Box::new(drift::Drift),
-                Box::new(shell_connect::ShellConnect::default()),
-            ],
-            dedupe: Dedupe::default(),
-            excepted: Dedupe::default(),
-        }
+        let table: Vec<Box<dyn Detector>> = vec![
+            Box::new(reverse_shell::ReverseShell::default()),
+            Box::new(download_exec::DownloadExec::default()),
+            Box::new(miner::Miner::default()),
+            Box::new(persistence::Escape),
+            Box::new(persistence::Persistence),
+            Box::new(tamper::Tamper),
+            Box::new(docker_socket::DockerSocket),
+            Box::new(kubelet_access::KubeletAccess),
+            Box::new(metadata_access::MetadataAccess),
+            Box::new(reach::ReachOut),
+            Box::new(credential_access::CredentialAccess),
+            Box::new(onion::Onion),
+            Box::new(scan::Scan::default()),
+            Box::new(recon::Recon::default()),
+            Box::new(fileless_exec::FilelessExec),
+            Box::new(drift::Drift),
+            Box::new(shell_connect::ShellConnect::default()),
+        ];
+        let looking = std::array::from_fn(|kind| {
+            let looks = |detector: &dyn Detector| detector.kinds().iter().any(|looked_at| *looked_at as usize == kind);
+            (0..table.len()).filter(|place| looks(&*table[*place])).collect()
+        });
+        Self { table, looking, dedupe: Dedupe::default(), excepted: Dedupe::default() }
     }
 
     /// Judges one event that the process table has taken in.
     pub fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Vec<Detection> {
-        let found: Vec<Detection> = self.table.iter_mut().filter_map(|detector| detector.on_event(event, cx)).collect();
+        let Self { table, looking, .. } = self;
+        let looking = looking[event.body.kind() as usize].iter();
+        let found: Vec<Detection> = looking.filter_map(|place| table[*place].on_event(event, cx)).collect();
+        if found.is_empty() {
+            return found;
+        }
         found.into_iter().filter_map(|detection| self.admit(event, detection, cx)).collect()
     }
 

@@ -2,13 +2,17 @@
 
 use super::Detector;
 use super::context::Context;
-use crate::event::{Body, Event, HOST};
+use crate::event::{Body, Event, HOST, Kind};
 use crate::finding::{Detection, FindingKind};
 
 /// See the module.
 pub struct Onion;
 
 impl Detector for Onion {
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Payload]
+    }
+
     fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
         let Body::Payload(payload) = &event.body else {
             return None;

@@ -4,7 +4,7 @@
 
 use super::Detector;
 use super::context::Context;
-use crate::event::{Body, Event, HOST, Open, Reason, file, state};
+use crate::event::{Body, Event, HOST, Kind, Open, Reason, file, state};
 use crate::finding::{Detection, FindingKind};
 
 /// Files that user management puts into a new home.
@@ -20,6 +20,10 @@ pub struct Persistence;
 pub struct Escape;
 
 impl Detector for Persistence {
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Open]
+    }
+
     fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
         let (open, kind) = suspicious(event, cx)?;
         if kind == FindingKind::Escape {
@@ -33,6 +37,10 @@ impl Detector for Persistence {
 }
 
 impl Detector for Escape {
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Open]
+    }
+
     fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
         let (open, kind) = suspicious(event, cx)?;
         let on_host = cx.containers.is_host_file(event.container, &open.file);
@@ -133,7 +141,7 @@ fn detection(event: &Event, open: &Open, kind: FindingKind, message: String, on_
         let from = origin.peer.map_or_else(|| "the network".to_owned(), |p| p.to_string());
         detection = detection.with(event.id, "fetched", 0, format!("the writer carries bytes from {from}"));
     }
-    detection.file = Some(open.file.path.clone());
+    detection.file = Some(open.file.path.to_string());
     detection
 }
 

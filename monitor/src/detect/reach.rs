@@ -3,7 +3,7 @@
 
 use super::Detector;
 use super::context::Context;
-use crate::event::{Body, ContainerKey, Event, HOST, Open, Reach, Reached, file};
+use crate::event::{Body, ContainerKey, Event, HOST, Kind, Open, Reach, Reached, file};
 use crate::finding::{Detection, FindingKind, Severity};
 
 /// Types of BPF programs that look into the kernel or change what it does (include/uapi/linux/bpf.h): kprobe,
@@ -20,6 +20,10 @@ const NAMESPACE_MAKERS: &[&str] =
 pub struct ReachOut;
 
 impl Detector for ReachOut {
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Reach, Kind::Open]
+    }
+
     fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
         if event.container == HOST {
             return None;
@@ -120,7 +124,7 @@ fn root(event: &Event, open: &Open, cx: &Context<'_>) -> Option<Detection> {
     let detail = format!("{path} on the host's file system");
     let mut detection =
         Detection::new(FindingKind::Escape, event.process, message).with(event.id, "foreign_root", 0, detail);
-    detection.file = Some(path.clone());
+    detection.file = Some(path.to_string());
     Some(detection)
 }
 

@@ -5,9 +5,10 @@
 use super::Detector;
 use super::bounded::Bounded;
 use super::context::Context;
-use crate::event::{Body, Event, Exec, Form, HOST, ProcessKey, Stdio, state};
+use crate::event::{Body, Event, Exec, Form, HOST, Kind, ProcessKey, Stdio, last_component, state};
 use crate::finding::{Detection, FindingKind};
 use crate::provenance::Process;
+use smol_str::SmolStr;
 
 /// Askers remembered.
 const ASKERS: usize = 512;
@@ -42,6 +43,10 @@ impl Default for Recon {
 }
 
 impl Detector for Recon {
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Exec]
+    }
+
     fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
         let Body::Exec(exec) = &event.body else {
             return None;
@@ -99,7 +104,7 @@ fn asker(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<ProcessKey> {
 
 /// What a program asks about, as a bit.
 fn subject(exec: &Exec) -> Option<u32> {
-    let name = exec.args.first().map_or(exec.comm.as_str(), |first| first.rsplit('/').next().unwrap_or(first));
+    let name = exec.args.first().map_or(exec.comm.as_str(), |first| last_component(first));
     // busybox ps
     let name = if matches!(name, "busybox" | "toybox") { exec.args.get(1)?.as_str() } else { name };
     let names = |path: &str| exec.args.iter().skip(1).any(|arg| arg == path);
@@ -120,12 +125,12 @@ fn subject(exec: &Exec) -> Option<u32> {
 
 /// The rival that a program looks for.
 fn rival(exec: &Exec, cx: &Context<'_>) -> Option<String> {
-    let name = exec.args.first()?.rsplit('/').next()?;
+    let name = last_component(exec.args.first()?);
     if !HUNTERS.contains(&name) {
         return None;
     }
-    let word = |arg: &&String| MINING_WORDS.contains(&arg.as_str()) || cx.settings.is_miner_name(arg);
-    exec.args.iter().skip(1).find(word).cloned()
+    let word = |arg: &&SmolStr| MINING_WORDS.contains(&arg.as_str()) || cx.settings.is_miner_name(arg);
+    exec.args.iter().skip(1).find(word).map(ToString::to_string)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ mod relay;
 
 use super::Detector;
 use super::context::Context;
-use crate::event::{Body, Connect, Event, Exec, Form, Open, ProcessKey, Reason, Stdio, state};
+use crate::event::{Body, Connect, Event, Exec, Form, Kind, Open, ProcessKey, Reason, Stdio, state};
 use crate::finding::{Detection, FindingKind};
 use commands::Commands;
 use monitor_common::exec::EXEC_RELAY;
@@ -21,6 +21,10 @@ pub struct ReverseShell {
 }
 
 impl Detector for ReverseShell {
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Exec, Kind::Open, Kind::Moved, Kind::Connect, Kind::Payload]
+    }
+
     fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
         match &event.body {
             Body::Exec(exec) => self.exec(event, exec, cx),
@@ -174,7 +178,7 @@ fn refused(event: &Event, open: &Open, cx: &Context<'_>) -> Option<Detection> {
         detail,
     );
     detection.peer = peer;
-    detection.file = Some(open.file.path.clone());
+    detection.file = Some(open.file.path.to_string());
     Some(detection)
 }
 

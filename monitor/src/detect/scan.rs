@@ -3,7 +3,7 @@
 use super::Detector;
 use super::bounded::Bounded;
 use super::context::Context;
-use crate::event::{Body, Connect, ConnectOp, Event, HOST, ProcessKey};
+use crate::event::{Body, Connect, ConnectOp, Event, HOST, Kind, ProcessKey};
 use crate::finding::{Detection, FindingKind};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -37,6 +37,10 @@ impl Default for Scan {
 }
 
 impl Detector for Scan {
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Connect, Kind::Payload]
+    }
+
     fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
         match &event.body {
             Body::Connect(connect) => self.connect(event, connect, cx),

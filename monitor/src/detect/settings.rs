@@ -1,9 +1,11 @@
 //! Thresholds and lists, with their defaults and where they come from.
 
-use crate::event::state;
+use crate::event::{last_component, state};
 use crate::provenance::Process;
 use foldhash::HashSet;
 use ipnet::IpNet;
+use smol_str::SmolStr;
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 /// Weights of the miner detector's evidence. A finding needs [`Settings::miner_alert`]; nothing but
@@ -152,7 +154,7 @@ impl Settings {
         }
         // `python3 /usr/bin/pip`, `python3 -m pip`, `node …/npm-cli.js`: the script is the program.
         let args = &process.program.args;
-        let script = match args.get(1).map(String::as_str) {
+        let script = match args.get(1).map(SmolStr::as_str) {
             Some("-m") => args.get(2),
             _ => args.iter().skip(1).find(|a| !a.starts_with('-')),
         };
@@ -165,7 +167,7 @@ impl Settings {
 
     /// Is the name a pool's?
     pub fn pool(&self, host: &str) -> Option<PoolName> {
-        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let host = lower(host.trim_end_matches('.'));
         if let Some(base) = self.pools.iter().find(|p| is_below(&host, p)) {
             let rest = host.len() - base.len();
             let site = rest == 0 || matches!(&host[..rest], "www." | "api." | "web.");
@@ -186,7 +188,7 @@ impl Settings {
 
     /// Is it a miner's program name (path, version and extension left away)?
     pub fn is_miner_name(&self, name: &str) -> bool {
-        let base = name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase();
+        let base = lower(last_component(name));
         let base = base.strip_suffix(".bin").unwrap_or(&base);
         let cuts = base.match_indices(['-', '_', '.']).map(|(at, _)| at);
         cuts.chain([base.len()]).any(|end| self.miner_names.contains(&base[..end]))
@@ -200,6 +202,14 @@ pub enum PoolName {
     Pool,
     /// The pool's web site or API.
     Site,
+}
+
+/// In lower case; copied only where it is not already.
+fn lower(text: &str) -> Cow<'_, str> {
+    match text.bytes().any(|b| b.is_ascii_uppercase()) {
+        true => text.to_ascii_lowercase().into(),
+        false => text.into(),
+    }
 }
 
 fn is_below(host: &str, base: &str) -> bool {

@@ -14,7 +14,7 @@
 use super::Detector;
 use super::bounded::Bounded;
 use super::context::Context;
-use crate::event::{Body, Connect, ConnectOp, Event, Exec, Payload, ProcessKey, state};
+use crate::event::{Body, Connect, ConnectOp, Event, Exec, Kind, Payload, ProcessKey, state};
 use crate::finding::{Detection, FindingKind};
 use std::net::SocketAddr;
 
@@ -54,6 +54,10 @@ impl Default for ShellConnect {
 }
 
 impl Detector for ShellConnect {
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Connect, Kind::Payload, Kind::Exec]
+    }
+
     fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
         match &event.body {
             Body::Connect(connect) => {

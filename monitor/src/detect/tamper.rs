@@ -3,13 +3,17 @@
 
 use super::Detector;
 use super::context::Context;
-use crate::event::{Attempt, Body, Event, HOST, Open, Reason, file};
+use crate::event::{Attempt, Body, Event, HOST, Kind, Open, Reason, file};
 use crate::finding::{Detection, FindingKind};
 
 /// See the module.
 pub struct Tamper;
 
 impl Detector for Tamper {
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Tamper, Kind::Open]
+    }
+
     fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
         if event.container == HOST {
             return None;
@@ -21,7 +25,7 @@ impl Detector for Tamper {
             }
             Body::Open(open) if event.reason == Reason::Tamper => {
                 let (what, act) = upon_file(open);
-                (what, act, Some(open.file.path.clone()))
+                (what, act, Some(open.file.path.to_string()))
             }
             _ => return None,
         };

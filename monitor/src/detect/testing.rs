@@ -126,7 +126,7 @@ impl Lab {
     }
 
     pub fn fork(&mut self, pid: u32, parent: u32) {
-        let comm = "x".to_owned();
+        let comm = "x".into();
         self.act(pid, Body::Fork { parent: Self::key(parent), comm });
     }
 
@@ -148,7 +148,7 @@ impl Lab {
             op: ConnectOp::Connect,
             task_flags: flags | state::TASK_NET_OUT,
             sink_tgid: None,
-            comm: "x".to_owned(),
+            comm: "x".into(),
         }
     }
 
@@ -202,13 +202,13 @@ pub fn exec(parent: u32, args: &[&str]) -> Exec {
         flags: 0,
         task_flags,
         form,
-        exe: File { inode: Inode { dev: 1, ino }, path, ..File::default() },
+        exe: File { inode: Inode { dev: 1, ino }, path: path.into(), ..File::default() },
         fingerprint: Fingerprint::default(),
         stdio: [Stdio::Device, Stdio::Device, Stdio::Device],
         origin: None,
         comm: name.chars().take(15).collect(),
-        filename: args[0].to_owned(),
-        args: args.iter().map(|a| (*a).to_owned()).collect(),
+        filename: args[0].into(),
+        args: args.iter().map(|a| (*a).into()).collect(),
         args_cut: false,
     }
 }
@@ -216,7 +216,7 @@ pub fn exec(parent: u32, args: &[&str]) -> Exec {
 /// An open of `path` with these `FILE_*` and `TASK_*` bits.
 pub fn open(path: &str, flags: u32, task_flags: u32) -> Open {
     Open {
-        file: File { inode: Inode { dev: 1, ino: 99 }, flags, path: path.to_owned(), ..File::default() },
+        file: File { inode: Inode { dev: 1, ino: 99 }, flags, path: path.into(), ..File::default() },
         origin: None,
         sensitive: Reason::None,
         task_flags,

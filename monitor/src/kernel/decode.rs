@@ -6,12 +6,13 @@ use crate::event::{
     Reached, Stdio, canonical,
 };
 use monitor_common::exec as raw_exec;
-use monitor_common::file::{COMPONENT_LEN, COMPONENTS, FILE_PATH_CUT, FileRef};
+use monitor_common::file::{COMPONENTS, FILE_PATH_CUT, FileRef};
 use monitor_common::header::{Header, Kind, Reason, Rung, Verdict};
 use monitor_common::net as raw_net;
 use monitor_common::own as raw_own;
 use monitor_common::reach as raw_reach;
 use monitor_common::{ABI_VERSION, state};
+use smol_str::{SmolStr, SmolStrBuilder};
 use std::net::SocketAddr;
 
 /// Why a record was refused.
@@ -90,14 +91,14 @@ const fn nonzero(value: u32) -> Option<u32> {
 }
 
 /// A NUL-padded field as text.
-fn text(bytes: &[u8]) -> String {
+fn text(bytes: &[u8]) -> SmolStr {
     let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
-    String::from_utf8_lossy(&bytes[..end]).into_owned()
+    String::from_utf8_lossy(&bytes[..end]).into()
 }
 
 fn file(raw: &FileRef) -> File {
     let depth = (raw.depth as usize).min(COMPONENTS);
-    let mut path = String::with_capacity(depth * COMPONENT_LEN / 2);
+    let mut path = SmolStrBuilder::new();
     if raw.flags & FILE_PATH_CUT != 0 {
         path.push('…');
     }
@@ -106,7 +107,7 @@ fn file(raw: &FileRef) -> File {
         // A component taken out of a whole path goes on after its end.
         path.push_str(text(name).split('/').next().unwrap_or_default());
     }
-    if path.is_empty() {
+    if depth == 0 && raw.flags & FILE_PATH_CUT == 0 {
         path.push('/');
     }
     File {
@@ -115,7 +116,7 @@ fn file(raw: &FileRef) -> File {
         size: raw.size,
         flags: raw.flags,
         magic: raw.magic,
-        path,
+        path: path.finish(),
     }
 }
 
@@ -173,17 +174,17 @@ fn exec(bytes: &[u8]) -> Result<Body, DecodeError> {
         origin: origin(&raw.origin),
         comm: text(&raw.comm),
         filename: text(&raw.filename),
-        args,
+        args: args.into(),
         args_cut: raw.flags & raw_exec::EXEC_ARGS_CUT != 0,
     })))
 }
 
-fn arguments(block: &[u8]) -> Vec<String> {
+fn arguments(block: &[u8]) -> Vec<SmolStr> {
     let block = block.strip_suffix(&[0]).unwrap_or(block);
     if block.is_empty() {
         return Vec::new();
     }
-    block.split(|b| *b == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect()
+    block.split(|b| *b == 0).map(|arg| String::from_utf8_lossy(arg).into()).collect()
 }
 
 fn fork(raw: &raw_exec::Fork) -> Body {
@@ -241,7 +242,7 @@ fn cgroup(raw: &state::CgroupChange) -> Body {
         parent: raw.parent,
         gone: raw.gone != 0,
         hierarchy: raw.hierarchy,
-        path: text(&raw.path),
+        path: text(&raw.path).into(),
     })
 }
 
@@ -261,9 +262,11 @@ fn tamper(raw: &raw_own::Tamper) -> Result<Body, DecodeError> {
 fn reach(raw: &raw_reach::Reach) -> Result<Body, DecodeError> {
     let what = match raw.what {
         raw_reach::REACH_SETNS => Reached::Namespace(raw.number),
-        raw_reach::REACH_MOUNT => {
-            Reached::Mount { source: text(&raw.source), target: text(&raw.target), user_namespace: raw.number }
-        }
+        raw_reach::REACH_MOUNT => Reached::Mount {
+            source: text(&raw.source).into(),
+            target: text(&raw.target).into(),
+            user_namespace: raw.number,
+        },
         raw_reach::REACH_MODULE => Reached::Module,
         raw_reach::REACH_BPF => Reached::Bpf(raw.number),
         raw_reach::REACH_TRACE => Reached::Trace { container: raw.number, tgid: raw.header.peer_tgid },
@@ -307,7 +310,7 @@ mod tests {
         assert_eq!(event.id, 3 << 48 | 5);
         assert_eq!(event.process, ProcessKey { tgid: 7, start_ns: 9 });
         let Body::Exec(exec) = event.body else { panic!("not an exec") };
-        assert_eq!((exec.exe.path.as_str(), exec.args), ("/bin/bash", vec!["bash".to_owned(), "-i".to_owned()]));
+        assert_eq!((exec.exe.path.as_str(), &*exec.args), ("/bin/bash", &["bash".into(), "-i".into()][..]));
     }
 
     #[test]

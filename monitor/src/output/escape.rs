@@ -38,16 +38,30 @@ fn is_invisible(c: char) -> bool {
 
 /// Arguments as one line that a shell would take back.
 pub fn command_line(args: &[String]) -> String {
-    let quoted: Vec<String> = args.iter().map(|a| quote(a)).collect();
-    quoted.join(" ")
+    let mut line = String::with_capacity(args.iter().map(|arg| arg.len() + 3).sum());
+    for (place, arg) in args.iter().enumerate() {
+        if place > 0 {
+            line.push(' ');
+        }
+        quote(arg, &mut line);
+    }
+    line
 }
 
-fn quote(arg: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "_-+=./:,@%^".contains(c);
+fn quote(arg: &str, line: &mut String) {
+    let plain =
+        |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '+' | '=' | '.' | '/' | ':' | ',' | '@' | '%' | '^');
     if !arg.is_empty() && arg.chars().all(plain) {
-        return arg.to_owned();
+        return line.push_str(arg);
     }
-    format!("'{}'", arg.replace('\'', "'\\''"))
+    line.push('\'');
+    for (place, part) in arg.split('\'').enumerate() {
+        if place > 0 {
+            line.push_str("'\\''");
+        }
+        line.push_str(part);
+    }
+    line.push('\'');
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::container::registry::Container;
 use crate::event::{Body, ConnectOp, ContainerKey, Event, HOST, ProcessKey, file};
 use crate::startup::STARTUP_ID;
 use serde_json::{Value, json};
+use smol_str::SmolStr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -175,7 +176,7 @@ fn row(event: &Event, naming: [&str; 3], container: Option<&Container>, host: &s
         Body::Exec(exec) => {
             row["process"]["executable"] = exec.exe.path.as_str().into();
             row["process"]["name"] = exec.comm.as_str().into();
-            row["process"]["args"] = exec.args.as_slice().into();
+            row["process"]["args"] = exec.args.iter().map(SmolStr::as_str).collect();
             row["process"]["parent"] = json!({ "pid": exec.parent.tgid, "entity_id": entity(exec.parent) });
         }
         Body::Exit { code } => row["process"]["exit_code"] = (code >> 8 & 0xff).into(),

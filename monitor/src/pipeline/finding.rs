@@ -23,6 +23,7 @@ impl Pipeline {
         let incident = self.incident(event, &detection);
         let view = self.registry.view(event.container);
         let mut finding = complete(event, detection, outcome, view, &self.processes, self.serial);
+        finding.latency_us = boot_ns().saturating_sub(event.time_ns) / 1000;
         finding.incident = incident;
         finding.excepted = excepted;
         finding
@@ -38,7 +39,7 @@ impl Pipeline {
     }
 }
 
-/// Adds the surroundings, but for the incident.
+/// Adds the surroundings, but for the incident and how long it took.
 pub(super) fn complete(
     event: &Event,
     detection: Detection,
@@ -69,7 +70,7 @@ pub(super) fn complete(
         file: detection.file,
         container,
         outcome,
-        latency_us: boot_ns().saturating_sub(event.time_ns) / 1000,
+        latency_us: 0,
         amendment: false,
         incident: IncidentView::default(),
         excepted: None,

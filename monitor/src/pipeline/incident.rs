@@ -12,6 +12,7 @@ use crate::output::record::Alert;
 use crate::provenance::{Process, ProcessTable};
 use crate::respond::kill::start_ticks;
 use jiff::Timestamp;
+use smol_str::SmolStr;
 use std::collections::VecDeque;
 use std::io::Read as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -180,7 +181,7 @@ impl Incidents {
 }
 
 /// The command line that a shell was started with to run (`sh -c COMMAND`).
-fn command(args: &[String]) -> Option<&str> {
+fn command(args: &[SmolStr]) -> Option<&str> {
     let at = args.iter().position(|arg| arg == "-c")?;
     args.get(at + 1).map(|text| text.trim()).filter(|text| text.len() >= COMMAND_MIN)
 }

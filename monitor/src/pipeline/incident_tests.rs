@@ -55,7 +55,7 @@ fn files_remembered_are_bounded() {
 
 #[test]
 fn a_command_stands_at_the_end_of_a_line() {
-    let args = |text: &str| vec!["/bin/sh".to_owned(), "-c".into(), text.into()];
+    let args = |text: &str| ["/bin/sh", "-c", text].map(smol_str::SmolStr::from);
     assert_eq!(command(&args(" curl -s x | bash ")), Some("curl -s x | bash"));
     assert_eq!(command(&args("ls")), None, "too short to say anything");
     assert_eq!(command(&["sh".into(), "-c".into()]), None);

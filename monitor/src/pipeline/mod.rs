@@ -59,8 +59,8 @@ const UNAMENDED: usize = 1024;
 /// What the pipeline's queue carries.
 #[derive(Debug)]
 pub enum Input {
-    /// A kernel event.
-    Event(Event),
+    /// A kernel event. In a box, as the queue has the room of its longest for all that it can hold.
+    Event(Box<Event>),
     /// The engine client has something.
     Engine(EngineNotice),
     /// An order on the control socket.
@@ -118,7 +118,7 @@ pub struct Parts {
 
 impl From<Event> for Input {
     fn from(event: Event) -> Self {
-        Self::Event(event)
+        Self::Event(Box::new(event))
     }
 }
 
@@ -277,7 +277,7 @@ impl Pipeline {
                     events.event(&event, self.registry.get(event.container).as_deref());
                 }
                 let copy = self.taps.before(&event, &self.registry);
-                self.on_event(event);
+                self.on_event(*event);
                 self.taps.after(copy);
                 self.account.judged();
                 self.settle();

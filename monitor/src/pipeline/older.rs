@@ -123,7 +123,7 @@ impl Resolve for FromProc {
         let cgroup = std::fs::read_to_string(format!("{folder}/cgroup")).unwrap_or_default();
         let container = self.registry.key_of_process(&cgroup).unwrap_or(crate::event::HOST);
         let mut process = Process::unknown(key, container);
-        process.comm = std::fs::read_to_string(format!("{folder}/comm")).unwrap_or_default().trim_end().to_owned();
+        process.comm = std::fs::read_to_string(format!("{folder}/comm")).unwrap_or_default().trim_end().into();
         let parent = crate::respond::kill::stat_field(&stat, 4)?.parse::<u32>().ok()?;
         if parent != 0 {
             let stat = std::fs::read_to_string(format!("/proc/{parent}/stat")).unwrap_or_default();
@@ -133,11 +133,11 @@ impl Resolve for FromProc {
         let cmdline = std::fs::read(format!("{folder}/cmdline")).unwrap_or_default();
         let exe = std::fs::read_link(format!("{folder}/exe")).unwrap_or_default();
         process.program = Arc::new(Program {
-            exe: exe.to_string_lossy().into_owned(),
+            exe: exe.to_string_lossy().into(),
             args: cmdline
                 .split(|b| *b == 0)
                 .filter(|arg| !arg.is_empty())
-                .map(|arg| String::from_utf8_lossy(arg).into_owned())
+                .map(|arg| String::from_utf8_lossy(arg).into())
                 .collect(),
             ..Program::default()
         });

@@ -86,16 +86,26 @@ impl<'a> Replay<'a> {
     ///
     /// # Errors
     /// The recording is damaged. What came before was judged.
-    pub fn run(
-        mut self,
-        from: &mut Reader<impl Read>,
-        mut found: impl FnMut(Judged),
-    ) -> Result<Totals, RecordingError> {
-        self.now_ns = from.head().boot_ns;
+    pub fn run(mut self, from: &mut Reader<impl Read>, found: impl FnMut(Judged)) -> Result<Totals, RecordingError> {
+        self.read(from, found)?;
+        Ok(self.totals)
+    }
+
+    /// Judges a recording to its end, as what comes after those that were read before.
+    ///
+    /// # Errors
+    /// The recording is damaged. What came before was judged.
+    pub fn read(&mut self, from: &mut Reader<impl Read>, mut found: impl FnMut(Judged)) -> Result<(), RecordingError> {
+        self.now_ns = self.now_ns.max(from.head().boot_ns);
         while let Some(entry) = from.next_entry()? {
             self.take(entry, &mut found);
         }
-        Ok(self.totals)
+        Ok(())
+    }
+
+    /// What it went through so far.
+    pub fn totals(&self) -> Totals {
+        self.totals
     }
 
     /// Judges a recording to its end: what a baseline does not expect of what came with no finding, and how often.
@@ -197,7 +207,6 @@ impl<'a> Replay<'a> {
         let outcome = respond::kernel_outcome(event);
         let mut finding = finding::complete(event, detection, outcome, view, &self.processes, self.totals.findings);
         finding.id = format!("{:x}-{:x}", event.id, self.totals.findings);
-        finding.latency_us = 0;
         found(Judged { finding, due });
     }
 

@@ -1,7 +1,8 @@
 //! One process and the program it runs.
 
-use crate::event::{ContainerKey, Exec, Form, Inode, ProcessKey, Stdio};
+use crate::event::{ContainerKey, Exec, Form, Inode, ProcessKey, Stdio, last_component};
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -16,13 +17,13 @@ const OUTBOUND_KEPT: usize = 4;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Program {
     /// Executable, path inside its file system.
-    pub exe: String,
+    pub exe: SmolStr,
     /// Its identity.
     pub inode: Inode,
     /// `FILE_*` bits of the executable.
     pub exe_flags: u32,
     /// Arguments, the first 1 KiB.
-    pub args: Vec<String>,
+    pub args: Arc<[SmolStr]>,
     /// Where it takes its program text from.
     pub form: Form,
     /// `EXEC_*` bits.
@@ -38,10 +39,10 @@ pub struct Program {
 impl Default for Program {
     fn default() -> Self {
         Self {
-            exe: String::new(),
+            exe: SmolStr::default(),
             inode: Inode::default(),
             exe_flags: 0,
-            args: Vec::new(),
+            args: Arc::default(),
             form: Form::Unknown,
             exec_flags: 0,
             stdio: [Stdio::None, Stdio::None, Stdio::None],
@@ -69,27 +70,30 @@ impl Program {
 
     /// Last component of the executable's path.
     pub fn name(&self) -> &str {
-        self.exe.rsplit('/').next().unwrap_or("")
+        last_component(&self.exe)
     }
 }
 
 /// The head of an argument list, at most [`ARGS_KEPT`] bytes.
-fn bounded(args: &[String]) -> Vec<String> {
+fn bounded(args: &Arc<[SmolStr]>) -> Arc<[SmolStr]> {
+    // Each argument costs its header as well.
+    let costs = |arg: &SmolStr| arg.len() + size_of::<SmolStr>();
     let mut left = ARGS_KEPT;
-    let mut kept = Vec::new();
-    for arg in args {
-        if left == 0 {
-            break;
-        }
-        let mut end = arg.len().min(left);
-        while !arg.is_char_boundary(end) {
-            end -= 1;
-        }
-        kept.push(arg[..end].to_owned());
-        // Each argument costs its String header as well.
-        left = left.saturating_sub(end + size_of::<String>());
+    let is_over = |arg: &SmolStr| {
+        let over = arg.len() > left || left == 0;
+        left = left.saturating_sub(costs(arg));
+        over
+    };
+    let Some(whole) = args.iter().position(is_over) else { return Arc::clone(args) };
+    let (head, rest) = args.split_at(whole);
+    let mut end = ARGS_KEPT.saturating_sub(head.iter().map(costs).sum());
+    if end == 0 {
+        return head.into();
     }
-    kept
+    while !rest[0].is_char_boundary(end) {
+        end -= 1;
+    }
+    head.iter().cloned().chain([SmolStr::new(&rest[0][..end])]).collect()
 }
 
 /// An outbound connection a process made.
@@ -115,7 +119,7 @@ pub struct Process {
     /// Who forked it (not who adopted it later).
     pub parent: Option<ProcessKey>,
     /// comm.
-    pub comm: String,
+    pub comm: SmolStr,
     /// What it runs.
     pub program: Arc<Program>,
     /// Executable it ran before its last exec (its own or inherited), if known.
@@ -143,11 +147,16 @@ pub struct Process {
 impl Process {
     /// A process of which nothing but its identity is known.
     pub fn unknown(key: ProcessKey, container: ContainerKey) -> Self {
+        Self::running(key, container, Arc::default())
+    }
+
+    /// The same, but for what it runs.
+    pub fn running(key: ProcessKey, container: ContainerKey, program: Arc<Program>) -> Self {
         Self {
             key,
             parent: None,
-            comm: String::new(),
-            program: Arc::default(),
+            comm: SmolStr::default(),
+            program,
             replaced: None,
             uid: 0,
             container,
@@ -188,9 +197,9 @@ mod tests {
 
     #[test]
     fn long_arguments_are_cut_on_a_character() {
-        let args = vec!["sh".to_owned(), "é".repeat(4000), "tail".to_owned()];
+        let args: Arc<[SmolStr]> = ["sh".into(), "é".repeat(4000).into(), "tail".into()].into();
         let kept = bounded(&args);
         assert_eq!(kept.len(), 2);
-        assert!(kept.iter().map(String::len).sum::<usize>() <= ARGS_KEPT);
+        assert!(kept.iter().map(|arg| arg.len()).sum::<usize>() <= ARGS_KEPT);
     }
 }

@@ -3,6 +3,7 @@
 use super::process::{Outbound, Process, Program};
 use crate::event::{Body, Connect, ConnectOp, ContainerKey, Event, Exec, HOST, ProcessKey};
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
+use smol_str::SmolStr;
 use std::sync::Arc;
 
 /// Ancestors that stay reachable however long ago they ended.
@@ -74,9 +75,9 @@ impl ProcessTable {
                 }
             }
             Body::Connect(connect) => self.connect(event, connect),
-            Body::Open(open) => self.flags(event, open.task_flags),
-            Body::Moved { task_flags, .. } => self.flags(event, *task_flags),
-            Body::Reach(reach) => self.flags(event, reach.task_flags),
+            Body::Open(open) => drop(self.flags(event, open.task_flags)),
+            Body::Moved { task_flags, .. } => drop(self.flags(event, *task_flags)),
+            Body::Reach(reach) => drop(self.flags(event, reach.task_flags)),
             Body::Payload(payload) if payload.inbound => {
                 if let Some(node) = self.nodes.get_mut(&event.process) {
                     for out in node.outbound.iter_mut().filter(|o| o.cookie == payload.cookie) {
@@ -190,11 +191,8 @@ impl ProcessTable {
 
     fn exec(&mut self, event: &Event, exec: &Exec) {
         self.ensure(exec.parent, HOST);
-        self.ensure_bare(event.process, event.container);
         let program = Arc::new(Program::new(exec, event.id, event.time_ns));
-        let Some(node) = self.nodes.get_mut(&event.process) else {
-            return;
-        };
+        let node = self.node(event.process, event.container);
         node.replaced = (!node.program.exe.is_empty()).then_some(node.program.inode);
         let replaced = std::mem::replace(&mut node.program, program);
         if event.container == HOST && node.generation > 0 && node.began_as.is_none() {
@@ -213,19 +211,19 @@ impl ProcessTable {
         }
     }
 
-    fn fork(&mut self, event: &Event, parent: ProcessKey, comm: &str) {
+    fn fork(&mut self, event: &Event, parent: ProcessKey, comm: &SmolStr) {
         self.ensure(parent, event.container);
         let inherited = self.get(parent).map(|p| (Arc::clone(&p.program), p.task_flags, p.listening));
-        self.ensure_bare(event.process, event.container);
-        let Some(node) = self.nodes.get_mut(&event.process) else {
-            return;
-        };
+        let program = inherited.as_ref().map(|(program, ..)| Arc::clone(program));
+        self.index(event.process);
+        let make = || Process::running(event.process, event.container, program.unwrap_or_default());
+        let node = self.nodes.entry(event.process).or_insert_with(make);
         if parent != event.process {
             node.parent = Some(parent);
         }
         // Its exec may have come first (verdicts have their own ring): then that counts.
         if node.generation == 0 {
-            node.comm = comm.to_owned();
+            node.comm.clone_from(comm);
             node.container = event.container;
             node.uid = event.uid;
             if let Some((program, flags, listening)) = inherited {
@@ -237,10 +235,7 @@ impl ProcessTable {
     }
 
     fn connect(&mut self, event: &Event, connect: &Connect) {
-        self.flags(event, connect.task_flags);
-        let Some(node) = self.nodes.get_mut(&event.process) else {
-            return;
-        };
+        let Some(node) = self.flags(event, connect.task_flags) else { return };
         if node.comm.is_empty() {
             node.comm.clone_from(&connect.comm);
         }
@@ -258,11 +253,11 @@ impl ProcessTable {
         }
     }
 
-    fn flags(&mut self, event: &Event, task_flags: u32) {
+    fn flags(&mut self, event: &Event, task_flags: u32) -> Option<&mut Process> {
         self.ensure(event.process, event.container);
-        if let Some(node) = self.nodes.get_mut(&event.process) {
-            node.task_flags = task_flags;
-        }
+        let node = self.nodes.get_mut(&event.process)?;
+        node.task_flags = task_flags;
+        Some(node)
     }
 
     /// Makes sure there is a node: from the resolver, else a bare one.
@@ -276,13 +271,14 @@ impl ProcessTable {
             self.index(key);
             self.nodes.insert(key, process);
         } else if container != HOST {
-            self.ensure_bare(key, container);
+            self.node(key, container);
         }
     }
 
-    fn ensure_bare(&mut self, key: ProcessKey, container: ContainerKey) {
+    /// The node, made bare if it is missing.
+    fn node(&mut self, key: ProcessKey, container: ContainerKey) -> &mut Process {
         self.index(key);
-        self.nodes.entry(key).or_insert_with(|| Process::unknown(key, container));
+        self.nodes.entry(key).or_insert_with(|| Process::unknown(key, container))
     }
 
     fn index(&mut self, key: ProcessKey) {
@@ -308,12 +304,17 @@ impl ProcessTable {
             needed.extend(self.ancestors(process.key).map(|a| a.key));
         }
         let horizon = self.now_ns.saturating_sub(self.limits.linger_ns);
-        self.nodes.retain(|key, p| p.exited_at.is_none_or(|at| at > horizon) || needed.contains(key));
+        let by_tgid = &mut self.by_tgid;
+        self.nodes.retain(|key, p| {
+            let stays = p.exited_at.is_none_or(|at| at > horizon) || needed.contains(key);
+            if !stays {
+                unindex(by_tgid, *key);
+            }
+            stays
+        });
         if self.nodes.len() > self.limits.processes {
             self.shrink(&needed);
         }
-        let nodes = &self.nodes;
-        self.by_tgid.retain(|_, key| nodes.contains_key(key));
     }
 
     fn shrink(&mut self, needed: &HashSet<ProcessKey>) {
@@ -333,9 +334,18 @@ impl ProcessTable {
                 None => (is_small(p), 2, p.key.start_ns, p.key),
             })
             .collect();
-        order.sort_unstable();
+        // Only which ones, not their order.
+        order.select_nth_unstable(excess);
         for (_, _, _, key) in order.into_iter().take(excess) {
             self.nodes.remove(&key);
+            unindex(&mut self.by_tgid, key);
         }
+    }
+}
+
+/// The process is forgotten: its id leads nowhere, unless it has come again.
+fn unindex(by_tgid: &mut HashMap<u32, ProcessKey>, key: ProcessKey) {
+    if by_tgid.get(&key.tgid) == Some(&key) {
+        by_tgid.remove(&key.tgid);
     }
 }

@@ -8,9 +8,11 @@
 
 mod read;
 mod tap;
+mod woven;
 
 pub use read::{Reader, RecordingError};
 pub use tap::{Notes, TAPS, Taps, Wish};
+pub use woven::Woven;
 
 use crate::container::registry::Container;
 use crate::event::{ContainerKey, Event, Inode};
@@ -40,6 +42,7 @@ pub struct Head {
 
 /// One thing that judgement was told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are events, and none is kept")]
 pub enum Entry {
     /// A container as it is known from here on.
     Container(Box<Container>),
@@ -52,7 +55,7 @@ pub enum Entry {
     /// Whether a file lies on a mount of the host's, as answered while the next event was judged.
     HostFile(Inode, bool),
     /// An event.
-    Event(Box<Event>),
+    Event(Event),
     /// So many events are missing here: who records was too slow.
     Lost(u64),
     /// What the system answered while the next event was judged.

@@ -1,16 +1,17 @@
 //! Reading a recording.
 
 use super::{Entry, FRAME_MAX, Head, MAGIC};
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::MultiGzDecoder;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read};
+use std::ops::Range;
 use std::path::Path;
 
 /// What a compressed file begins with (RFC 1952).
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
-/// Bytes read from a file at a time.
-const BUFFER: usize = 1 << 18;
+/// Bytes read at a time.
+const BUFFER: usize = 1 << 16;
 
 /// Why a recording cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -33,8 +34,11 @@ pub enum RecordingError {
 #[derive(Debug)]
 pub struct Reader<R> {
     from: R,
+    /// What was read; from `next` to `end` it is still to be looked at.
+    buffer: Vec<u8>,
+    next: usize,
+    end: usize,
     at: u64,
-    frame: Vec<u8>,
     head: Head,
 }
 
@@ -44,13 +48,10 @@ impl Reader<Box<dyn Read>> {
     /// # Errors
     /// It cannot be read, or is none of ours.
     pub fn open(path: &Path) -> Result<Self, RecordingError> {
-        let mut file = BufReader::with_capacity(BUFFER, File::open(path)?);
+        // Half of what is asked for at a time: then it is read past this buffer.
+        let mut file = BufReader::with_capacity(BUFFER / 2, File::open(path)?);
         let compressed = file.fill_buf()?.starts_with(&GZIP);
-        Self::new(if compressed {
-            Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(file)))
-        } else {
-            Box::new(file)
-        })
+        Self::new(if compressed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) })
     }
 }
 
@@ -59,19 +60,21 @@ impl<R: Read> Reader<R> {
     ///
     /// # Errors
     /// It cannot be read, or is no recording.
-    pub fn new(mut from: R) -> Result<Self, RecordingError> {
-        let mut magic = [0; MAGIC.len()];
-        match from.read_exact(&mut magic) {
-            Ok(()) if magic == MAGIC => {}
-            Ok(()) => return Err(RecordingError::NotARecording),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(RecordingError::NotARecording),
-            Err(error) => return Err(error.into()),
+    pub fn new(from: R) -> Result<Self, RecordingError> {
+        let head = Head { version: String::new(), host: String::new(), kernel: String::new(), boot_ns: 0, wall_ns: 0 };
+        let mut reader = Self { from, buffer: vec![0; BUFFER], next: 0, end: 0, at: 0, head };
+        if !reader.has(MAGIC.len())? || reader.buffer[..MAGIC.len()] != MAGIC {
+            return Err(RecordingError::NotARecording);
         }
-        let mut frame = Vec::new();
-        let read = next_frame(&mut from, &mut frame)?;
-        let head = Some(()).filter(|()| read == Frame::Whole).and_then(|()| postcard::from_bytes(&frame).ok());
-        let head = head.ok_or(RecordingError::NotARecording)?;
-        Ok(Self { from, at: (MAGIC.len() + 4 + frame.len()) as u64, frame, head })
+        reader.next = MAGIC.len();
+        reader.at = MAGIC.len() as u64;
+        let head = match reader.frame() {
+            Ok(Some(frame)) => postcard::from_bytes(&reader.buffer[frame]).ok(),
+            Ok(None) | Err(RecordingError::Damaged { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        reader.head = head.ok_or(RecordingError::NotARecording)?;
+        Ok(reader)
     }
 
     /// Where and when it was made.
@@ -84,44 +87,47 @@ impl<R: Read> Reader<R> {
     /// # Errors
     /// It cannot be read, or makes no sense.
     pub fn next_entry(&mut self) -> Result<Option<Entry>, RecordingError> {
-        let damaged = RecordingError::Damaged { at: self.at };
-        match next_frame(&mut self.from, &mut self.frame)? {
-            Frame::End => Ok(None),
-            Frame::TooLong => Err(damaged),
-            Frame::Whole => {
-                let entry = postcard::from_bytes(&self.frame).map_err(|_| damaged)?;
-                self.at += 4 + self.frame.len() as u64;
-                Ok(Some(entry))
+        let at = self.at;
+        let Some(frame) = self.frame()? else { return Ok(None) };
+        postcard::from_bytes(&self.buffer[frame]).map(Some).map_err(|_| RecordingError::Damaged { at })
+    }
+
+    /// Where the next frame is in the buffer.
+    fn frame(&mut self) -> Result<Option<Range<usize>>, RecordingError> {
+        const LENGTH: usize = size_of::<u32>();
+        if !self.has(LENGTH)? {
+            return Ok(None);
+        }
+        let length = self.buffer[self.next..].first_chunk::<LENGTH>().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        if length > FRAME_MAX {
+            return Err(RecordingError::Damaged { at: self.at });
+        }
+        if !self.has(LENGTH + length)? {
+            return Ok(None);
+        }
+        let start = self.next + LENGTH;
+        self.next = start + length;
+        self.at += (LENGTH + length) as u64;
+        Ok(Some(start..self.next))
+    }
+
+    /// Reads on until so many bytes are there; `false` if there are not.
+    fn has(&mut self, wanted: usize) -> io::Result<bool> {
+        while self.end - self.next < wanted {
+            if self.buffer.len() - self.next < wanted {
+                self.buffer.copy_within(self.next..self.end, 0);
+                self.end -= self.next;
+                self.next = 0;
+                self.buffer.resize(self.buffer.len().max(wanted), 0);
+            }
+            match self.from.read(&mut self.buffer[self.end..]) {
+                Ok(0) => return Ok(false),
+                Ok(read) => self.end += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Frame {
-    Whole,
-    TooLong,
-    End,
-}
-
-fn next_frame(from: &mut impl Read, frame: &mut Vec<u8>) -> io::Result<Frame> {
-    let mut length = [0; 4];
-    if !filled(from, &mut length)? {
-        return Ok(Frame::End);
-    }
-    let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
-    if length > FRAME_MAX {
-        return Ok(Frame::TooLong);
-    }
-    frame.resize(length, 0);
-    Ok(if filled(from, frame)? { Frame::Whole } else { Frame::End })
-}
-
-/// Fills the buffer; `false` if there is not enough left.
-fn filled(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
-    match from.read_exact(buffer) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(error) => Err(error),
+        Ok(true)
     }
 }

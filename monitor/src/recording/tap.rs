@@ -129,7 +129,7 @@ impl Taps {
         if copy.wanted.is_empty() {
             return None;
         }
-        Entry::Event(Box::new(event.clone())).write(&mut copy.frame);
+        Entry::Event(event.clone()).write(&mut copy.frame);
         Some(copy)
     }
 

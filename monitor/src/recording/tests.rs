@@ -43,7 +43,7 @@ fn read(bytes: &[u8]) -> (Vec<Entry>, Option<RecordingError>) {
 fn recorded(events: u64) -> Vec<u8> {
     let mut bytes = Head::now().bytes();
     for id in 0..events {
-        Entry::Event(Box::new(event(id, 1))).write(&mut bytes);
+        Entry::Event(event(id, 1)).write(&mut bytes);
     }
     bytes
 }
@@ -55,7 +55,7 @@ fn what_is_written_is_read() {
     let (entries, error) = read(&bytes);
     assert!(error.is_none());
     let shown: Vec<String> = entries.iter().map(|entry| format!("{entry:?}")).collect();
-    let wanted: Vec<String> = (0..3).map(|id| format!("{:?}", Entry::Event(Box::new(event(id, 1))))).collect();
+    let wanted: Vec<String> = (0..3).map(|id| format!("{:?}", Entry::Event(event(id, 1)))).collect();
     assert_eq!(shown, wanted);
 }
 

@@ -99,7 +99,7 @@ fn connect(task: &Task, socket: &TaskSocket, task_flags: u32) -> Option<Body> {
         op,
         task_flags,
         sink_tgid: None,
-        comm: task.comm.clone(),
+        comm: task.comm.as_str().into(),
     }))
 }
 
@@ -132,9 +132,9 @@ fn exec(
         fingerprint: task.fingerprint,
         stdio: task.stdio.clone(),
         origin,
-        comm: task.comm.clone(),
+        comm: task.comm.as_str().into(),
         filename: task.exe.path.clone(),
-        args: task.args.clone(),
+        args: task.args.iter().map(Into::into).collect(),
         args_cut: task.args_cut,
     };
     (exec, task_flags)

@@ -176,7 +176,7 @@ fn read_exe(pid: u32) -> Option<File> {
         size: meta.size(),
         flags,
         magic,
-        path,
+        path: path.into(),
     })
 }
 

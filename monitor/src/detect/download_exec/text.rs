@@ -5,6 +5,7 @@ use crate::detect::context::Context;
 use crate::event::{Event, Exec, File, Form, Inode, Payload, ProcessKey, Stdio, file, state};
 use crate::provenance::Program;
 use monitor_common::exec::EXEC_STDIN_TAINTED;
+use smol_str::SmolStr;
 
 /// Names under which a process opens its own standard input.
 const STDIN_NAMES: &[&str] = &["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
@@ -20,14 +21,14 @@ const SHORTEST: usize = 8;
 const SHORTEST_BEHIND: usize = 16;
 
 /// First operand of an interpreter's command line.
-fn operand(args: &[String]) -> Option<&str> {
-    args.iter().skip(1).map(String::as_str).find(|a| !a.starts_with(['-', '+']))
+fn operand(args: &[SmolStr]) -> Option<&str> {
+    args.iter().skip(1).map(SmolStr::as_str).find(|a| !a.starts_with(['-', '+']))
 }
 
 /// The text after `-c`.
-fn command(args: &[String]) -> Option<&str> {
+fn command(args: &[SmolStr]) -> Option<&str> {
     let at = args.iter().skip(1).position(|a| a.starts_with('-') && !a.starts_with("--") && a.contains('c'))?;
-    args.get(at + 2).map(String::as_str)
+    args.get(at + 2).map(SmolStr::as_str)
 }
 
 fn stdin_is_tainted(exec: &Exec) -> bool {
@@ -96,7 +97,7 @@ pub fn is_its_script(program: &Program, opened: &File) -> bool {
 }
 
 /// Does the shell's `-c` text source the file (`. ./f`, `source <(curl …)`)?
-pub fn is_sourced(args: &[String], opened: &File) -> bool {
+pub fn is_sourced(args: &[SmolStr], opened: &File) -> bool {
     let Some(text) = command(args) else {
         return false;
     };
@@ -192,7 +193,7 @@ impl Arrivals {
             .find_map(|key| self.by_parent.get(&key))
             .or_else(|| self.read_by(exec.parent, cx))?;
         let text =
-            command(&exec.args).or_else(|| exec.args.last().map(String::as_str)).map(|t| t.trim_end_matches('\n'))?;
+            command(&exec.args).or_else(|| exec.args.last().map(SmolStr::as_str)).map(|t| t.trim_end_matches('\n'))?;
         let fresh = event.time_ns.saturating_sub(arrived.at_ns) <= ARRIVAL_NS;
         (fresh && runs(text, &arrived.bytes))
             .then(|| ("text_as_argument", "was given program text that had just come from the network".to_owned()))

@@ -1,7 +1,8 @@
 //! Pieces of evidence, and what a command line gives away.
 
-use crate::event::Event;
+use crate::event::{Event, last_component};
 use crate::finding::Evidence;
+use smol_str::SmolStr;
 use std::net::SocketAddr;
 
 /// Evidence of one program life.
@@ -45,15 +46,15 @@ pub fn score(evidence: &[Evidence]) -> u32 {
 }
 
 /// xmrig's own call (`src/hw/msr/Msr_linux.cpp`).
-pub fn is_msr_modprobe(args: &[String]) -> bool {
-    args.first().is_some_and(|a| a.rsplit('/').next() == Some("modprobe"))
+pub fn is_msr_modprobe(args: &[SmolStr]) -> bool {
+    args.first().is_some_and(|a| last_component(a) == "modprobe")
         && args.iter().any(|a| a == "msr")
         && args.iter().any(|a| a == "allow_writes=on")
 }
 
 /// Arguments that only miners take: a pool URL as a whole argument or an option's value, tuning
 /// flags, algorithm names. A word inside a longer text (grep, a commit message) is none.
-pub fn arguments(args: &[String]) -> Vec<String> {
+pub fn arguments(args: &[SmolStr]) -> Vec<String> {
     const SCHEMES: &[&str] = &[
         "stratum+tcp://",
         "stratum2+tcp://",
@@ -85,8 +86,10 @@ pub fn arguments(args: &[String]) -> Vec<String> {
     let mut previous = "";
     for arg in args.iter().skip(1) {
         let value = arg.split_once('=').filter(|_| arg.starts_with("--")).map_or(arg.as_str(), |(_, v)| v);
-        let url = SCHEMES.iter().any(|s| value.starts_with(s) && !value[s.len()..].contains(char::is_whitespace));
-        let flag = FLAGS.iter().any(|f| arg.starts_with(f) && (*f != "--algo=" || algo(value)));
+        let url = value.starts_with(['s', 'd'])
+            && SCHEMES.iter().any(|s| value.starts_with(s) && !value[s.len()..].contains(char::is_whitespace));
+        let flag =
+            arg.starts_with("--") && FLAGS.iter().any(|f| arg.starts_with(f) && (*f != "--algo=" || algo(value)));
         let named = matches!(previous, "-a" | "--algo" | "--coin") && (algo(value) || previous == "--coin");
         if url || flag || named {
             found.push(arg.chars().take(80).collect());

@@ -187,12 +187,14 @@ fn fed_shell<'a>(event: &Event, connect: &Connect, cx: &Context<'a>) -> Option<&
     if let Some(shell) = named.filter(|s| s.alive() && s.container == event.container) {
         return Some(shell);
     }
-    cx.processes.in_container(event.container).find(|p| {
+    let fed = cx.processes.in_container(event.container).filter(|p| {
         p.has(state::TASK_SHELL | state::TASK_INTERPRETER)
             && p.program.form == Form::Stdin
             && matches!(p.program.stdio[0], Stdio::Pipe(_) | Stdio::Unix(_))
             && p.parent.is_some_and(|parent| cx.processes.same_program(event.process).any(|own| own.key == parent))
-    })
+    });
+    // The table has no order; the same events are to name the same shell.
+    fed.min_by_key(|p| (p.key.start_ns, p.key.tgid))
 }
 
 /// Rule 4: an interactive shell is served to whoever connects. inetd and sshd scripts have an
