@@ -89,14 +89,14 @@ impl Observer {
     fn refused(&self, event: &Event, open: &Open, cx: &Context<'_>) -> Option<Act> {
         let is_first = cx.containers.init(event.container).is_none_or(|init| init == event.process);
         let parent = match self.programs.get(&event.process) {
-            Some(before) => before.clone(),
+            Some(before) => before.to_string(),
             None if open.task_flags & state::TASK_ENTERING != 0 => {
                 if is_first { START } else { RUNTIME_EXEC }.to_owned()
             }
-            None => cx.process(event).map(|process| process.program.exe.clone()).unwrap_or_default(),
+            None => cx.process(event).map(|process| process.program.exe.to_string()).unwrap_or_default(),
         };
         let parent = if parent.is_empty() { UNKNOWN.to_owned() } else { parent };
-        let (exe, layer) = (open.file.path.clone(), Layer::of(&open.file));
+        let (exe, layer) = (open.file.path.to_string(), Layer::of(&open.file));
         Some(Act::Exec { parent, exe, layer, form: None, user: event.uid })
     }
 
