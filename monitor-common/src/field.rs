@@ -348,6 +348,7 @@ impl Field {
             | Self::RegsSizeOf => "what the system call tracepoints read from the arguments",
             Self::RegsNumber => "downloaded scripts that are run by the name of a symbolic link",
             Self::TaskExecId => "telling a program start that was judged already",
+            Self::BprmBuf => "refusing programs that a baseline does not have: they are killed right after",
             Self::TaskNsproxy
             | Self::NsproxyMnt
             | Self::MntInum
