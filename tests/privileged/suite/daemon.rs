@@ -315,6 +315,13 @@ impl Daemon {
         self.those(|row| row["event"]["dataset"] == "bulkhead.response" && row["event"]["action"] == action)
     }
 
+    /// Those about one container.
+    pub fn responses_about(&self, action: &str, container: &str) -> Vec<Value> {
+        let mut rows = self.responses(action);
+        rows.retain(|row| row["container"]["id"] == container);
+        rows
+    }
+
     /// Waits for a response.
     pub fn await_response(&self, action: &str) -> Result<Value> {
         self.await_row(&format!("{action} response"), ALERT_WAIT, |row| {

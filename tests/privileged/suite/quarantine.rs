@@ -263,10 +263,7 @@ fn order(daemon: &Daemon, order: &str, container: &str) -> Result<(Instant, Stri
     Ok((begun, answer))
 }
 
-fn cut(layout: Layout, subject: &Subject, group: &Group, by: &str) -> Result<()> {
-    // Before the daemon: nothing in it has seen these sockets made.
-    let streams = streams(subject)?;
-    let daemon = Daemon::start(group, &Settings { prelude: layout.prelude(), ..Settings::mode("monitor") })?;
+fn cut(daemon: &Daemon, subject: &Subject, streams: &Streams, by: &str) -> Result<()> {
     streams.arrivals.iter().try_for_each(Arrivals::await_flow)?;
     ensure!(subject.can_call(streams.port)? && subject.can_be_called(streams.served)?, "the stage is broken");
 
@@ -274,7 +271,7 @@ fn cut(layout: Layout, subject: &Subject, group: &Group, by: &str) -> Result<()>
     let raw = by != "sockets";
     ensure!(subject.can_ping()?, "the stage is broken: no answer to a ping");
 
-    let (begun, answer) = order(&daemon, "quarantine", subject.id())?;
+    let (begun, answer) = order(daemon, "quarantine", subject.id())?;
     let answered = begun.elapsed();
     ensure!(answer.contains(by), "cut by other means than {by}: {answer}");
     let limit = pace::wait(LIMIT);
@@ -290,12 +287,12 @@ fn cut(layout: Layout, subject: &Subject, group: &Group, by: &str) -> Result<()>
     let status = daemon.status()?;
     ensure!(status["quarantined"].as_array().is_some_and(|list| list.len() == 1), "status: {}", status["quarantined"]);
 
-    order(&daemon, "release", subject.id())?;
+    order(daemon, "release", subject.id())?;
     ensure!(subject.can_call(streams.port)?, "after the release no connection gets out");
     ensure!(subject.can_be_called(streams.served)?, "after the release no connection gets in");
-    for (action, count) in [("quarantine", 1), ("release", 1)] {
-        let rows = daemon.responses(action);
-        ensure!(rows.len() == count && rows[0]["container"]["id"] == subject.id(), "{action}: {rows:?}");
+    for action in ["quarantine", "release"] {
+        let rows = daemon.responses_about(action, subject.id());
+        ensure!(rows.len() == 1, "{action}: {rows:?}");
         ensure!(rows[0]["bulkhead"]["response"]["asked_by"] == "order", "{rows:?}");
     }
     Ok(())
@@ -303,9 +300,16 @@ fn cut(layout: Layout, subject: &Subject, group: &Group, by: &str) -> Result<()>
 
 fn cuts_on(layout: Layout, own: &str, host: &str) -> Result<()> {
     let group = layout.group()?;
-    cut(layout, &Subject::own(&group)?, &group, own).context("a network namespace of its own")?;
-    let group = layout.group()?;
-    cut(layout, &Subject::Host(group.cgroup()?), &group, host).context("the host's network namespace")
+    let subjects = [
+        (Subject::own(&group)?, own, "a network namespace of its own"),
+        (Subject::Host(group.cgroup()?), host, "the host's network namespace"),
+    ];
+    // Before the daemon: nothing in it has seen these sockets made.
+    let streams = subjects.iter().map(|(subject, ..)| streams(subject)).collect::<Result<Vec<_>>>()?;
+    let daemon = Daemon::start(&group, &Settings { prelude: layout.prelude(), ..Settings::mode("monitor") })?;
+    subjects.iter().zip(&streams).try_for_each(|((subject, by, what), streams)| {
+        cut(&daemon, subject, streams, by).with_context(|| *what)
+    })
 }
 
 /// Pure cgroup v1: no cgroup v2 holds the container, and the daemon has one mounted for itself.
