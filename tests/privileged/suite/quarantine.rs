@@ -20,14 +20,16 @@ const LIMIT: Duration = Duration::from_millis(100);
 /// How long it must be silent after that.
 const SILENCE: Duration = Duration::from_millis(900);
 
-/// Connects and sends a few bytes every 2 ms.
+/// Between two packets of a stream, on a host.
+const INTERVAL: Duration = Duration::from_millis(2);
+/// Connects and sends a few bytes again and again.
 const SENDER: &str = r#"use IO::Socket::INET; my ($a, $p, $proto) = @ARGV;
 my $s = IO::Socket::INET->new(PeerAddr => $a, PeerPort => $p, Proto => $proto) or exit 3;
-while (1) { my $n = syswrite $s, "x" x 64; exit 4 if !$n && $proto eq "tcp"; select undef, undef, undef, 0.002 }"#;
+while (1) { my $n = syswrite $s, "x" x 64; exit 4 if !$n && $proto eq "tcp"; select undef, undef, undef, @INTERVAL@ }"#;
 /// Accepts, and sends the same to everybody who calls.
 const SERVER: &str = r#"use IO::Socket::INET; my ($p) = @ARGV; $SIG{CHLD} = "IGNORE";
 my $l = IO::Socket::INET->new(LocalPort => $p, Listen => 5, ReuseAddr => 1) or exit 3;
-while (my $s = $l->accept) { next if fork; while (1) { syswrite($s, "x" x 64) or exit 4; select undef, undef, undef, 0.002 } }"#;
+while (my $s = $l->accept) { next if fork; while (1) { syswrite($s, "x" x 64) or exit 4; select undef, undef, undef, @INTERVAL@ } }"#;
 /// Connects: 0 if that worked, 3 if not.
 const CALLER: &str = r#"use IO::Socket::INET; my ($a, $p) = @ARGV;
 exit(IO::Socket::INET->new(PeerAddr => $a, PeerPort => $p, Proto => "tcp", Timeout => 2) ? 0 : 3)"#;
@@ -163,6 +165,7 @@ impl Subject {
     }
 
     fn perl(&self, script: &str, arguments: &[String]) -> Result<Ends> {
+        let script = &script.replace("@INTERVAL@", &pace::wait(INTERVAL).as_secs_f64().to_string());
         let child = match self {
             Self::Own(container, _) => {
                 let quoted: Vec<String> = arguments.iter().map(|argument| format!("'{argument}'")).collect();
@@ -307,9 +310,10 @@ fn cuts_on(layout: Layout, own: &str, host: &str) -> Result<()> {
     // Before the daemon: nothing in it has seen these sockets made.
     let streams = subjects.iter().map(|(subject, ..)| streams(subject)).collect::<Result<Vec<_>>>()?;
     let daemon = Daemon::start(&group, &Settings { prelude: layout.prelude(), ..Settings::mode("monitor") })?;
-    subjects.iter().zip(&streams).try_for_each(|((subject, by, what), streams)| {
-        cut(&daemon, subject, streams, by).with_context(|| *what)
-    })
+    subjects
+        .iter()
+        .zip(&streams)
+        .try_for_each(|((subject, by, what), streams)| cut(&daemon, subject, streams, by).with_context(|| *what))
 }
 
 /// Pure cgroup v1: no cgroup v2 holds the container, and the daemon has one mounted for itself.
