@@ -3,7 +3,7 @@
 use crate::container::{Group, end_with_us, wait};
 use crate::pace;
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -166,11 +166,12 @@ impl Daemon {
         bail!("the daemon was not ready in time:\n{}", self.log())
     }
 
-    /// Whether it has neither ended nor died.
+    /// Whether any of its threads is left: the first may be a zombie while others still hold files and locks.
     pub fn is_running(&self) -> bool {
-        // A child that nobody has waited for stays as a zombie.
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
-        stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
+        let Some(pid) = i32::try_from(self.pid()).ok().and_then(Pid::from_raw) else { return false };
+        // It stays a child that nobody has waited for.
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        matches!(waitid(WaitId::Pid(pid), options), Ok(None))
     }
 
     /// Programs that the kernel did not run because they were running already on that processor (a task that was
@@ -316,6 +317,13 @@ impl Daemon {
     /// Responses on record.
     pub fn responses(&self, action: &str) -> Vec<Value> {
         self.those(|row| row["event"]["dataset"] == "bulkhead.response" && row["event"]["action"] == action)
+    }
+
+    /// Those about one container.
+    pub fn responses_about(&self, action: &str, container: &str) -> Vec<Value> {
+        let mut rows = self.responses(action);
+        rows.retain(|row| row["container"]["id"] == container);
+        rows
     }
 
     /// Waits for a response.

@@ -77,6 +77,7 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("downloaded_code_never_runs", Needs::Daemon, refusals::downloaded_code_never_runs),
     ("own_library_is_no_finding", Needs::Daemon, refusals::own_library_is_no_finding),
     ("shell_on_a_socket_never_starts", Needs::Daemon, refusals::shell_on_a_socket_never_starts),
+    ("connection_on_stdio_is_no_shell", Needs::Daemon, refusals::connection_on_stdio_is_no_shell),
     ("runtime_socket_is_refused", Needs::Daemon, refusals::runtime_socket_is_refused),
     ("ring_writes_are_judged", Needs::Daemon, uring::ring_writes_are_judged),
     ("ring_names_are_judged", Needs::Daemon, uring::ring_names_are_judged),
@@ -183,6 +184,7 @@ fn trial(name: &'static str, needs: Needs, body: Body) -> Trial {
     Trial::ignorable_test(name, move || match missing(needs) {
         Some(why) => Ok(Completion::ignored_with(why)),
         None => {
+            let _bill = pace::Bill::open(name);
             // The next test does not start with what was left by one that failed.
             let spoilt = Spoilt;
             body().map_err(|error| Failed::from(format!("{error:#}")))?;

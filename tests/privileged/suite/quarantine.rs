@@ -20,14 +20,16 @@ const LIMIT: Duration = Duration::from_millis(100);
 /// How long it must be silent after that.
 const SILENCE: Duration = Duration::from_millis(900);
 
-/// Connects and sends a few bytes every 2 ms.
+/// Between two packets of a stream, on a host.
+const INTERVAL: Duration = Duration::from_millis(2);
+/// Connects and sends a few bytes again and again.
 const SENDER: &str = r#"use IO::Socket::INET; my ($a, $p, $proto) = @ARGV;
 my $s = IO::Socket::INET->new(PeerAddr => $a, PeerPort => $p, Proto => $proto) or exit 3;
-while (1) { my $n = syswrite $s, "x" x 64; exit 4 if !$n && $proto eq "tcp"; select undef, undef, undef, 0.002 }"#;
+while (1) { my $n = syswrite $s, "x" x 64; exit 4 if !$n && $proto eq "tcp"; select undef, undef, undef, @INTERVAL@ }"#;
 /// Accepts, and sends the same to everybody who calls.
 const SERVER: &str = r#"use IO::Socket::INET; my ($p) = @ARGV; $SIG{CHLD} = "IGNORE";
 my $l = IO::Socket::INET->new(LocalPort => $p, Listen => 5, ReuseAddr => 1) or exit 3;
-while (my $s = $l->accept) { next if fork; while (1) { syswrite($s, "x" x 64) or exit 4; select undef, undef, undef, 0.002 } }"#;
+while (my $s = $l->accept) { next if fork; while (1) { syswrite($s, "x" x 64) or exit 4; select undef, undef, undef, @INTERVAL@ } }"#;
 /// Connects: 0 if that worked, 3 if not.
 const CALLER: &str = r#"use IO::Socket::INET; my ($a, $p) = @ARGV;
 exit(IO::Socket::INET->new(PeerAddr => $a, PeerPort => $p, Proto => "tcp", Timeout => 2) ? 0 : 3)"#;
@@ -163,6 +165,7 @@ impl Subject {
     }
 
     fn perl(&self, script: &str, arguments: &[String]) -> Result<Ends> {
+        let script = &script.replace("@INTERVAL@", &pace::wait(INTERVAL).as_secs_f64().to_string());
         let child = match self {
             Self::Own(container, _) => {
                 let quoted: Vec<String> = arguments.iter().map(|argument| format!("'{argument}'")).collect();
@@ -263,10 +266,7 @@ fn order(daemon: &Daemon, order: &str, container: &str) -> Result<(Instant, Stri
     Ok((begun, answer))
 }
 
-fn cut(layout: Layout, subject: &Subject, group: &Group, by: &str) -> Result<()> {
-    // Before the daemon: nothing in it has seen these sockets made.
-    let streams = streams(subject)?;
-    let daemon = Daemon::start(group, &Settings { prelude: layout.prelude(), ..Settings::mode("monitor") })?;
+fn cut(daemon: &Daemon, subject: &Subject, streams: &Streams, by: &str) -> Result<()> {
     streams.arrivals.iter().try_for_each(Arrivals::await_flow)?;
     ensure!(subject.can_call(streams.port)? && subject.can_be_called(streams.served)?, "the stage is broken");
 
@@ -274,7 +274,7 @@ fn cut(layout: Layout, subject: &Subject, group: &Group, by: &str) -> Result<()>
     let raw = by != "sockets";
     ensure!(subject.can_ping()?, "the stage is broken: no answer to a ping");
 
-    let (begun, answer) = order(&daemon, "quarantine", subject.id())?;
+    let (begun, answer) = order(daemon, "quarantine", subject.id())?;
     let answered = begun.elapsed();
     ensure!(answer.contains(by), "cut by other means than {by}: {answer}");
     let limit = pace::wait(LIMIT);
@@ -290,12 +290,12 @@ fn cut(layout: Layout, subject: &Subject, group: &Group, by: &str) -> Result<()>
     let status = daemon.status()?;
     ensure!(status["quarantined"].as_array().is_some_and(|list| list.len() == 1), "status: {}", status["quarantined"]);
 
-    order(&daemon, "release", subject.id())?;
+    order(daemon, "release", subject.id())?;
     ensure!(subject.can_call(streams.port)?, "after the release no connection gets out");
     ensure!(subject.can_be_called(streams.served)?, "after the release no connection gets in");
-    for (action, count) in [("quarantine", 1), ("release", 1)] {
-        let rows = daemon.responses(action);
-        ensure!(rows.len() == count && rows[0]["container"]["id"] == subject.id(), "{action}: {rows:?}");
+    for action in ["quarantine", "release"] {
+        let rows = daemon.responses_about(action, subject.id());
+        ensure!(rows.len() == 1, "{action}: {rows:?}");
         ensure!(rows[0]["bulkhead"]["response"]["asked_by"] == "order", "{rows:?}");
     }
     Ok(())
@@ -303,9 +303,17 @@ fn cut(layout: Layout, subject: &Subject, group: &Group, by: &str) -> Result<()>
 
 fn cuts_on(layout: Layout, own: &str, host: &str) -> Result<()> {
     let group = layout.group()?;
-    cut(layout, &Subject::own(&group)?, &group, own).context("a network namespace of its own")?;
-    let group = layout.group()?;
-    cut(layout, &Subject::Host(group.cgroup()?), &group, host).context("the host's network namespace")
+    let subjects = [
+        (Subject::own(&group)?, own, "a network namespace of its own"),
+        (Subject::Host(group.cgroup()?), host, "the host's network namespace"),
+    ];
+    // Before the daemon: nothing in it has seen these sockets made.
+    let streams = subjects.iter().map(|(subject, ..)| streams(subject)).collect::<Result<Vec<_>>>()?;
+    let daemon = Daemon::start(&group, &Settings { prelude: layout.prelude(), ..Settings::mode("monitor") })?;
+    subjects
+        .iter()
+        .zip(&streams)
+        .try_for_each(|((subject, by, what), streams)| cut(&daemon, subject, streams, by).with_context(|| *what))
 }
 
 /// Pure cgroup v1: no cgroup v2 holds the container, and the daemon has one mounted for itself.

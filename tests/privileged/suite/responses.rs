@@ -1,10 +1,10 @@
 //! Freeze and thaw, orders and their guard rails, and responses that findings bring about.
 
 use crate::container::{Container, Group};
-use crate::daemon::{Daemon, Settings, outcome, program};
+use crate::daemon::{ALERT_WAIT, Daemon, Settings, outcome, program};
 use crate::engine::serve;
 use crate::lab::Peer;
-use crate::pace;
+use crate::{pace, shared};
 use anyhow::{Result, ensure};
 use monitor::container::hierarchy;
 use std::fs;
@@ -66,29 +66,42 @@ pub fn freeze_stops_and_thaw_resumes() -> Result<()> {
     let v1 = hierarchy::v1(&mounted, "freezer").map(|_| ("", "cgroup v1 freezer"));
     let v2 = hierarchy::unified(&mounted).map(|_| (hide_v1, "cgroup v2 freezer"));
     ensure!(v1.is_some() || v2.is_some(), "this host has no freezer");
+    let has_v1 = v1.is_some();
     for (prelude, by) in v1.into_iter().chain(v2) {
-        let group = Group::make()?;
-        let daemon = Daemon::start(&group, &Settings { prelude: prelude.into(), ..Settings::mode("monitor") })?;
-        let container = Container::start(&group)?;
-        let _counter = Ends(container.spawn(COUNTER)?);
-        ensure!(goes_on(&container), "the counter does not count");
-        let begun = Instant::now();
-        gets(&daemon, "freeze", container.id(), 0, by)?;
-        let took = begun.elapsed();
-        ensure!(stands(&container), "{by}: it still counts");
-        let status = daemon.status()?;
-        ensure!(status["frozen"].as_array().is_some_and(|list| list.len() == 1), "status: {}", status["frozen"]);
-        gets(&daemon, "freeze", container.id(), 1, "frozen already")?;
-        gets(&daemon, "thaw", container.id(), 0, by)?;
-        ensure!(goes_on(&container), "{by}: it does not go on: {}", state(&container));
-        gets(&daemon, "thaw", container.id(), 1, "not frozen")?;
-        let row = daemon.await_response("freeze")?;
-        eprintln!(
-            "{by}: frozen {took:?} after the start of the command; {} ns in the daemon",
-            row["event"]["duration"]
-        );
-        ensure!(daemon.responses("freeze").len() == 2 && daemon.responses("thaw").len() == 2, "not all on record");
+        // Nothing need be hidden from it where there is one kind only.
+        let watch = if prelude.is_empty() || !has_v1 { Some(shared::watch("monitor")?) } else { None };
+        match watch {
+            Some(watch) => freezes(&watch.daemon, &watch.group, by)?,
+            None => {
+                let group = Group::make()?;
+                let settings = Settings { prelude: prelude.into(), ..Settings::mode("monitor") };
+                freezes(&Daemon::start(&group, &settings)?, &group, by)?;
+            }
+        }
     }
+    Ok(())
+}
+
+fn freezes(daemon: &Daemon, group: &Group, by: &str) -> Result<()> {
+    let container = Container::start(group)?;
+    let _counter = Ends(container.spawn(COUNTER)?);
+    ensure!(goes_on(&container), "the counter does not count");
+    let begun = Instant::now();
+    gets(daemon, "freeze", container.id(), 0, by)?;
+    let took = begun.elapsed();
+    ensure!(stands(&container), "{by}: it still counts");
+    let status = daemon.status()?;
+    ensure!(status["frozen"].as_array().is_some_and(|list| list.len() == 1), "status: {}", status["frozen"]);
+    gets(daemon, "freeze", container.id(), 1, "frozen already")?;
+    gets(daemon, "thaw", container.id(), 0, by)?;
+    ensure!(goes_on(&container), "{by}: it does not go on: {}", state(&container));
+    gets(daemon, "thaw", container.id(), 1, "not frozen")?;
+    let those = |action: &str| daemon.responses_about(action, container.id());
+    daemon.await_row("second thaw", ALERT_WAIT, |_| those("thaw").len() == 2)?;
+    let (frozen, thawed) = (those("freeze"), those("thaw"));
+    ensure!(frozen.len() == 2 && thawed.len() == 2, "not all on record: {frozen:?} {thawed:?}");
+    let duration = &frozen[0]["event"]["duration"];
+    eprintln!("{by}: frozen {took:?} after the start of the command; {duration} ns in the daemon");
     Ok(())
 }
 

@@ -37,7 +37,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// Guests at a time: software emulation keeps a core busy with each.
+/// Guests at a time, unless told: software emulation keeps a core busy with each.
 const AT_A_TIME: usize = 2;
 
 /// Processor time that a guest may use, in seconds: several times what it needs.
@@ -79,6 +79,9 @@ pub struct Options {
     /// Processor time that a guest may use.
     #[arg(long, value_name = "SECONDS", default_value_t = LIMIT)]
     limit: u64,
+    /// Guests at a time: one for each core that has nothing else to do.
+    #[arg(long, value_name = "N", default_value_t = AT_A_TIME)]
+    jobs: usize,
 }
 
 /// Where kernels, the root disk and the logs of the last boots are. `BULKHEAD_VM_DIR` moves it, so that
@@ -90,7 +93,8 @@ pub fn cache_dir() -> PathBuf {
 /// Boots the matrix on this daemon: one result for each guest, and
 /// one for the verifier's counts.
 pub fn play_matrix(daemon: &Path) -> Result<Tally> {
-    let options = Options { all: true, monitor: Some(daemon.to_owned()), limit: LIMIT, ..Options::default() };
+    let monitor = Some(daemon.to_owned());
+    let options = Options { all: true, monitor, limit: LIMIT, jobs: AT_A_TIME, ..Options::default() };
     let boots = matrix::all();
     let floor = prepare(&options, &boots)?;
     let reports = floor.boot_all(&boots)?;
@@ -159,7 +163,8 @@ fn prepare(options: &Options, boots: &[Boot]) -> Result<Floor> {
     let kernels = kernels(boots, &cache, &interrupt)?;
     let must_run = MustRun::read()?;
     let (only, check, limit, resume) = (options.only.clone(), options.check, options.limit, options.resume);
-    Ok(Floor { cache, qemu, disk, payload: payload?, kernels, interrupt, must_run, only, check, limit, resume })
+    let (payload, jobs) = (payload?, options.jobs.max(1));
+    Ok(Floor { cache, qemu, disk, payload, kernels, interrupt, must_run, only, check, limit, resume, jobs })
 }
 
 fn boots(options: &Options) -> Result<Vec<Boot>> {
@@ -222,6 +227,8 @@ struct Floor {
     limit: u64,
     /// What has passed is not booted again.
     resume: bool,
+    /// Guests at a time.
+    jobs: usize,
 }
 
 impl Floor {
@@ -230,7 +237,7 @@ impl Floor {
         let queue = Mutex::new(boots.iter().enumerate());
         let reports = Mutex::new(BTreeMap::new());
         std::thread::scope(|scope| {
-            for _ in 0..AT_A_TIME {
+            for _ in 0..self.jobs {
                 scope.spawn(|| {
                     while let Some((number, boot)) = queue.lock().ok().and_then(|mut queue| queue.next())
                         && !self.interrupt.is_set()

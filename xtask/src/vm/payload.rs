@@ -71,10 +71,11 @@ fn stripped(program: &Path, scratch: &Path) -> Result<PathBuf> {
     Ok(copy)
 }
 
-/// Compiles the privileged tests and returns the program.
+/// Compiles the privileged tests, optimised as the daemon is, since an emulated processor is slow; returns the program.
 pub fn build_tests() -> Result<PathBuf> {
     let mut command = crate::process::cargo();
-    command.current_dir(workspace::root()).args(["test", "--locked", "--package", "privileged", "--no-run"]);
+    let arguments = ["test", "--locked", "--release", "--package", "privileged", "--no-run"];
+    command.current_dir(workspace::root()).args(arguments);
     crate::process::run(&mut command).context("compile the privileged tests")?;
     let messages = capture(command.args(["--quiet", "--message-format=json"]))?;
     let found = crate::test::artefacts::parse(&messages)?;
