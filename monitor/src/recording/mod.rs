@@ -42,7 +42,6 @@ pub struct Head {
 
 /// One thing that judgement was told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[expect(clippy::large_enum_variant, reason = "nearly all are events, and none is kept")]
 pub enum Entry {
     /// A container as it is known from here on.
     Container(Box<Container>),

@@ -61,7 +61,6 @@ impl Woven {
         containers.into_iter().for_each(|container| add(at_ns, Entry::Gone(container)));
         self.recordings += 1;
         self.span_ns = self.span_ns.max(at_ns + PAUSE_NS);
-        self.entries.sort_by_key(|(at_ns, place, _)| (*at_ns, *place));
         Ok(())
     }
 
@@ -76,7 +75,8 @@ impl Woven {
     }
 
     /// One round as a recording of its own. Judged one after the other, they are one long recording.
-    pub fn round(&self, number: u64) -> Vec<u8> {
+    pub fn round(&mut self, number: u64) -> Vec<u8> {
+        self.entries.sort_by_key(|(at_ns, place, _)| (*at_ns, *place));
         let Some(head) = &self.head else { return Vec::new() };
         let ns = self.span_ns.wrapping_mul(number);
         let shift = Shift { number: self.recordings.wrapping_mul(number), ns, pids: 0 };

@@ -100,7 +100,7 @@ pub fn live_container_is_completed_and_its_culprit_killed() -> Result<()> {
     docker(&["rename", "bulkhead-live", "bulkhead-renamed"])?;
     until(&registry, "the new name", || (registry.view(key).name == "bulkhead-renamed").then_some(()))?;
 
-    let sleeper = |event: &Event| matches!(&event.body, Body::Exec(exec) if *exec.args == ["sleep", "300"]);
+    let sleeper = |event: &Event| matches!(&event.body, Body::Exec(exec) if exec.args[..] == ["sleep", "300"]);
     let inside = until(&registry, "both processes", || {
         let events = monitor::startup::scan(&registry, &|_, _| 0, false).ok()?;
         let inside: Vec<Event> = events.into_iter().filter(|event| event.container == key).collect();

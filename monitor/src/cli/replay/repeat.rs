@@ -17,7 +17,7 @@ pub(super) fn run(files: &[PathBuf], rounds: u64, compiled: &Compiled) -> CliRes
         woven.add(&mut reader).map_err(|error| unreadable(file, &error))?;
     }
     let measured =
-        measure(&woven, rounds, compiled).map_err(|error| CliError::failure(format!("laid together: {error}")))?;
+        measure(&mut woven, rounds, compiled).map_err(|error| CliError::failure(format!("laid together: {error}")))?;
     super::super::print(&measured.text(files.len(), rounds))?;
     if measured.differing > 0 {
         return Err(CliError::failure(format!("{} rounds were judged otherwise the second time", measured.differing)));
@@ -90,11 +90,13 @@ impl Measured {
         let Totals { events, findings, .. } = self.totals;
         let mut text =
             format!("{files} recordings beside each other, {rounds} times: {events} events, {findings} findings\n");
-        text += &self.decoding.line("decoding alone", events);
+        text += &self.decoding.line("decoded", events);
         for (judging, rows) in self.judging.iter().zip(&self.rows) {
-            text += &judging.line("decoding and judging", events);
-            text += &rows.line("findings to rows of JSON", findings);
-            text += &judging.and(*rows).line("both", events);
+            text += &judging.line("decoded and judged", events);
+            if findings > 0 {
+                text += &rows.line("  rows of JSON of it", findings);
+                text += &judging.and(*rows).line("  all of this", events);
+            }
         }
         let said = if self.differing == 0 { "byte-identical" } else { "NOT identical" };
         let _ = writeln!(text, "rows of both: {} bytes, {said}", self.row_bytes);
@@ -103,15 +105,15 @@ impl Measured {
 }
 
 /// Everything on this thread: each round is decoded alone, and judged by two that know nothing of each other.
-fn measure(woven: &Woven, rounds: u64, compiled: &Compiled) -> Result<Measured, RecordingError> {
+fn measure(woven: &mut Woven, rounds: u64, compiled: &Compiled) -> Result<Measured, RecordingError> {
     let mut measured = Measured::default();
-    let Some(head) = woven.head() else { return Ok(measured) };
+    let Some(head) = woven.head().cloned() else { return Ok(measured) };
     let (mut one, mut other) = (Replay::new(compiled), Replay::new(compiled));
     for number in 0..rounds {
         let bytes = woven.round(number);
         measured.decoding.on(|| decode(&bytes))?;
-        let rows = measured.judge(0, &mut one, &bytes, head)?;
-        let again = measured.judge(1, &mut other, &bytes, head)?;
+        let rows = measured.judge(0, &mut one, &bytes, &head)?;
+        let again = measured.judge(1, &mut other, &bytes, &head)?;
         measured.row_bytes += rows.len();
         measured.differing += u64::from(rows != again);
     }

@@ -85,11 +85,11 @@ pub fn arguments(args: &[SmolStr]) -> Vec<String> {
     let mut found = Vec::new();
     let mut previous = "";
     for arg in args.iter().skip(1) {
-        let value = arg.split_once('=').filter(|_| arg.starts_with("--")).map_or(arg.as_str(), |(_, v)| v);
+        let is_long = arg.starts_with("--");
+        let value = Some(arg).filter(|_| is_long).and_then(|arg| arg.split_once('=')).map_or(arg.as_str(), |(_, v)| v);
         let url = value.starts_with(['s', 'd'])
             && SCHEMES.iter().any(|s| value.starts_with(s) && !value[s.len()..].contains(char::is_whitespace));
-        let flag =
-            arg.starts_with("--") && FLAGS.iter().any(|f| arg.starts_with(f) && (*f != "--algo=" || algo(value)));
+        let flag = is_long && FLAGS.iter().any(|f| arg.starts_with(f) && (*f != "--algo=" || algo(value)));
         let named = matches!(previous, "-a" | "--algo" | "--coin") && (algo(value) || previous == "--coin");
         if url || flag || named {
             found.push(arg.chars().take(80).collect());
