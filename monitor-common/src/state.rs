@@ -199,7 +199,7 @@ const _: () = assert!(size_of::<Pipe>() == 24 + 16 + 48);
 pub struct Socket {
     /// Who connected it.
     pub tgid: u32,
-    /// Payload segments seen outwards.
+    /// Payload segments seen outwards: in the upper byte their number, in the lower what they cost.
     pub sent: u16,
     /// And inwards.
     pub received: u16,

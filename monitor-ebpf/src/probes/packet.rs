@@ -1,5 +1,5 @@
 //! First payload bytes of a connection, both ways: what judgement reads stratum, DNS names and TLS
-//! server names from. At most [`SEGMENTS`] segments a direction and socket are copied; a packet of
+//! server names from. What a direction of a socket has copied is limited by [`BUDGET`]; a packet of
 //! a socket that no watched process connected costs one lookup. Before that: no packet of a quarantined
 //! container passes, in either direction.
 
@@ -17,8 +17,13 @@ use monitor_common::state::Socket;
 
 const ALLOW: i32 = 1;
 const DROP: i32 = 0;
-/// Segments copied in each direction: enough for a proxy's CONNECT, a split login and its answer.
-const SEGMENTS: u16 = 4;
+/// What is copied in each direction: four segments, enough for a proxy's CONNECT, a login and its answer; of small ones
+/// eight times as many, as who sends his words in crumbs says no less.
+const BUDGET: u16 = 32;
+const EACH: u16 = 8;
+const SMALL_EACH: u16 = 1;
+/// Bytes.
+const SMALL: u32 = 64;
 /// Index of the last byte that is copied, as a mask.
 const LAST_BYTE: u32 = PAYLOAD_LEN as u32 - 1;
 const _: () = assert!(PAYLOAD_LEN.is_power_of_two());
@@ -51,8 +56,9 @@ fn try_packet(ctx: &SkBuffContext, inbound: bool) -> Option<()> {
     let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
     // SAFETY: map values live as long as the program run; the counters may race by one.
     let socket = unsafe { &mut *marks::of_socket(cookie)? };
-    let index = if inbound { socket.received } else { socket.sent };
-    if index >= SEGMENTS {
+    // Their number, and below it what they cost.
+    let spent = if inbound { socket.received } else { socket.sent };
+    if spent & 0xff >= BUDGET {
         return None;
     }
     let offset = payload_offset(ctx)?;
@@ -60,12 +66,13 @@ fn try_packet(ctx: &SkBuffContext, inbound: bool) -> Option<()> {
     if length == 0 {
         return None;
     }
+    let more = spent + 0x100 + if length < SMALL { SMALL_EACH } else { EACH };
     if inbound {
-        socket.received = index + 1;
+        socket.received = more;
     } else {
-        socket.sent = index + 1;
+        socket.sent = more;
     }
-    emit(ctx, socket, cookie, inbound, index, offset, length)
+    emit(ctx, socket, cookie, inbound, spent >> 8, offset, length)
 }
 
 /// Offset of the TCP or UDP payload; cgroup programs see the packet from its IP header on.
