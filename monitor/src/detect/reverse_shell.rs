@@ -8,7 +8,7 @@ mod relay;
 
 use super::Detector;
 use super::context::Context;
-use crate::event::{Body, Connect, Event, Exec, Form, Kind, Open, ProcessKey, Reason, Stdio, state};
+use crate::event::{Body, Connect, Event, Exec, Form, Kind, Open, ProcessKey, Reason, Stdio, file, state};
 use crate::finding::{Detection, FindingKind};
 use commands::Commands;
 use monitor_common::exec::EXEC_RELAY;
@@ -28,6 +28,7 @@ impl Detector for ReverseShell {
     fn on_event(&mut self, event: &Event, cx: &Context<'_>) -> Option<Detection> {
         match &event.body {
             Body::Exec(exec) => self.exec(event, exec, cx),
+            Body::Open(open) if is_stage(open) => relay::at_stage(event, open.origin.as_ref(), cx),
             Body::Open(open) => refused(event, open, cx),
             Body::Moved { stdio, task_flags } => moved(event, stdio, *task_flags, cx),
             Body::Connect(connect) => relay_connect(event, connect, cx),
@@ -46,8 +47,14 @@ impl ReverseShell {
             .or_else(|| relay::at_exec(event, exec, cx))
             .or_else(|| self.commands.exec(event, exec, cx))
             .or_else(|| relay::bind_shell(event, exec, cx))
+            .or_else(|| if reads_commands(exec) { None } else { relay::at_stage(event, exec.origin.as_ref(), cx) })
             .or_else(|| prevented(event, exec, cx))
     }
+}
+
+/// A FIFO is opened by who passes on what is in it.
+fn is_stage(open: &Open) -> bool {
+    open.file.has(file::FILE_FIFO) && !open.file.has(file::FILE_SCRIPT)
 }
 
 /// Where commands come from and answers go to, when both are outbound connections.

