@@ -220,6 +220,8 @@ fn clear(paths: &Paths, cgroup: &str, absent_before: &[PathBuf]) {
     leftovers::remove_cgroup(cgroup);
     leftovers::unmount_below(&paths.data());
     leftovers::unmount_below(&paths.run);
+    // An interrupted debootstrap has left /proc mounted.
+    leftovers::unmount_below(&paths.scratch());
     for path in [paths.run.clone(), paths.scratch()] {
         let _absent = fs::remove_dir_all(path);
     }
