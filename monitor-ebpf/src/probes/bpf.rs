@@ -6,8 +6,8 @@ use crate::kernel::task::argument;
 use crate::reflex::guard::{self, Means};
 use crate::reflex::own;
 use aya_ebpf::helpers::bpf_probe_read_user;
-use aya_ebpf::macros::{fentry, lsm, tracepoint};
-use aya_ebpf::programs::{FEntryContext, LsmContext, TracePointContext};
+use aya_ebpf::macros::{lsm, tracepoint};
+use aya_ebpf::programs::{LsmContext, TracePointContext};
 use monitor_common::field::Field;
 use monitor_common::header::Rung;
 use monitor_common::own::Attempt;
@@ -31,26 +31,17 @@ pub fn lsm_map(ctx: LsmContext) -> i32 {
     if ctx.arg::<i32>(2) != 0 {
         return 0;
     }
-    guard::errno(map(ctx.arg(0), ctx.arg(1), DENY))
-}
-
-/// The same place without the power to refuse.
-///
-/// match-proto: security_bpf_map(struct bpf_map *map, fmode_t fmode)
-#[fentry(function = "security_bpf_map")]
-pub fn fentry_map(ctx: FEntryContext) -> i32 {
-    let _ = map(ctx.arg(0), ctx.arg(1), Means::Kill);
-    0
+    guard::errno(map(ctx.arg(0), ctx.arg(1)))
 }
 
 #[inline(always)]
-fn map(map: *const u8, mode: u32, means: Means) -> Option<bool> {
+fn map(map: *const u8, mode: u32) -> Option<bool> {
     if mode & own::FMODE_WRITE == 0 {
         return None;
     }
     let who = own::intruder()?;
     let id = own::map(Object::new(map)?)?;
-    own::attempt(&who, Attempt::Map, 0, id, means, false)
+    own::attempt(&who, Attempt::Map, 0, id, DENY, false)
 }
 
 /// Before bpf(2). What an earlier program of ours refused does not come here; newer kernels append parameters.
@@ -58,21 +49,12 @@ fn map(map: *const u8, mode: u32, means: Means) -> Option<bool> {
 /// match-proto: bpf(int cmd, union bpf_attr *attr, unsigned int size, ...)
 #[lsm(hook = "bpf")]
 pub fn lsm_bpf(ctx: LsmContext) -> i32 {
-    guard::errno(link(ctx.arg(0), ctx.arg(1), DENY))
-}
-
-/// The same place without the power to refuse.
-///
-/// match-proto: security_bpf(int cmd, union bpf_attr *attr, unsigned int size)
-#[fentry(function = "security_bpf")]
-pub fn fentry_bpf(ctx: FEntryContext) -> i32 {
-    let _ = link(ctx.arg(0), ctx.arg(1), Means::Kill);
-    0
+    guard::errno(link(ctx.arg(0), ctx.arg(1)))
 }
 
 /// The first word of the attributes is the link's number, or a descriptor of it.
 #[inline(always)]
-fn link(command: u32, attributes: *const u32, means: Means) -> Option<bool> {
+fn link(command: u32, attributes: *const u32) -> Option<bool> {
     if command != BPF_LINK_GET_FD_BY_ID && command != BPF_LINK_DETACH && command != BPF_LINK_UPDATE {
         return None;
     }
@@ -86,10 +68,11 @@ fn link(command: u32, attributes: *const u32, means: Means) -> Option<bool> {
     } else {
         own::object(who.task.file(word)?)?
     };
-    own::attempt(&who, attempt, command, id, means, false)
+    own::attempt(&who, attempt, command, id, DENY, false)
 }
 
-/// Exit of bpf(2), the last door: who has got hold of a descriptor dies before it can be used.
+/// Exit of bpf(2), where LSM is not active: who has got hold of a descriptor dies before it can be used. A kill at the
+/// entry (fentry) comes too late for a link that is detached by the same call.
 #[tracepoint]
 pub fn bpf_called(ctx: TracePointContext) -> u32 {
     let _ = try_called(&ctx);
