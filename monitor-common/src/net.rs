@@ -69,7 +69,7 @@ pub struct Payload {
     pub cookie: u64,
     /// 0 = sent, 1 = received.
     pub inbound: u32,
-    /// Units that the segments sent (received) before count for: one for each eight bytes, at most eight a segment.
+    /// Units that the segments sent (received) before count for: one for each 16 bytes, at most eight a segment.
     pub index: u32,
     /// Valid bytes in `data`.
     pub len: u32,

@@ -21,7 +21,7 @@ const DROP: i32 = 0;
 /// answer, or 32 crumbs of a request that was split to go unseen.
 const ROOM: u16 = 32;
 /// Bytes a unit, and the most units that one segment counts for.
-const UNIT: u32 = 8;
+const UNIT: u32 = 16;
 const MOST: u32 = 8;
 /// Index of the last byte that is copied, as a mask.
 const LAST_BYTE: u32 = PAYLOAD_LEN as u32 - 1;
