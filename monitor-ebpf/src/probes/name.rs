@@ -9,6 +9,7 @@ use crate::reflex::{guard, own, provenance, sensitive};
 use aya_ebpf::macros::{fentry, lsm};
 use aya_ebpf::programs::{FEntryContext, LsmContext};
 use bytemuck::Zeroable;
+use core::hint::black_box;
 use monitor_common::file::{FILE_CREATED, FILE_NAMED, FILE_REMOVED, FILE_SENSITIVE, FILE_WRITE};
 use monitor_common::header::{Reason, Rung};
 use monitor_common::state::{HOST, Origin};
@@ -162,12 +163,15 @@ fn named(at: *const u8, from: *const u8, means: guard::Means, only_refused: bool
     if reason as u8 == Reason::None as u8 || task.acts_for_another() {
         return None;
     }
-    let replaced: Option<Inode> = at.inode();
-    let created = if replaced.is_none() { FILE_CREATED } else { 0 };
+    // As an opaque address: where there is none, the compiler would put aside whatever the register of an `Option` holds,
+    // and the verifier refuses that.
+    let replaced = black_box(at.inode().map_or(0, |inode| inode.0.raw() as u64));
+    let created = if replaced == 0 { FILE_CREATED } else { 0 };
     let judgement = sensitive::judge(entry, tgid, reason, created != 0, means);
     if only_refused && !judgement.denied() || !judgement.tells() {
         return None;
     }
+    let replaced = Object::new(replaced as *const u8).map(Inode);
     let inode = Object::new(from).and_then(|from| Dentry(from).inode()).or(replaced);
     let bits = FILE_SENSITIVE | FILE_WRITE | FILE_NAMED | created;
     record::open(task, entry, inode, at, bits, reason, &Origin::zeroed(), &judgement);
