@@ -213,8 +213,9 @@ fn judge(status: ExitStatus, listener: Option<&TcpListener>) -> Outcome {
     let reached = listener.is_some_and(|listener| listener.accept().is_ok());
     let is = |code: u8| status.code() == Some(i32::from(code));
     match listener {
-        _ if reached || is(RAN) => Outcome::Happened,
+        // Whoever else has come meanwhile.
         Some(_) if is(REFUSED) => Outcome::Stopped,
+        _ if reached || is(RAN) => Outcome::Happened,
         None if status.signal() == Some(libc::SIGKILL) => Outcome::Stopped,
         _ => Outcome::Untried(format!("the canary ended with {status}")),
     }
@@ -248,6 +249,8 @@ mod tests {
         assert!(matches!(judge(killed, Some(&listener)), Outcome::Untried(_)), "it was not connecting yet");
         assert!(matches!(judge(exit(FAILED.into()), Some(&listener)), Outcome::Untried(_)));
         let to = listener.local_addr().unwrap();
+        assert_eq!(sing(Some(to)), RAN);
+        assert_eq!(judge(exit(REFUSED.into()), Some(&listener)), Outcome::Stopped, "it was another who came");
         assert_eq!(sing(Some(to)), RAN);
         assert_eq!(judge(exit(FAILED.into()), Some(&listener)), Outcome::Happened, "somebody came");
     }

@@ -375,11 +375,7 @@ impl Baselines {
                 Ok(None) => {}
                 Err(error) => {
                     held.into_iter().for_each(|(container, held)| self.learner.again(container, held));
-                    let why = error.to_string();
-                    if self.failure.as_ref() != Some(&why) {
-                        told.push(Told::Unwritten(why.clone()));
-                        self.failure = Some(why);
-                    }
+                    told.extend(self.unwritten(error.to_string()));
                 }
             }
         }
@@ -387,6 +383,13 @@ impl Baselines {
             self.bind_all();
         }
         told
+    }
+
+    /// A file could not be written; the same reason is told once.
+    fn unwritten(&mut self, why: String) -> Option<Told> {
+        let is_new = self.failure.as_ref() != Some(&why);
+        self.failure = Some(why.clone());
+        is_new.then_some(Told::Unwritten(why))
     }
 
     /// Numbers for `status`.

@@ -101,13 +101,7 @@ impl Baselines {
             match self.store.promote(&name, from, to) {
                 Ok(true) => told.push(Told::Promoted { name, to }),
                 Ok(false) => {}
-                Err(error) => {
-                    let why = error.to_string();
-                    if self.failure.as_ref() != Some(&why) {
-                        told.push(Told::Unwritten(why.clone()));
-                        self.failure = Some(why);
-                    }
-                }
+                Err(error) => told.extend(self.unwritten(error.to_string())),
             }
         }
         if !told.is_empty() {
