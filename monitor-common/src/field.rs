@@ -191,6 +191,10 @@ fields! {
     SockSocket = ["sock.sk_socket"] optional,
     /// Inode of a socket's file, from the socket.
     SocketAllocInode = ["socket_alloc.vfs_inode"] optional,
+    /// Process at the other end of an AF_UNIX socket; of a listening one, who listens.
+    SockPeerPid = ["sock.sk_peer_pid"] optional,
+    /// A process id in each namespace, the outermost first; the number comes first in each.
+    PidNumbers = ["pid.numbers"] optional,
     /// Other end of an AF_UNIX socket.
     UnixPeer = ["unix_sock.peer"] optional,
     /// Bound name.

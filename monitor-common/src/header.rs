@@ -89,6 +89,8 @@ code! {
         Tamper = 10,
         /// A system call that reaches for what lies outside of the container: [`crate::reach::Reach`].
         Reach = 11,
+        /// An AF_UNIX connect to another process of the same container: [`crate::net::UnixPeer`].
+        UnixPeer = 12,
     }
 }
 

@@ -98,3 +98,12 @@ pub struct UnixConnect {
     pub reserved: u32,
 }
 const _: () = assert!(size_of::<UnixConnect>() == 64 + 16 + 112);
+
+/// An AF_UNIX stream connect within a container; told when the listening process is another than the last time. The
+/// header's `peer_tgid` is the process that listens.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct UnixPeer {
+    /// Common header.
+    pub header: Header,
+}

@@ -165,8 +165,8 @@ pub struct Task {
     /// The kernel's number of the exec that was judged last (low half of `self_exec_id`): two programs see each exec
     /// where one may be left out. 0 if none was.
     pub exec_id: u32,
-    /// Padding.
-    pub reserved: u32,
+    /// Who listens at the AF_UNIX socket it connected to last (tgid), once that was told; else 0.
+    pub unix_peer: u32,
     /// [`crate::profile::path`] of the program it runs; 0 until it starts one in its container.
     pub exe: u64,
 }

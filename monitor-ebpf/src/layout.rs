@@ -4,7 +4,7 @@
 
 use monitor_common::exec::{Exec, Exit, Fork, Moved};
 use monitor_common::file::Open;
-use monitor_common::net::{Connect, Payload, UnixConnect};
+use monitor_common::net::{Connect, Payload, UnixConnect, UnixPeer};
 use monitor_common::own::Tamper;
 use monitor_common::reach::Reach;
 use monitor_common::state::CgroupChange;
@@ -21,6 +21,7 @@ struct Records {
     connect: [Connect; 0],
     payload: [Payload; 0],
     unix_connect: [UnixConnect; 0],
+    unix_peer: [UnixPeer; 0],
     reach: [Reach; 0],
     cgroup: [CgroupChange; 0],
     tamper: [Tamper; 0],
@@ -38,6 +39,7 @@ static RECORDS: Records = Records {
     connect: [],
     payload: [],
     unix_connect: [],
+    unix_peer: [],
     reach: [],
     cgroup: [],
     tamper: [],

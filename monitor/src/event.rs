@@ -100,6 +100,11 @@ pub enum Body {
     },
     /// A system call that reaches for what lies outside of the container.
     Reach(Box<Reach>),
+    /// An AF_UNIX stream connect to another process of the container.
+    UnixPeer {
+        /// Who listens there (tgid).
+        listener: u32,
+    },
 }
 
 /// Such a call.
@@ -362,6 +367,7 @@ impl Body {
             Self::Cgroup(_) => Kind::Cgroup,
             Self::Moved { .. } => Kind::Moved,
             Self::UnixConnect { .. } => Kind::UnixConnect,
+            Self::UnixPeer { .. } => Kind::UnixPeer,
             Self::Tamper { .. } => Kind::Tamper,
             Self::Reach(_) => Kind::Reach,
         }

@@ -73,6 +73,12 @@ impl Sock {
         self.0.follow(Field::UnixPeer).map(Self)
     }
 
+    /// Process at the other end, as it was when they were connected; of a listening socket, who listens.
+    #[inline(always)]
+    pub fn peer_tgid(self) -> Option<u32> {
+        self.0.follow(Field::SockPeerPid)?.get(Field::PidNumbers)
+    }
+
     /// Inode of the socket file it is bound to; an accepted end has its listener's.
     #[inline(always)]
     pub fn unix_bound_inode(self) -> Option<InodeKey> {

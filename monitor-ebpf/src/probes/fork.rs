@@ -43,6 +43,7 @@ fn forked(parent: Task, child: Task) -> Option<()> {
             made.start_ns = child.start_ns()?;
             made.parent_tgid = parent_tgid;
             made.flags &= !TASK_ENTERED;
+            made.unix_peer = 0;
             // clone3(CLONE_INTO_CGROUP) makes the child in another cgroup, without an attach.
             if made.container == HOST && parent.css_set() != child.css_set() {
                 made.container = provenance::container_of(child)?;

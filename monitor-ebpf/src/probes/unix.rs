@@ -1,5 +1,6 @@
-//! AF_UNIX connects to a container runtime's socket: told by the inode of the socket file that the
-//! listening end is bound to, wherever it is mounted, or by the name the server bound.
+//! AF_UNIX connects: to a container runtime's socket, told by the inode of the socket file that the
+//! listening end is bound to, wherever it is mounted, or by the name the server bound; and to another process of the
+//! container, which may have a connection for both.
 
 use crate::kernel::Object;
 use crate::kernel::file::{File, Type, string};
@@ -14,7 +15,7 @@ use core::hint::black_box;
 use monitor_common::field::Field;
 use monitor_common::hash;
 use monitor_common::header::{Kind, Reason, Rung};
-use monitor_common::net::UnixConnect;
+use monitor_common::net::{UnixConnect, UnixPeer};
 use monitor_common::own::Attempt;
 use monitor_common::state::{self, HOST, InodeKey};
 
@@ -65,7 +66,7 @@ fn try_connected(ctx: &TracePointContext) -> Option<()> {
 
 /// The socket is connected.
 #[inline(always)]
-pub fn connected(task: Task, tgid: u32, entry: &state::Task, file: File) -> Option<()> {
+pub fn connected(task: Task, tgid: u32, entry: &mut state::Task, file: File) -> Option<()> {
     if file.inode()?.kind()? != Type::Socket {
         return None;
     }
@@ -73,7 +74,10 @@ pub fn connected(task: Task, tgid: u32, entry: &state::Task, file: File) -> Opti
     if sock.family()? != AF_UNIX {
         return None;
     }
-    judge(task, tgid, entry, sock.unix_peer()?, guard::Means::Kill)?;
+    let known = judge(task, tgid, entry, sock.unix_peer()?, guard::Means::Kill);
+    if known.is_none() {
+        neighbour(tgid, entry, sock);
+    }
     Some(())
 }
 
@@ -104,7 +108,29 @@ fn connecting(server: *const u8, means: guard::Means) -> Option<bool> {
     if entry.container == HOST {
         return None;
     }
-    judge(task, tgid, entry, Sock(Object::new(server)?), means)
+    let server = Sock(Object::new(server)?);
+    let known = judge(task, tgid, entry, server, means);
+    if known.is_none() {
+        neighbour(tgid, entry, server);
+    }
+    known
+}
+
+/// Tells who listens at the other end, if that is another process of the container, and another than the last time.
+#[inline(always)]
+fn neighbour(tgid: u32, entry: &mut state::Task, sock: Sock) -> Option<()> {
+    let listener = sock.peer_tgid()?;
+    if listener == 0 || listener == tgid || listener == entry.unix_peer {
+        return None;
+    }
+    entry.unix_peer = listener;
+    if provenance::entry(listener)?.container != entry.container {
+        return None;
+    }
+    let judgement = record::Judgement::told(Reason::None, listener);
+    let reserved = record::begin::<UnixPeer>(Kind::UnixPeer, &Subject::running(entry), &judgement, record::now())?;
+    record::submit_quietly(reserved);
+    Some(())
 }
 
 #[inline(always)]

@@ -1,9 +1,10 @@
 //! A shell or interpreter that takes its commands from an outbound connection. The kernel half
 //! reports the shapes it sees at exec, dup and connect time; here honest ones are told apart, and
-//! two shapes are added that need the bytes or the listener: the command loop inside one process,
-//! and the bind shell.
+//! three shapes are added that need the bytes, the listener or a third process: the command loop inside one process,
+//! the bind shell, and the shell behind a socket file.
 
 mod commands;
+mod neighbour;
 mod relay;
 
 use super::Detector;
@@ -31,7 +32,9 @@ impl Detector for ReverseShell {
             Body::Open(open) if is_stage(open) => relay::at_stage(event, open.origin.as_ref(), cx),
             Body::Open(open) => refused(event, open, cx),
             Body::Moved { stdio, task_flags } => moved(event, stdio, *task_flags, cx),
-            Body::Connect(connect) => relay_connect(event, connect, cx),
+            Body::Connect(connect) => {
+                relay_connect(event, connect, cx).or_else(|| neighbour::at_connect(event, connect, cx))
+            }
             Body::Payload(payload) => {
                 self.commands.payload(event, payload);
                 None
@@ -45,6 +48,7 @@ impl ReverseShell {
     fn exec(&mut self, event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<Detection> {
         direct(event, exec, cx)
             .or_else(|| relay::at_exec(event, exec, cx))
+            .or_else(|| neighbour::at_exec(event, exec, cx))
             .or_else(|| self.commands.exec(event, exec, cx))
             .or_else(|| relay::bind_shell(event, exec, cx))
             .or_else(|| if reads_commands(exec) { None } else { relay::at_stage(event, exec.origin.as_ref(), cx) })

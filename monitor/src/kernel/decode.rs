@@ -61,6 +61,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         Kind::UnixConnect => unix_connect(&front(bytes)?),
         Kind::Tamper => tamper(&front(bytes)?)?,
         Kind::Reach => reach(&front(bytes)?)?,
+        Kind::UnixPeer => unix_peer(&front(bytes)?),
     };
     Ok(Event {
         id: u64::from(header.cpu) << 48 | header.seq & 0xffff_ffff_ffff,
@@ -254,6 +255,10 @@ fn unix_connect(raw: &raw_net::UnixConnect) -> Body {
     Body::UnixConnect { name: text(&raw.name), known: raw.known != 0 }
 }
 
+fn unix_peer(raw: &raw_net::UnixPeer) -> Body {
+    Body::UnixPeer { listener: raw.header.peer_tgid }
+}
+
 fn tamper(raw: &raw_own::Tamper) -> Result<Body, DecodeError> {
     let attempt = raw_own::Attempt::try_from(raw.attempt).map_err(|value| unknown("attempt", value))?;
     Ok(Body::Tamper { attempt, detail: raw.detail, object: raw.object })
@@ -338,7 +343,7 @@ mod tests {
         }
 
         #[test]
-        fn random_bodies_never_panic(kind in 1u16..=10, mut bytes in proptest::collection::vec(any::<u8>(), 64..7000)) {
+        fn random_bodies_never_panic(kind in 1u16..=12, mut bytes in proptest::collection::vec(any::<u8>(), 64..7000)) {
             bytes[0..2].copy_from_slice(&ABI_VERSION.to_le_bytes());
             bytes[2..4].copy_from_slice(&kind.to_le_bytes());
             let _ = decode(&bytes);

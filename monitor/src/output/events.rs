@@ -141,7 +141,7 @@ fn naming(event: &Event) -> Option<[&'static str; 3]> {
         Body::Open(open) if open.file.has(file::FILE_WRITE) => ["open", "file", "change"],
         Body::Open(_) => ["open", "file", "access"],
         Body::Moved { .. } => ["descriptor_moved", "process", "change"],
-        Body::UnixConnect { .. } => ["unix_connect", "network", "connection"],
+        Body::UnixConnect { .. } | Body::UnixPeer { .. } => ["unix_connect", "network", "connection"],
         Body::Reach(_) => ["reach", "process", "access"],
         Body::Tamper { .. } => ["tamper", "intrusion_detection", "info"],
         Body::Fork { .. } | Body::Payload(_) | Body::Cgroup(_) => return None,
@@ -187,6 +187,7 @@ fn row(event: &Event, naming: [&str; 3], container: Option<&Container>, host: &s
         }
         Body::Open(open) => row["file"] = json!({ "path": open.file.path }),
         Body::UnixConnect { name, .. } => row["file"] = json!({ "path": name }),
+        Body::UnixPeer { listener } => row["destination"] = json!({ "process": { "pid": listener } }),
         Body::Tamper { attempt, .. } => row["bulkhead"]["attempt"] = format!("{attempt:?}").to_lowercase().into(),
         Body::Moved { .. } | Body::Fork { .. } | Body::Payload(_) | Body::Cgroup(_) | Body::Reach(_) => {}
     }

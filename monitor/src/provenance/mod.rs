@@ -7,5 +7,5 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use process::{Outbound, Process, Program};
+pub use process::{Neighbour, Outbound, Process, Program};
 pub use table::{ANCESTORS, Limits, ProcessTable, Resolve};

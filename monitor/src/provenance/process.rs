@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// scenario catalogue, and what matters beyond it (padding attacks) was judged from the event.
 const ARGS_KEPT: usize = 1024;
 
-/// Outbound connections remembered per process.
+/// Outbound connections, and neighbours, remembered per process.
 const OUTBOUND_KEPT: usize = 4;
 
 /// What a process runs; shared by a process and its children until they exec.
@@ -111,6 +111,15 @@ pub struct Outbound {
     pub answered: bool,
 }
 
+/// A process that it is connected to over AF_UNIX.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Neighbour {
+    /// Who listened there.
+    pub listener: ProcessKey,
+    /// When it connected, ns since boot.
+    pub time_ns: u64,
+}
+
 /// One process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Process {
@@ -136,6 +145,10 @@ pub struct Process {
     pub generation: u32,
     /// Latest outbound connections of this program, DNS left out.
     pub outbound: Vec<Outbound>,
+    /// Latest processes of the container that it connected to over AF_UNIX, over all programs it ran: a socket may
+    /// become the next one's standard input.
+    #[serde(skip)]
+    pub neighbours: Vec<Neighbour>,
     /// It listens on an inet socket.
     pub listening: bool,
     /// On the host, what it was started as, where another program has replaced that since: `sh -c` runs the last command
@@ -164,6 +177,7 @@ impl Process {
             exited_at: None,
             generation: 0,
             outbound: Vec::new(),
+            neighbours: Vec::new(),
             listening: false,
             began_as: None,
         }
@@ -177,6 +191,15 @@ impl Process {
     /// Still runs, as far as the events tell.
     pub fn alive(&self) -> bool {
         self.exited_at.is_none()
+    }
+
+    /// Remembers whom it speaks to over AF_UNIX, the latest few.
+    pub(super) fn speaks_to(&mut self, neighbour: Neighbour) {
+        self.neighbours.retain(|known| known.listener != neighbour.listener);
+        if self.neighbours.len() == OUTBOUND_KEPT {
+            self.neighbours.remove(0);
+        }
+        self.neighbours.push(neighbour);
     }
 
     /// Remembers a connection, the latest few.

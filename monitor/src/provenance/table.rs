@@ -1,6 +1,6 @@
 //! The process table: bounded, tolerant of missing and late events.
 
-use super::process::{Outbound, Process, Program};
+use super::process::{Neighbour, Outbound, Process, Program};
 use crate::event::{Body, Connect, ConnectOp, ContainerKey, Event, Exec, HOST, ProcessKey};
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use smol_str::SmolStr;
@@ -85,6 +85,7 @@ impl ProcessTable {
                     }
                 }
             }
+            Body::UnixPeer { listener } => self.neighbour(event, *listener),
             Body::Payload(_) | Body::UnixConnect { .. } | Body::Tamper { .. } => {
                 self.ensure(event.process, event.container)
             }
@@ -250,6 +251,14 @@ impl ProcessTable {
                 time_ns: event.time_ns,
                 answered: false,
             });
+        }
+    }
+
+    fn neighbour(&mut self, event: &Event, listener: u32) {
+        self.ensure(event.process, event.container);
+        let Some(listener) = self.by_tgid.get(&listener).copied() else { return };
+        if let Some(node) = self.nodes.get_mut(&event.process) {
+            node.speaks_to(Neighbour { listener, time_ns: event.time_ns });
         }
     }
 

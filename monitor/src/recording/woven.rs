@@ -228,6 +228,7 @@ impl Shift {
                     (*container, *tgid) = (self.container(*container), self.pid(*tgid));
                 }
             }
+            Body::UnixPeer { listener } => *listener = self.pid(*listener),
             Body::Exit { .. } | Body::Moved { .. } | Body::UnixConnect { .. } | Body::Tamper { .. } => {}
         }
     }

@@ -43,6 +43,7 @@ fn layouts() -> Vec<Layout> {
         net::Connect { header, peer, cookie, op, task_flags, sink_tgid, reserved, comm }
         net::Payload { header, peer, cookie, inbound, index, len, segment, data }
         net::UnixConnect { header, ino, dev, known, name, reserved }
+        net::UnixPeer { header }
         own::OwnKey { id, kind, dev }
         own::Tamper { header, object, attempt, detail, task_flags, reserved }
         reach::Reach { header, what, task_flags, number, level, failed, source, target }
@@ -56,7 +57,7 @@ fn layouts() -> Vec<Layout> {
         state::Taint { origin, container }
         state::Task {
             start_ns, container, flags, parent_tgid, stdin, stdout, fifo_out, writes, write_next, script, origin, last_open,
-            lineage, depth, exec_id, reserved, exe
+            lineage, depth, exec_id, unix_peer, exe
         }
         state::Pipe { reader, writer, shell, tainted, barrier, down, origin }
         state::Socket { tgid, sent, received, start_ns, container, peer, uid, reserved }

@@ -27,8 +27,9 @@ impl Files {
         if folder.exists() {
             fs::remove_dir_all(&folder).with_context(|| format!("emptying {}", folder.display()))?;
         }
-        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-        Ok(Self { folder })
+        let files = Self { folder };
+        fs::create_dir_all(files.baselines()).with_context(|| format!("making {}", files.folder.display()))?;
+        Ok(files)
     }
 
     /// The monitor's alerts.
@@ -43,6 +44,16 @@ impl Files {
 
     fn config(&self) -> PathBuf {
         self.folder.join("config.toml")
+    }
+
+    fn baselines(&self) -> PathBuf {
+        self.folder.join("baselines")
+    }
+
+    /// Keeps a baseline for the monitors to come.
+    pub fn baseline(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.baselines().join(name).with_extension("toml");
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
     }
 }
 
@@ -69,6 +80,7 @@ fn config(engine: &Engine, mode: Mode, files: &Files) -> Result<String> {
         Some(socket) => set("engine", "docker_socket", text(socket).into()),
         None => set("engine", "docker", false.into()),
     }
+    set("baseline", "folder", text(files.baselines()).into());
     set("control", "socket", text(socket(engine)).into());
     // Runs are side by side, and nothing is to outlive one.
     set("pins", "root", "".into());

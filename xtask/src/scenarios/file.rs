@@ -26,6 +26,9 @@ pub struct Scenario {
     /// Further `docker run` arguments.
     #[serde(default)]
     pub engine_args: Vec<String>,
+    /// Entries of a baseline that the container is compared with (docs/baselines.md); empty: with none.
+    #[serde(default)]
+    pub baseline: String,
     /// sh script run in the container before the clock starts.
     #[serde(default)]
     pub setup: String,
@@ -173,6 +176,7 @@ impl Scenario {
             &mut self.host_run,
             &mut self.effect,
             &mut self.shell.send,
+            &mut self.baseline,
         ];
         texts.extend(self.engine_args.iter_mut());
         texts.extend(self.labels.iter_mut());
@@ -182,6 +186,19 @@ impl Scenario {
             }
         }
         texts
+    }
+
+    /// The baseline's file, for a container made from `image`; `None` if it has none. What is not in it is told.
+    pub fn baseline_of(&self, image: &str) -> Option<String> {
+        let workload = &self.id;
+        (!self.baseline.is_empty())
+            .then(|| format!("image = {image:?}\nworkload = {workload:?}\nmode = \"monitor\"\n\n{}", self.baseline))
+    }
+
+    /// Labels of its container.
+    pub fn labels(&self) -> Vec<String> {
+        let workload = (!self.baseline.is_empty()).then(|| format!("bulkhead.workload={}", self.id));
+        self.labels.iter().cloned().chain(workload).collect()
     }
 
     /// Whether a scratch folder is spoken of.
@@ -306,6 +323,16 @@ mod tests {
         assert!(matches!(&scenario.serve["fm"], Served::Subject { subject } if subject == "fm"));
         assert_eq!(scenario.unknown.len(), 1);
         assert!(scenario.effect_on_host());
+        assert_eq!(scenario.baseline_of("x:1"), None);
+    }
+
+    #[test]
+    fn a_baseline_is_its_containers_own() {
+        let text = "[[scenario]]\nid = 'b'\nimage = 'x'\nrun = 'y'\nbaseline = '[[exec]]'\n";
+        let scenario = parse(text).unwrap().remove(0);
+        let file = "image = \"x:1\"\nworkload = \"b\"\nmode = \"monitor\"\n\n[[exec]]";
+        assert_eq!(scenario.baseline_of("x:1").unwrap(), file);
+        assert_eq!(scenario.labels(), ["bulkhead.workload=b"]);
     }
 
     #[test]

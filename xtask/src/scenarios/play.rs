@@ -102,7 +102,7 @@ pub fn recipe(scenario: &Scenario, image: &str) -> Recipe {
     Recipe {
         image: image.to_owned(),
         copy_as: scenario.tag_as.clone(),
-        labels: scenario.labels.clone(),
+        labels: scenario.labels(),
         engine_args: scenario.engine_args.clone(),
         entrypoint: scenario.entrypoint,
     }

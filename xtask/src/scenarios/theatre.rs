@@ -98,7 +98,12 @@ impl Theatre {
         // Images first: a build under the monitor's eyes would be judged with everything else.
         let references: Vec<Result<String, String>> =
             scenarios.iter().map(|scenario| images.reference(&self.engine, &scenario.image)).collect();
-        let parts = Mutex::new(parts(scenarios, &references, args));
+        let parts = parts(scenarios, &references, args);
+        for part in &parts {
+            let text = part.image.as_deref().ok().and_then(|image| part.scenario.baseline_of(image));
+            text.map_or(Ok(()), |text| self.files.baseline(&part.scenario.id, &text))?;
+        }
+        let parts = Mutex::new(parts);
         let cleaner = Cleaner::start(&self.engine, &self.services);
         let report = Mutex::new(report);
         let jobs = args.jobs.map_or_else(default_jobs, |jobs| jobs as usize);

@@ -2,7 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use crate::detect::testing::{A, Lab, exec, kinds, open, origin, out, peer, pipe};
-use crate::event::{Body, ConnectOp, Form, Reason, Stdio, Verdict, file, state};
+use crate::event::{Body, ConnectOp, Form, Inode, Reason, Stdio, Verdict, file, state};
+use crate::finding::Detection;
 use crate::finding::FindingKind::{ReverseShell, ShellConnect};
 use monitor_common::exec::EXEC_RELAY;
 
@@ -304,4 +305,62 @@ fn output_that_leaves_is_no_remote_control() {
     body.stdio = [pipe(4), pipe(5), Stdio::Device];
     body.flags |= EXEC_RELAY;
     assert!(lab.act(20, Body::Exec(Box::new(body))).is_empty(), "cat x.sh | sh | nc loghost");
+}
+
+/// A relay (20) listens on a socket file and connects outward; 30 speaks to it, from another tree.
+fn behind_a_socket_file(relay_first: bool, shell: impl FnOnce(&mut Lab) -> Vec<Detection>) -> Vec<Detection> {
+    let mut lab = Lab::new();
+    lab.exec(20, 5, &["relay"]);
+    lab.exec(30, 9, &["client"]);
+    let mut found = Vec::new();
+    if relay_first {
+        found.extend(lab.connect(20, A, 1));
+    }
+    lab.act(30, Body::UnixPeer { listener: 20 });
+    found.extend(shell(&mut lab));
+    if !relay_first {
+        found.extend(lab.connect(20, A, 1));
+    }
+    found
+}
+
+#[test]
+fn a_shell_behind_a_socket_file() {
+    let socket = |ino| Stdio::Unix(Inode { dev: 9, ino });
+    for relay_first in [true, false] {
+        // The shell is the client itself, by its own standard input.
+        let found = behind_a_socket_file(relay_first, |lab| {
+            lab.exec_with(30, 9, &["sh"], |e| e.stdio = [socket(7), socket(7), socket(7)])
+        });
+        assert_eq!(kinds(&found), [ReverseShell]);
+        assert_eq!((found[0].culprit, &found[0].accomplices[..]), (Lab::key(30), &[Lab::key(20)][..]));
+        assert_eq!(found[0].peer, Some(peer(A)));
+        // The client passes on what it hears.
+        for channel in [pipe(8), socket(8), Stdio::Tty] {
+            let found = behind_a_socket_file(relay_first, |lab| {
+                lab.exec_with(31, 30, &["sh"], |e| (e.stdio[0], e.stdio[1]) = (channel.clone(), channel.clone()))
+            });
+            assert_eq!(kinds(&found), [ReverseShell], "{channel:?}");
+            assert_eq!((found[0].culprit, &found[0].accomplices[..]), (Lab::key(31), &[Lab::key(20)][..]));
+        }
+        // A command with its text, and one whose input is a file.
+        for (args, input) in [(&["sh", "-c", "id"][..], pipe(8)), (&["sh"], Stdio::Device)] {
+            let found = behind_a_socket_file(relay_first, |lab| {
+                lab.exec_with(31, 30, args, |e| (e.stdio[0], e.stdio[1]) = (input.clone(), pipe(9)))
+            });
+            assert!(found.is_empty(), "{args:?} {found:?}");
+        }
+    }
+}
+
+/// A database's client starts a shell: the database had its connection to the primary long before.
+#[test]
+fn a_neighbour_with_an_old_connection() {
+    let mut lab = Lab::new();
+    lab.exec(20, 5, &["database"]);
+    lab.connect(20, A, 1);
+    lab.advance(60_000);
+    lab.exec(30, 9, &["client"]);
+    lab.act(30, Body::UnixPeer { listener: 20 });
+    assert!(lab.exec_with(31, 30, &["sh"], |e| (e.stdio[0], e.stdio[1]) = (pipe(8), pipe(9))).is_empty());
 }
