@@ -181,8 +181,13 @@ impl Scan {
             return false;
         }
         if second == b'-' {
-            // `--` alone ends the options; a long option is passed over.
+            // `--` alone ends the options; a long option is passed over, of bash's `--rcfile` and `--init-file` the
+            // operand as well (`--restricted`, `--verbose` and `--noprofile` have none).
             self.operands = u32::from(end.wrapping_sub(start) == 2);
+            let third = at(start + 2);
+            if last == b'e' && (third == b'r' || third == b'i') && self.class & state::CLASS_SHELL != 0 {
+                self.skip = 1;
+            }
             return true;
         }
         self.option(bytes, start, last)
@@ -274,6 +279,10 @@ mod tests {
             (&["sh", "-ec", "id"], Form::Argument),
             (&["sh", "-e"], Form::Stdin),
             (&["bash", "--norc"], Form::Stdin),
+            (&["bash", "--rcfile", "/dev/null", "-i"], Form::Stdin),
+            (&["bash", "--init-file", "f", "-c", "id"], Form::Argument),
+            (&["bash", "--noprofile", "f"], Form::Script),
+            (&["bash", "--restricted", "--verbose", "f"], Form::Script),
             (&["bash", "--", "x"], Form::Script),
             (&["bash", "/tmp/logo3.jpg"], Form::Script),
             (&["bash", "-x", "f", "-c"], Form::Script),

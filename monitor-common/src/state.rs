@@ -211,10 +211,14 @@ pub struct Socket {
     pub peer: Peer,
     /// Real uid.
     pub uid: u32,
+    /// TCP sequence number behind the last byte copied outwards.
+    pub sent_to: u32,
+    /// And inwards.
+    pub received_to: u32,
     /// Zero.
     pub reserved: u32,
 }
-const _: () = assert!(size_of::<Socket>() == 56);
+const _: () = assert!(size_of::<Socket>() == 64);
 
 /// A program's content as far as the kernel can tell at exec without reading it: file size and the
 /// extents of its code and data segments. A copy under another name has the same.

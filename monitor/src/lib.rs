@@ -1,7 +1,9 @@
 //! Bulkhead's daemon. One way through: `kernel` (ring, decode) → `container` and `provenance`
 //! (enrich) → `detect` → `respond` → `output`; `config` and `cli` stand beside it. `recording` keeps what
-//! judgement was given, for `pipeline::replay`; `baseline` knows what containers are expected to do.
+//! judgement was given, for `pipeline::replay`; `baseline` knows what containers are expected to do;
+//! `argv` reads arguments as the kernel half does.
 
+pub mod argv;
 pub mod baseline;
 pub mod canary;
 pub mod cli;

@@ -123,6 +123,8 @@ fn try_outbound(ctx: &SockAddrContext, family: u16, op: u32) -> Option<i32> {
         container: entry.container,
         peer,
         uid: subject.uid,
+        sent_to: 0,
+        received_to: 0,
         reserved: 0,
     };
     marks::socket(cookie, &socket);

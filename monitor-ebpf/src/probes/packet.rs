@@ -28,10 +28,11 @@ const LAST_BYTE: u32 = PAYLOAD_LEN as u32 - 1;
 const _: () = assert!(PAYLOAD_LEN.is_power_of_two());
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
-/// Headers without options, bytes, and where the TCP header tells its own length.
+/// Headers without options, bytes, and where the TCP header tells what comes first and its own length.
 const IPV4_LEN: usize = 20;
 const IPV6_LEN: usize = 40;
 const TCP_LEN: usize = 20;
+const TCP_SEQUENCE: usize = 4;
 const TCP_OFFSET: usize = 12;
 
 /// Packets leaving.
@@ -98,8 +99,16 @@ fn try_packet(ctx: &SkBuffContext, inbound: bool) -> Option<()> {
     if index >= ROOM {
         return None;
     }
-    let offset = payload_offset(ctx)?;
-    let length = ctx.len().checked_sub(offset)?;
+    let (mut offset, sequence) = payload(ctx)?;
+    let mut length = ctx.len().checked_sub(offset)?;
+    if let Some(first) = sequence {
+        let copied_to = if inbound { &mut socket.received_to } else { &mut socket.sent_to };
+        // What is sent once more, because its acknowledgement is late, was copied before.
+        let again = if index == 0 { 0 } else { copied_to.wrapping_sub(first).cast_signed().max(0).cast_unsigned() };
+        length = length.checked_sub(again)?;
+        offset += again;
+        *copied_to = first.wrapping_add(again + length);
+    }
     if length == 0 {
         return None;
     }
@@ -112,9 +121,9 @@ fn try_packet(ctx: &SkBuffContext, inbound: bool) -> Option<()> {
     emit(ctx, socket, cookie, inbound, index, offset, length)
 }
 
-/// Offset of the TCP or UDP payload; cgroup programs see the packet from its IP header on.
+/// Offset of the TCP or UDP payload, and the sequence number of TCP's; cgroup programs see the packet from its IP header on.
 #[inline(always)]
-fn payload_offset(ctx: &SkBuffContext) -> Option<u32> {
+fn payload(ctx: &SkBuffContext) -> Option<(u32, Option<u32>)> {
     let first: u8 = ctx.load(0).ok()?;
     let (protocol, transport) = match first >> 4 {
         4 => (ctx.load::<u8>(9).ok()?, u32::from(first & 15) * 4),
@@ -125,9 +134,10 @@ fn payload_offset(ctx: &SkBuffContext) -> Option<u32> {
     match protocol {
         IPPROTO_TCP => {
             let words: u8 = ctx.load(transport as usize + TCP_OFFSET).ok()?;
-            Some(transport + tcp_length(words))
+            let sequence = ctx.load::<u32>(transport as usize + TCP_SEQUENCE).ok()?;
+            Some((transport + tcp_length(words), Some(u32::from_be(sequence))))
         }
-        IPPROTO_UDP => Some(transport + 8),
+        IPPROTO_UDP => Some((transport + 8, None)),
         _ => None,
     }
 }

@@ -24,24 +24,35 @@ pub struct Facts {
     exceptions: Exceptions,
     /// First process of each container and when it was seen.
     inits: HashMap<ContainerKey, (ProcessKey, u64)>,
+    /// Containers whose first process has ended: the runtime's own, which was in before, or the container ends.
+    ended: HashSet<ContainerKey>,
     bad_images: HashSet<ContainerKey>,
 }
 
 impl Facts {
     /// Knows nothing of any container yet.
     pub fn new(registry: Registry, mounts: HostMounts, drift_alert: bool, notes: Notes) -> Self {
-        let (inits, bad_images) = (HashMap::new(), HashSet::new());
+        let (inits, ended, bad_images) = (HashMap::new(), HashSet::new(), HashSet::new());
         let (mounts, exceptions) = (RefCell::new(mounts), Exceptions::default());
-        Self { registry, mounts, drift_alert, notes, exceptions, inits, bad_images }
+        Self { registry, mounts, drift_alert, notes, exceptions, inits, ended, bad_images }
     }
 
     /// Learns from an event: the first program that comes from outside into a container is its init.
     pub fn see(&mut self, event: &Event) {
-        if let Body::Exec(exec) = &event.body
-            && event.container != HOST
-            && exec.task_flags & state::TASK_ENTERED != 0
-        {
-            self.inits.entry(event.container).or_insert((event.process, event.time_ns));
+        if event.container == HOST {
+            return;
+        }
+        match &event.body {
+            Body::Exec(exec) if exec.task_flags & state::TASK_ENTERED != 0 => {
+                if self.ended.remove(&event.container) {
+                    self.inits.remove(&event.container);
+                }
+                self.inits.entry(event.container).or_insert((event.process, event.time_ns));
+            }
+            Body::Exit { .. } if self.init(event.container) == Some(event.process) => {
+                self.ended.insert(event.container);
+            }
+            _ => {}
         }
     }
 
@@ -60,6 +71,7 @@ impl Facts {
     /// A container is gone.
     pub fn forget(&mut self, container: ContainerKey) {
         self.inits.remove(&container);
+        self.ended.remove(&container);
         self.bad_images.remove(&container);
     }
 
@@ -196,5 +208,34 @@ pub fn standing_for(container: ContainerKey, tgid: u32, time_ns: u64) -> Event {
         rung: Rung::None,
         peer_tgid: None,
         body: Body::Exit { code: 0 },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::hierarchy::Hierarchy;
+    use crate::detect::testing::{CONTAINER, Lab, exec};
+
+    fn entered(lab: &Lab, pid: u32) -> Event {
+        let mut body = exec(3, &["x"]);
+        body.task_flags |= state::TASK_ENTERED;
+        lab.event(pid, Body::Exec(Box::new(body)))
+    }
+
+    /// A runtime may start itself anew inside, and end there, before the process that becomes the container's first.
+    #[test]
+    fn a_runtimes_own_process_is_not_the_first() {
+        let registry = Registry::new(Hierarchy::nowhere());
+        let mut facts = Facts::new(registry, HostMounts::from_mountinfo(""), false, Notes::default());
+        let lab = Lab::new();
+        facts.see(&entered(&lab, 20));
+        facts.see(&lab.event(20, Body::Exit { code: 0 }));
+        assert_eq!(facts.init(CONTAINER), Some(Lab::key(20)), "until another comes");
+        facts.see(&entered(&lab, 21));
+        facts.see(&entered(&lab, 22));
+        facts.see(&lab.event(22, Body::Exit { code: 0 }));
+        facts.see(&entered(&lab, 23));
+        assert_eq!(facts.init(CONTAINER), Some(Lab::key(21)));
     }
 }

@@ -11,18 +11,16 @@ pub mod net_table;
 pub mod own;
 pub mod proc_scan;
 
+use crate::argv;
 use crate::container::Registry;
 use crate::event::{Body, Connect, ConnectOp, ContainerKey, Event, Exec, Fingerprint, HOST, Origin};
 use crate::event::{ProcessKey, Reason, Rung, Stdio, Verdict, state};
-use monitor_common::argv::{Form, Scan};
+use monitor_common::argv::Form;
 use monitor_common::exec::{EXEC_ARGS_CUT, EXEC_RELAY, EXEC_STDIN_TAINTED};
 use monitor_common::file::{FILE_MEMFD, FILE_TMPFS, FILE_UPPER};
 use net_table::Direction;
 use proc_scan::{Task, TaskSocket};
 use std::collections::{HashMap, HashSet};
-
-/// Bytes of the arguments that are looked at for where the program text is; a power of two.
-const ARGS_SCANNED: usize = 4096;
 
 /// Set in the id of every event made here.
 pub const STARTUP_ID: u64 = 1 << 63;
@@ -177,11 +175,7 @@ fn class_and_form(task: &Task, classify: &Classify<'_>) -> (u32, Form) {
     if class & (state::CLASS_SHELL | state::CLASS_INTERPRETER) == 0 {
         return (class, Form::Unknown);
     }
-    let mut block = [0u8; ARGS_SCANNED];
-    let text = task.args.iter().flat_map(|arg| arg.bytes().chain([0]));
-    let length = block.iter_mut().zip(text).map(|(to, from)| *to = from).count();
-    let complete = !task.args_cut && length < ARGS_SCANNED;
-    (class, Scan::default().read(&block, length as u32, complete, class, leading).form)
+    (class, argv::form(&task.args, task.args_cut, class, leading))
 }
 
 fn task_flags(task: &Task, class: u32, form: Form, parent: Option<ContainerKey>) -> u32 {

@@ -60,7 +60,7 @@ fn layouts() -> Vec<Layout> {
             lineage, depth, exec_id, unix_peer, exe
         }
         state::Pipe { reader, writer, shell, tainted, barrier, down, origin }
-        state::Socket { tgid, sent, received, start_ns, container, peer, uid, reserved }
+        state::Socket { tgid, sent, received, start_ns, container, peer, uid, sent_to, received_to, reserved }
         state::Fingerprint { size, code, data }
         state::CgroupChange { header, parent, gone, hierarchy, path }
         state::LossKey { container, kind, reserved }

@@ -15,6 +15,10 @@ use std::time::Duration;
 /// Name of the bridge inside the namespace.
 pub const BRIDGE: &str = "bulkhead0";
 
+/// Of one that it is not given, a bridge's address is the lowest of its ports': it would change with each container that
+/// comes or goes, and the others would go on talking to the former one.
+const BRIDGE_MAC: &str = "02:00:cb:00:71:42";
+
 /// Further addresses of the attacker's side: the catalogue's second network and the cloud metadata
 /// service.
 const EXTRA: [&str; 2] = ["10.200.0.1/24", "169.254.169.254/32"];
@@ -78,7 +82,7 @@ fn ip(arguments: &str, interrupt: &Interrupt) -> Result<String> {
 
 fn set_up(interrupt: &Interrupt) -> Result<()> {
     ip("link set lo up", interrupt)?;
-    ip(&format!("link add {BRIDGE} type bridge"), interrupt)?;
+    ip(&format!("link add {BRIDGE} address {BRIDGE_MAC} type bridge"), interrupt)?;
     ip(&format!("address add {ATTACKER}/24 dev {BRIDGE}"), interrupt)?;
     for address in EXTRA {
         ip(&format!("address add {address} dev {BRIDGE}"), interrupt)?;

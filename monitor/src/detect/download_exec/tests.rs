@@ -1,7 +1,7 @@
 //! Ways to run what came from the network, and ways to only use it.
 
 use crate::detect::testing::{Lab, exec, kinds, open, origin, pipe};
-use crate::event::{Body, Reason, file, state};
+use crate::event::{Body, Form, Reason, file, state};
 use crate::finding::FindingKind::DownloadExec;
 use monitor_common::exec::EXEC_STDIN_TAINTED;
 
@@ -210,6 +210,23 @@ fn text_as_an_argument() {
     assert_eq!(kinds(&found), [DownloadExec]);
     assert!(found[0].alert_only);
     assert!(lab.exec(17, 9, &["sh", "-c", "echo version=1.2.3"]).is_empty());
+}
+
+/// Behind an option so long that the kernel half has not seen what follows.
+#[test]
+fn text_as_a_late_argument() {
+    let far = "x".repeat(300);
+    for line in [["python3", "-X", &far, "-c"], ["sh", "--rcfile", &far, "-c"]] {
+        let given = |text: &str| {
+            let mut lab = Lab::new();
+            curl(&mut lab);
+            let body = exec(9, &[&line[..], &[text]].concat());
+            assert_eq!(body.form, Form::Unknown);
+            kinds(&lab.act(16, Body::Exec(Box::new(body))))
+        };
+        assert_eq!(given("touch /tmp/pwned; id"), [DownloadExec], "{line:?}");
+        assert!(given("echo version=1.2.3").is_empty());
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Program text that is named, or carried, by an argument.
 
+use crate::argv;
 use crate::detect::bounded::Bounded;
 use crate::detect::context::Context;
 use crate::event::{Event, Exec, File, Form, Inode, Payload, ProcessKey, Stdio, file, state};
@@ -31,6 +32,20 @@ fn command(args: &[SmolStr]) -> Option<&str> {
     args.get(at + 2).map(SmolStr::as_str)
 }
 
+/// Is the text an argument? The kernel half has not seen an option that stands behind a long one.
+fn is_argument(exec: &Exec) -> bool {
+    let options = if exec.task_flags & state::TASK_SHELL != 0 {
+        state::CLASS_SHELL | state::CLASS_FLAG_C
+    } else {
+        // Which of them the interpreter has is not known here; what follows is compared with what came.
+        state::CLASS_INTERPRETER | state::CLASS_FLAG_C | state::CLASS_FLAG_E | state::CLASS_FLAG_R
+    };
+    match exec.form {
+        Form::Unknown => argv::form(&exec.args, exec.args_cut, options, 1) == Form::Argument,
+        form => form == Form::Argument,
+    }
+}
+
 fn stdin_is_tainted(exec: &Exec) -> bool {
     exec.flags & EXEC_STDIN_TAINTED != 0
 }
@@ -43,7 +58,7 @@ pub fn from_stdin(exec: &Exec) -> Option<(&'static str, String)> {
     }
     let by_operand = exec.form == Form::Script && operand(&exec.args).is_some_and(|o| STDIN_NAMES.contains(&o));
     let by_text = exec.task_flags & state::TASK_SHELL != 0
-        && exec.form == Form::Argument
+        && is_argument(exec)
         && command(&exec.args).is_some_and(evaluates_stdin);
     (by_operand || by_text)
         .then(|| ("stdin_from_network", "runs its standard input, which carries bytes from the network".to_owned()))
@@ -61,7 +76,7 @@ fn evaluates_stdin(text: &str) -> bool {
 /// `curl … | xargs -0 sh -c`: the reader of the pipe hands what it read to a shell as text. The
 /// honest form has its text on xargs' own command line, perhaps with a `{}` in it.
 pub fn from_xargs(exec: &Exec, cx: &Context<'_>) -> Option<(&'static str, String)> {
-    if exec.task_flags & state::TASK_SHELL == 0 || exec.form != Form::Argument {
+    if exec.task_flags & state::TASK_SHELL == 0 || !is_argument(exec) {
         return None;
     }
     let text = command(&exec.args)?;
@@ -184,7 +199,7 @@ impl Arrivals {
     /// starts no shell, and `sh -c "echo $V"` has words of its own.
     pub fn as_argument(&self, event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<(&'static str, String)> {
         let reader = exec.task_flags & (state::TASK_SHELL | state::TASK_INTERPRETER) != 0;
-        if !reader || exec.form != Form::Argument {
+        if !reader || !is_argument(exec) {
             return None;
         }
         // The shell may be the parent's own child (dash), or the parent itself (`exec sh -c …`).
