@@ -56,3 +56,19 @@ fn an_attack_is_not_counted_against_it() {
     let lines: Vec<String> = missing.iter().map(|(what, _)| what.to_string()).collect();
     assert!(lines.iter().all(|line| !line.contains("bash") && !line.contains("203.0.113.66")), "{lines:?}");
 }
+
+/// What only a baseline tells from honest work.
+#[test]
+fn a_web_shell_deviates() {
+    let scenarios = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/scenarios/reverse-shells.toml");
+    let table: toml::Table = std::fs::read_to_string(scenarios).unwrap().parse().unwrap();
+    let id = "rs-54-web-shell";
+    let scenario = table["scenario"].as_array().unwrap().iter().find(|s| s["id"].as_str() == Some(id)).unwrap();
+    let text = format!("image = \"x:1\"\nmode = \"monitor\"\n{}", scenario["baseline"].as_str().unwrap());
+    let path = recording(id);
+    let baseline = Baseline { identity: identity(&path), ..Baseline::parse(Path::new("x.toml"), &text).unwrap() };
+    let (missing, totals) = against(&path, &baseline);
+    let lines: Vec<String> = missing.iter().map(|(what, _)| what.to_string()).collect();
+    assert!(totals.compared > 0 && lines.iter().any(|line| line.contains("php") && line.contains("dash")), "{lines:?}");
+    assert!(lines.iter().all(|line| line.contains("php")), "what the server's own start does is expected: {lines:?}");
+}

@@ -187,7 +187,7 @@ fn row(event: &Event, naming: [&str; 3], container: Option<&Container>, host: &s
         }
         Body::Open(open) => row["file"] = json!({ "path": open.file.path }),
         Body::UnixConnect { name, .. } => row["file"] = json!({ "path": name }),
-        Body::UnixPeer { listener } => row["destination"] = json!({ "process": { "pid": listener } }),
+        Body::UnixPeer { listener } => row["bulkhead"]["listener"] = json!({ "pid": listener }),
         Body::Tamper { attempt, .. } => row["bulkhead"]["attempt"] = format!("{attempt:?}").to_lowercase().into(),
         Body::Moved { .. } | Body::Fork { .. } | Body::Payload(_) | Body::Cgroup(_) | Body::Reach(_) => {}
     }

@@ -15,6 +15,9 @@ use std::os::unix::fs::MetadataExt;
 /// Label by which a container asks for drift to be reported.
 const DRIFT_LABEL: &str = "bulkhead.drift";
 
+/// Processes remembered that came from outside into one container.
+const ENTERED: usize = 16;
+
 /// See the module.
 pub struct Facts {
     registry: Registry,
@@ -22,19 +25,33 @@ pub struct Facts {
     drift_alert: bool,
     notes: Notes,
     exceptions: Exceptions,
-    /// First process of each container and when it was seen.
-    inits: HashMap<ContainerKey, (ProcessKey, u64)>,
-    /// Containers whose first process has ended: the runtime's own, which was in before, or the container ends.
-    ended: HashSet<ContainerKey>,
+    /// Who came from outside into each container. The earliest that has not ended is its first process; one of the
+    /// runtime's own may have been in before.
+    entered: HashMap<ContainerKey, Vec<Entered>>,
     bad_images: HashSet<ContainerKey>,
+}
+
+/// A process that came from outside.
+#[derive(Clone, Copy)]
+struct Entered {
+    process: ProcessKey,
+    /// When it was seen.
+    time_ns: u64,
+    ended: bool,
+}
+
+impl Entered {
+    const fn new(process: ProcessKey, time_ns: u64) -> Self {
+        Self { process, time_ns, ended: false }
+    }
 }
 
 impl Facts {
     /// Knows nothing of any container yet.
     pub fn new(registry: Registry, mounts: HostMounts, drift_alert: bool, notes: Notes) -> Self {
-        let (inits, ended, bad_images) = (HashMap::new(), HashSet::new(), HashSet::new());
+        let (entered, bad_images) = (HashMap::new(), HashSet::new());
         let (mounts, exceptions) = (RefCell::new(mounts), Exceptions::default());
-        Self { registry, mounts, drift_alert, notes, exceptions, inits, ended, bad_images }
+        Self { registry, mounts, drift_alert, notes, exceptions, entered, bad_images }
     }
 
     /// Learns from an event: the first program that comes from outside into a container is its init.
@@ -44,13 +61,19 @@ impl Facts {
         }
         match &event.body {
             Body::Exec(exec) if exec.task_flags & state::TASK_ENTERED != 0 => {
-                if self.ended.remove(&event.container) {
-                    self.inits.remove(&event.container);
+                let entered = self.entered.entry(event.container).or_default();
+                entered.retain(|known| !known.ended);
+                if entered.len() < ENTERED && entered.iter().all(|known| known.process != event.process) {
+                    entered.push(Entered::new(event.process, event.time_ns));
                 }
-                self.inits.entry(event.container).or_insert((event.process, event.time_ns));
             }
-            Body::Exit { .. } if self.init(event.container) == Some(event.process) => {
-                self.ended.insert(event.container);
+            Body::Exit { .. } => {
+                let Some(entered) = self.entered.get_mut(&event.container) else { return };
+                entered.iter_mut().filter(|known| known.process == event.process).for_each(|known| known.ended = true);
+                // The only one stays, for what is still told of its descendants.
+                if entered.len() > 1 {
+                    entered.retain(|known| !known.ended);
+                }
             }
             _ => {}
         }
@@ -62,16 +85,22 @@ impl Facts {
             return;
         }
         let started_ns = process.program.time_ns.max(process.key.start_ns);
-        let init = self.inits.entry(process.container).or_insert((process.key, started_ns));
-        if process.key.start_ns < init.0.start_ns {
-            *init = (process.key, started_ns);
+        let entered = self.entered.entry(process.container).or_default();
+        match entered.first_mut() {
+            Some(init) if process.key.start_ns < init.process.start_ns => *init = Entered::new(process.key, started_ns),
+            Some(_) => {}
+            None => entered.push(Entered::new(process.key, started_ns)),
         }
+    }
+
+    /// The first process of a container.
+    fn first(&self, container: ContainerKey) -> Option<Entered> {
+        self.entered.get(&container)?.first().copied()
     }
 
     /// A container is gone.
     pub fn forget(&mut self, container: ContainerKey) {
-        self.inits.remove(&container);
-        self.ended.remove(&container);
+        self.entered.remove(&container);
         self.bad_images.remove(&container);
     }
 
@@ -119,11 +148,11 @@ impl Facts {
 
 impl ContainerFacts for Facts {
     fn init(&self, container: ContainerKey) -> Option<ProcessKey> {
-        self.inits.get(&container).map(|init| init.0)
+        self.first(container).map(|init| init.process)
     }
 
     fn started_ns(&self, container: ContainerKey) -> Option<u64> {
-        self.inits.get(&container).map(|init| init.1)
+        self.first(container).map(|init| init.time_ns)
     }
 
     fn is_host_file(&self, _container: ContainerKey, opened: &File) -> bool {
@@ -149,7 +178,7 @@ impl ContainerFacts for Facts {
     }
 
     fn is_own_user_namespace(&self, container: ContainerKey, namespace: u64) -> bool {
-        let init = self.inits.get(&container).map(|init| init.0.tgid);
+        let init = self.first(container).map(|init| init.process.tgid);
         let answer = init.and_then(|tgid| namespace_of(tgid, "user")).is_none_or(|own| own == namespace);
         self.notes.answer(Question::OwnUserNamespace(container, namespace), Some(u64::from(answer)));
         answer
@@ -223,19 +252,29 @@ mod tests {
         lab.event(pid, Body::Exec(Box::new(body)))
     }
 
-    /// A runtime may start itself anew inside, and end there, before the process that becomes the container's first.
+    /// A runtime may start itself anew inside, and end there when the container's first process runs already.
     #[test]
     fn a_runtimes_own_process_is_not_the_first() {
-        let registry = Registry::new(Hierarchy::nowhere());
-        let mut facts = Facts::new(registry, HostMounts::from_mountinfo(""), false, Notes::default());
-        let lab = Lab::new();
-        facts.see(&entered(&lab, 20));
-        facts.see(&lab.event(20, Body::Exit { code: 0 }));
-        assert_eq!(facts.init(CONTAINER), Some(Lab::key(20)), "until another comes");
-        facts.see(&entered(&lab, 21));
-        facts.see(&entered(&lab, 22));
-        facts.see(&lab.event(22, Body::Exit { code: 0 }));
-        facts.see(&entered(&lab, 23));
-        assert_eq!(facts.init(CONTAINER), Some(Lab::key(21)));
+        for ends_before in [true, false] {
+            let registry = Registry::new(Hierarchy::nowhere());
+            let mut facts = Facts::new(registry, HostMounts::from_mountinfo(""), false, Notes::default());
+            let lab = Lab::new();
+            let end = lab.event(20, Body::Exit { code: 0 });
+            facts.see(&entered(&lab, 20));
+            assert_eq!(facts.init(CONTAINER), Some(Lab::key(20)));
+            if ends_before {
+                facts.see(&end);
+            }
+            facts.see(&entered(&lab, 21));
+            if !ends_before {
+                facts.see(&end);
+            }
+            assert_eq!(facts.init(CONTAINER), Some(Lab::key(21)));
+            // Later sessions are not the first either.
+            facts.see(&entered(&lab, 22));
+            facts.see(&lab.event(22, Body::Exit { code: 0 }));
+            facts.see(&entered(&lab, 23));
+            assert_eq!(facts.init(CONTAINER), Some(Lab::key(21)));
+        }
     }
 }
