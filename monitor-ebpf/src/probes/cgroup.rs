@@ -173,6 +173,7 @@ fn try_attach(ctx: &BtfTracePointContext) -> Option<()> {
             }
             entry.container = policy.root;
             entry.flags = TASK_ENTERING;
+            entry.last_open = provenance::program_of(task);
         }
         // Leaving: only somebody outside may take a process out of its container; a root process
         // inside that moves itself stays what it was.

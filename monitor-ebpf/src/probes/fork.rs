@@ -64,6 +64,7 @@ fn forked(parent: Task, child: Task) -> Option<()> {
             }
             let made = provenance::create(tgid, child, container, parent_tgid)?;
             made.flags |= TASK_ENTERING;
+            made.last_open = provenance::program_of(child);
             (made, parent.start_ns().unwrap_or(0))
         }
     };
