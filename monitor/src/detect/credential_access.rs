@@ -3,7 +3,7 @@
 
 use super::Detector;
 use super::context::Context;
-use crate::event::{Body, Event, File, Form, HOST, Kind, Open, Payload, Reason, file, state};
+use crate::event::{Body, Event, File, Form, HOST, Kind, Open, Payload, Reason, file, last_component, state};
 use crate::finding::{Detection, FindingKind};
 use crate::provenance::Process;
 use smol_str::SmolStr;
@@ -16,7 +16,9 @@ const COPIERS: &[&str] = &[
     "hexdump", "strings", "head", "tail", "less", "more", "grep", "egrep", "sed", "awk", "gawk", "mawk", "cut", "tee",
     "sort", "curl", "wget", "nc", "ncat", "socat", "rsync", "openssl", "busybox", "toybox", "diff", "nl", "paste",
 ];
-/// Of these, the ones that look through whole trees.
+/// Of these, the ones that take whole trees with them.
+const ARCHIVERS: &[&str] = &["tar", "bsdtar", "cpio", "zip", "7z", "rsync", "cp", "diff"];
+/// And the ones that look through them.
 const SEARCHERS: &[&str] = &["grep", "egrep", "rg", "ag", "ack"];
 /// Programs that look into others' memory by design.
 const DEBUGGERS: &[&str] =
@@ -66,7 +68,7 @@ fn opened(event: &Event, open: &Open, cx: &Context<'_>) -> Option<Detection> {
     // whenever it asks for an account.
     let interpreter = accounts && process.has(state::TASK_INTERPRETER) && !is_perl_script(process);
     let foreign = process.has(state::TASK_DRIFT | state::TASK_EXE_TAINTED);
-    let carries = process.has(state::TASK_SHELL) || is_copier(process);
+    let carries = process.has(state::TASK_SHELL) || is_copier(process) && !is_swept_up(process, &open.file);
     (interpreter || foreign || carries).then(|| tell(event, open, what, holds, cx))
 }
 
@@ -75,14 +77,41 @@ fn is_perl_script(process: &Process) -> bool {
 }
 
 fn is_copier(process: &Process) -> bool {
-    let known = |list: &[&str]| list.contains(&process.program.name()) || list.contains(&process.comm.as_str());
     let recursive = |arg: &SmolStr| {
         arg == "--recursive" || arg.starts_with('-') && !arg.starts_with("--") && arg.contains(['r', 'R'])
     };
-    known(COPIERS) && !(known(SEARCHERS) && process.program.args.iter().any(recursive))
+    is_named(process, COPIERS) && !(is_named(process, SEARCHERS) && process.program.args.iter().any(recursive))
 }
 
-/// `/proc/N/mem` of somebody else, for writing; or for reading by a program that can be anything.
+fn is_named(process: &Process, list: &[&str]) -> bool {
+    list.contains(&process.program.name()) || list.contains(&process.comm.as_str())
+}
+
+/// Is the file only one of a tree that is copied, as backups do: `tar cf x /etc`, `rsync -a / …`? A home, or a folder of
+/// credentials, is what it is copied for.
+fn is_swept_up(process: &Process, file: &File) -> bool {
+    if !is_named(process, ARCHIVERS) {
+        return false;
+    }
+    let path: Vec<&str> = file.path.rsplit('/').collect();
+    let own = if path.get(1) == Some(&"etc") { 1 } else { 3 };
+    let (near, above) = path.split_at(own.min(path.len()));
+    let operands = || process.program.args.iter().skip(1).filter_map(|arg| folder_name(arg));
+    operands().any(|name| above.contains(&name)) && !operands().any(|name| near.contains(&name))
+}
+
+/// Last name of a path; none for the root, nothing for what only stands for where it is.
+fn folder_name(arg: &str) -> Option<&str> {
+    let path = arg.strip_suffix("/.").unwrap_or(arg);
+    match last_component(path.trim_end_matches('/')) {
+        "" if path.starts_with('/') || arg == "/." => Some(""),
+        "" | "." | ".." => None,
+        name => Some(name),
+    }
+}
+
+/// `/proc/N/mem` of somebody else, for writing; or for reading by a program that can be anything, or that only carries
+/// bytes elsewhere.
 fn is_foreign_memory(event: &Event, open: &Open, process: &Process, cx: &Context<'_>) -> bool {
     if open.file.magic != PROC || Context::is_from_image(process) && DEBUGGERS.contains(&process.program.name()) {
         return false;
@@ -92,7 +121,7 @@ fn is_foreign_memory(event: &Event, open: &Open, process: &Process, cx: &Context
         return false;
     }
     let any = process.has(state::TASK_SHELL | state::TASK_INTERPRETER | state::TASK_DRIFT | state::TASK_EXE_TAINTED);
-    open.file.has(file::FILE_WRITE) || any
+    open.file.has(file::FILE_WRITE) || any || is_copier(process)
 }
 
 /// The process that a file of /proc belongs to.
@@ -169,6 +198,33 @@ mod tests {
     }
 
     #[test]
+    fn backups_take_whole_trees() {
+        let (shadow, key) = ("/etc/shadow", "/home/lab/.ssh/id_rsa");
+        for backup in [
+            &["tar", "czf", "/b/etc.tgz", "/etc"][..],
+            &["tar", "cf", "-", "-C", "/", "etc"],
+            &["rsync", "-a", "/etc/", "/b/r/"],
+            &["cp", "-a", "/etc/.", "/b"],
+            &["tar", "cf", "-", "/"],
+        ] {
+            assert!(reads(backup, shadow).is_empty(), "{backup:?}");
+        }
+        assert!(reads(&["rsync", "-a", "/home/", "b:/home/"], key).is_empty());
+        assert!(reads(&["tar", "cf", "-", "/"], key).is_empty());
+        for (taken, path) in [
+            (&["tar", "cz", "/etc/shadow", "/etc"][..], shadow),
+            (&["cp", "/etc/shadow", "/tmp/s"], shadow),
+            (&["tar", "cf", "-", "."], shadow),
+            (&["cat", "/etc"], shadow),
+            (&["cp", "-r", "/home/lab/.ssh", "/"], key),
+            (&["tar", "cf", "-", "-C", "/", "home/lab"], key),
+            (&["tar", "cf", "-", "/home/lab/"], key),
+        ] {
+            assert_eq!(reads(taken, path), [Found], "{taken:?}");
+        }
+    }
+
+    #[test]
     fn memory() {
         let mut lab = Lab::new();
         lab.exec(20, 9, &["/usr/bin/dumper"]);
@@ -176,6 +232,8 @@ mod tests {
         assert!(read(&mut lab, 20, "/77/mem", 0).is_empty());
         assert_eq!(read(&mut lab, 20, "/77/mem", file::FILE_WRITE), [Found]);
         assert_eq!(reads(&["python3", "-c", "x"], "/77/mem"), [Found]);
+        assert_eq!(reads(&["dd", "if=/proc/77/mem"], "/77/mem"), [Found]);
+        assert!(reads(&["grep", "-rs", "x", "/proc"], "/77/mem").is_empty());
         lab.exec(21, 9, &["gdb", "-p", "77"]);
         assert!(read(&mut lab, 21, "/77/mem", file::FILE_WRITE).is_empty());
         assert!(read(&mut lab, 21, "/dev/cpu/0/msr", file::FILE_WRITE).is_empty());

@@ -4,12 +4,21 @@
 
 use super::Detector;
 use super::context::Context;
-use crate::event::{Body, Event, HOST, Kind, Open, Reason, file, state};
+use crate::event::{Body, Event, File, HOST, Kind, Open, Reason, file, state};
 use crate::finding::{Detection, FindingKind};
 
 /// Files that user management puts into a new home.
-const HOME_FILES: &[&str] =
-    &[".bashrc", ".profile", ".bash_profile", ".bash_login", ".bash_logout", ".zshrc", ".zprofile"];
+const HOME_FILES: &[&str] = &[
+    ".bashrc",
+    ".profile",
+    ".bash_profile",
+    ".bash_login",
+    ".bash_logout",
+    ".zshrc",
+    ".zprofile",
+    ".zshenv",
+    ".mkshrc",
+];
 /// Programs that make homes.
 const HOME_MAKERS: &[&str] = &["useradd", "adduser", "usermod", "newusers", "mkhomedir_helper"];
 
@@ -74,7 +83,19 @@ fn suspicious<'e>(event: &'e Event, cx: &Context<'_>) -> Option<(&'e Open, Findi
         return None;
     }
     let on_host = cx.containers.is_host_file(event.container, &open.file);
-    (on_host || !is_set_up(event, open, kind, cx)).then_some((open, kind))
+    (on_host || !is_elsewhere(&open.file) && !is_set_up(event, open, kind, cx)).then_some((open, kind))
+}
+
+/// Is it one of the system's files, below a folder of the container's own? A backup and an unpacked root file system have
+/// them all, and nothing there makes anything run. An overlay is the container's own from its root on; what is mounted from
+/// outside may be anybody's root, and homes are where they like.
+fn is_elsewhere(file: &File) -> bool {
+    let below_a_folder = |place: &str| file.path.find(place).is_some_and(|at| at > 0);
+    // What a copy of /etc has for new homes.
+    let template = file.path.contains("/skel/") && !file.path.starts_with("/etc/skel/");
+    file.has(file::FILE_OVERLAY)
+        && !file.has(file::FILE_FOREIGN_SB)
+        && (below_a_folder("/etc/") || below_a_folder("/var/spool/") || template)
 }
 
 fn kind(reason: Reason) -> Option<FindingKind> {

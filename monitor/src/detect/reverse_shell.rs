@@ -1,11 +1,13 @@
 //! A shell or interpreter that takes its commands from an outbound connection. The kernel half
 //! reports the shapes it sees at exec, dup and connect time; here honest ones are told apart, and
-//! three shapes are added that need the bytes, the listener or a third process: the command loop inside one process,
-//! the bind shell, and the shell behind a socket file.
+//! shapes are added that need the bytes, the listener or a third process: the command loop inside one process, the bind
+//! shell, the shell behind a socket file, and the one at a terminal whose holder connects later.
 
+mod circle;
 mod commands;
 mod neighbour;
 mod relay;
+mod terminal;
 
 use super::Detector;
 use super::context::Context;
@@ -14,11 +16,13 @@ use crate::finding::{Detection, FindingKind};
 use commands::Commands;
 use monitor_common::exec::EXEC_RELAY;
 use std::net::SocketAddr;
+use terminal::Terminals;
 
 /// See the module.
 #[derive(Default)]
 pub struct ReverseShell {
     commands: Commands,
+    terminals: Terminals,
 }
 
 impl Detector for ReverseShell {
@@ -32,12 +36,12 @@ impl Detector for ReverseShell {
             Body::Open(open) if is_stage(open) => relay::at_stage(event, open.origin.as_ref(), cx),
             Body::Open(open) => refused(event, open, cx),
             Body::Moved { stdio, task_flags } => moved(event, stdio, *task_flags, cx),
-            Body::Connect(connect) => {
-                relay_connect(event, connect, cx).or_else(|| neighbour::at_connect(event, connect, cx))
-            }
+            Body::Connect(connect) => relay_connect(event, connect, cx)
+                .or_else(|| neighbour::at_connect(event, connect, cx))
+                .or_else(|| circle::at_listen(event, connect, cx)),
             Body::Payload(payload) => {
                 self.commands.payload(event, payload);
-                None
+                self.terminals.payload(event, payload, cx)
             }
             _ => None,
         }
@@ -51,6 +55,7 @@ impl ReverseShell {
             .or_else(|| neighbour::at_exec(event, exec, cx))
             .or_else(|| self.commands.exec(event, exec, cx))
             .or_else(|| relay::bind_shell(event, exec, cx))
+            .or_else(|| circle::at_exec(event, exec, cx))
             .or_else(|| if reads_commands(exec) { None } else { relay::at_stage(event, exec.origin.as_ref(), cx) })
             .or_else(|| prevented(event, exec, cx))
     }

@@ -1,12 +1,13 @@
-//! One program knocks at the same port of many addresses and says nothing to most of them.
+//! One program knocks at the same port of many addresses and says nothing to most of them; or a shell does, by way of
+//! a program for each address (`for …; do nc -z …; done`).
 
 use super::Detector;
 use super::bounded::Bounded;
 use super::context::Context;
-use crate::event::{Body, Connect, ConnectOp, Event, HOST, Kind, ProcessKey};
+use crate::event::{Body, Connect, ConnectOp, Event, HOST, Kind, ProcessKey, state};
 use crate::finding::{Detection, FindingKind};
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Programs and ports followed.
 const FOLLOWED: usize = 256;
@@ -16,6 +17,8 @@ const WINDOW_NS: u64 = 10_000_000_000;
 const ADDRESSES: usize = 32;
 /// Ports on which many addresses are asked honestly: names and the web.
 const EVERYDAY: &[u16] = &[53, 80, 123, 443];
+/// How far above what knocks the shell is: it starts it by way of another program at most (`timeout 1 nc -z …`).
+const ABOVE: usize = 2;
 
 const UDP: u16 = 17;
 
@@ -46,9 +49,10 @@ impl Detector for Scan {
             Body::Connect(connect) => self.connect(event, connect, cx),
             // It has something to say: no knocking.
             Body::Payload(payload) if !payload.inbound => {
-                let key = (program(event, cx), payload.peer.port());
-                if let Some(sweep) = self.sweeps.get_mut(&key) {
-                    sweep.silent.remove(&payload.peer.ip());
+                for asker in askers(event, cx) {
+                    if let Some(sweep) = self.sweeps.get_mut(&(asker, payload.peer.port())) {
+                        sweep.silent.remove(&payload.peer.ip());
+                    }
                 }
                 None
             }
@@ -70,17 +74,13 @@ impl Scan {
         if cx.processes.same_program(event.process).any(|p| p.listening) {
             return None;
         }
-        let asker = program(event, cx);
-        let sweep = self.sweeps.entry((asker, port), Sweep::default)?;
-        if event.time_ns.saturating_sub(sweep.since_ns) > WINDOW_NS {
-            *sweep = Sweep { since_ns: event.time_ns, ..Sweep::default() };
-        }
-        sweep.silent.insert(connect.peer.ip());
-        if sweep.silent.len() < ADDRESSES {
-            return None;
+        let asker = askers(event, cx).find(|asker| self.knocks(*asker, event, connect.peer))?;
+        let sweep = self.sweeps.remove(&(asker, port))?;
+        // One scan, whoever else's it is.
+        for other in askers(event, cx) {
+            self.sweeps.remove(&(other, port));
         }
         let (first, last) = (sweep.silent.first()?.to_string(), sweep.silent.last()?.to_string());
-        self.sweeps.remove(&(asker, port));
         let message = format!("{} knocks at port {port} of many addresses", cx.describe(asker));
         let detail = format!("{ADDRESSES} addresses from {first} to {last} without a word");
         let mut detection = Detection::new(FindingKind::Recon, asker, message).with(event.id, "scan", 0, detail);
@@ -88,11 +88,35 @@ impl Scan {
         detection.alert_only = true;
         Some(detection)
     }
+
+    /// One more address; is it the one that makes a scan?
+    fn knocks(&mut self, asker: ProcessKey, event: &Event, peer: SocketAddr) -> bool {
+        let Some(sweep) = self.sweeps.entry((asker, peer.port()), Sweep::default) else {
+            return false;
+        };
+        if event.time_ns.saturating_sub(sweep.since_ns) > WINDOW_NS {
+            *sweep = Sweep { since_ns: event.time_ns, ..Sweep::default() };
+        }
+        sweep.silent.insert(peer.ip());
+        sweep.silent.len() >= ADDRESSES
+    }
+}
+
+/// Whose attempt it is: the program's own, and the shell's above that started it for this one.
+fn askers(event: &Event, cx: &Context<'_>) -> impl Iterator<Item = ProcessKey> + use<> {
+    let own = program(event.process, cx);
+    let above = cx.processes.ancestors(own).take(ABOVE);
+    let shell = above
+        .take_while(|p| p.container == event.container)
+        .find(|p| p.has(state::TASK_SHELL))
+        .map(|p| program(p.key, cx))
+        .filter(|shell| *shell != own);
+    std::iter::once(own).chain(shell)
 }
 
 /// The process that started the program: its workers are one asker. A shell that forks for each attempt, too.
-fn program(event: &Event, cx: &Context<'_>) -> ProcessKey {
-    cx.processes.same_program(event.process).last().map_or(event.process, |p| p.key)
+fn program(process: ProcessKey, cx: &Context<'_>) -> ProcessKey {
+    cx.processes.same_program(process).last().map_or(process, |p| p.key)
 }
 
 #[cfg(test)]
@@ -123,5 +147,33 @@ mod tests {
         assert_eq!(sweep(&mut lab(), 6379, false), [Recon]);
         assert!(sweep(&mut lab(), 443, false).is_empty());
         assert!(sweep(&mut lab(), 9100, true).is_empty(), "a scraper");
+    }
+
+    /// `for …; do timeout 1 nc -z … & done`: a program, and a fork of the shell, for each address.
+    #[test]
+    fn a_shell_that_starts_a_program_for_each_address() {
+        let each = |asks: &[&str], talks: bool| {
+            let mut lab = Lab::new();
+            lab.exec(20, 9, asks);
+            let mut found = Vec::new();
+            for host in 1..60_u32 {
+                let (fork, program) = (100 + host * 2, 101 + host * 2);
+                lab.fork(fork, 20);
+                lab.exec(fork, 20, &["timeout", "1", "nc"]);
+                lab.exec(program, fork, &["nc", "-z", "x"]);
+                let peer = format!("10.200.0.{host}:2375");
+                found.extend(lab.connect(program, &peer, u64::from(host)));
+                if talks {
+                    found.extend(lab.payload(program, &peer, u64::from(host), false, b"PING"));
+                }
+            }
+            found
+        };
+        let found = each(&["bash", "-c", "for …"], false);
+        let scans: Vec<_> = found.iter().filter(|d| d.kind == Recon).collect();
+        assert_eq!(scans.len(), 1);
+        assert_eq!(scans[0].culprit, Lab::key(20));
+        assert!(each(&["bash", "-c", "for …"], true).iter().all(|d| d.kind != Recon), "it asks them something");
+        assert!(each(&["/usr/bin/supervisor"], false).iter().all(|d| d.kind != Recon), "programs of a service");
     }
 }

@@ -177,7 +177,7 @@ fn tell(event: &Event, talk: &mut Talk, what: &str, detail: &str, cx: &Context<'
 }
 
 /// Does a server that speaks first greet in a known protocol?
-fn is_greeting(data: &[u8]) -> bool {
+pub(super) fn is_greeting(data: &[u8]) -> bool {
     let status =
         data.len() >= 4 && data[..3].iter().all(u8::is_ascii_digit) && matches!(data[3], b' ' | b'-' | b'\r' | b'\n');
     let named: [&[u8]; 7] = [b"SSH-", b"+OK", b"* OK", b"RFB ", b"@RSYNCD", b"AMQP", b"-ERR"];

@@ -27,6 +27,32 @@ fn keys_and_crontabs() {
 }
 
 #[test]
+fn a_copy_of_a_root_is_no_root() {
+    let mut lab = Lab::new();
+    for (path, reason) in [
+        ("/var/backups/r/etc/cron.d/e2scrub", Reason::PersistenceCron),
+        ("…/b/c/d/e/f/etc/init.d/cron", Reason::PersistenceOther),
+        ("/srv/root/var/spool/cron/crontabs/x", Reason::PersistenceCron),
+        ("/var/backups/etc.1/skel/.bashrc", Reason::PersistenceOther),
+    ] {
+        let own = WRITE | file::FILE_OVERLAY;
+        assert!(write(&mut lab, 9, path, reason, own, 0).is_empty(), "{path}");
+        assert!(
+            !write(&mut lab, 9, path, reason, WRITE, 0).is_empty(),
+            "{path}, a root file system in a folder of a disk"
+        );
+    }
+    let key = "/srv/app/.ssh/authorized_keys";
+    assert_eq!(write(&mut lab, 9, key, Reason::PersistenceSshKey, WRITE, 0), [PersistenceSshKey]);
+    let template = "/etc/skel/.bashrc";
+    let own = WRITE | file::FILE_OVERLAY;
+    assert_eq!(write(&mut lab, 9, template, Reason::PersistenceOther, own, 0), [PersistenceOther]);
+    let mounted = "/srv/scratch/etc/cron.d/x";
+    let foreign = WRITE | file::FILE_FOREIGN_SB;
+    assert_eq!(write(&mut lab, 9, mounted, Reason::PersistenceCron, foreign, 0), [Escape, PersistenceCron]);
+}
+
+#[test]
 fn moved_into_place() {
     let mut lab = Lab::new();
     let mut o = open("/root/.ssh/authorized_keys", WRITE | file::FILE_NAMED, 0);

@@ -17,7 +17,8 @@ pub fn at_exec(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<Detection
     let reported = event.reason == Reason::ReverseShell || is_relay(exec) && is_loop(exec, cx) || wrapped.is_some();
     let pty = exec.stdio[0] == Stdio::Tty && exec.task_flags & state::TASK_SHELL != 0;
     // The kernel half does not follow ptys; the parent's own descriptors tell.
-    let python_pty = pty && parent_on_the_wire(exec.parent, cx);
+    let parent = wrapped.unwrap_or(exec.parent);
+    let python_pty = pty && is_on_the_wire(parent, cx);
     if !reported && !python_pty || !reads_commands(exec) {
         return None;
     }
@@ -26,10 +27,9 @@ pub fn at_exec(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<Detection
     if matches!(exec.form, Form::Argument | Form::Script) && !event.prevented() {
         return None;
     }
-    if !event.prevented() && is_honest_feeder(event, exec, cx, python_pty) {
+    if !event.prevented() && is_honest_feeder(event, exec, parent, cx, python_pty) {
         return None;
     }
-    let parent = wrapped.unwrap_or(exec.parent);
     let feeder = feeder(event, parent, cx);
     let peer = peer_of(event, parent, cx);
     let via = feeder.map_or_else(|| "another process".to_owned(), |f| cx.describe(f));
@@ -50,10 +50,10 @@ pub fn at_exec(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<Detection
     Some(detection)
 }
 
-/// `sh -c SHELL` of a relay (ncat --sh-exec, popen): the shell has the very channels that its parent, a shell with a text,
+/// `sh -c SHELL` of a relay (ncat --sh-exec, popen, script -c): the shell has the very channels that its parent, a shell with a text,
 /// was given by a program with a connection. Answers that program.
 fn wrapped_by(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<ProcessKey> {
-    let channel = |s: &Stdio| matches!(s, Stdio::Pipe(_) | Stdio::Unix(_));
+    let channel = |s: &Stdio| matches!(s, Stdio::Pipe(_) | Stdio::Unix(_) | Stdio::Tty);
     if exec.form != Form::Stdin || exec.task_flags & state::TASK_SHELL == 0 || !exec.stdio[..2].iter().all(channel) {
         return None;
     }
@@ -62,7 +62,7 @@ fn wrapped_by(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<ProcessKey
     let same = wrapper.has(state::TASK_SHELL) && wrapper.program.stdio[..2] == exec.stdio[..2];
     let own = feeder.program.stdio[..2] == exec.stdio[..2];
     let speaks = !feeder.has(state::TASK_SHELL | state::TASK_SESSION_SERVER | state::TASK_PACKAGE_MANAGER)
-        && cx.processes.outbound(feeder.key).next().is_some();
+        && (cx.processes.outbound(feeder.key).next().is_some() || is_on_the_wire(feeder.key, cx));
     // `curl … | sh -c bash`: the pipe is somebody else's.
     // (A socket of a pair is written by who holds the other one.)
     let fed = matches!(exec.stdio[0], Stdio::Pipe(_))
@@ -84,7 +84,7 @@ fn is_loop(exec: &Exec, cx: &Context<'_>) -> bool {
 }
 
 /// What feeds shells without being an attack.
-fn is_honest_feeder(event: &Event, exec: &Exec, cx: &Context<'_>, python_pty: bool) -> bool {
+fn is_honest_feeder(event: &Event, exec: &Exec, parent: ProcessKey, cx: &Context<'_>, python_pty: bool) -> bool {
     // `docker exec -i … bash -s`, an attach, the runtime's FIFOs: the other end is outside.
     // Not so when the kernel half names the other end and it is inside (`coproc nc …; exec bash <&…`).
     let inside =
@@ -92,7 +92,7 @@ fn is_honest_feeder(event: &Event, exec: &Exec, cx: &Context<'_>, python_pty: bo
     if !inside && cx.is_entered(event, exec.task_flags, exec.parent) {
         return true;
     }
-    let parent = cx.processes.get(exec.parent);
+    let parent = cx.processes.get(parent);
     // sshd, inetd: sessions that came in. They do connect outward themselves (name lookups, LDAP).
     if parent.is_some_and(|p| p.has(state::TASK_SESSION_SERVER) && Context::is_from_image(p)) {
         return true;
@@ -115,9 +115,9 @@ fn is_honest_feeder(event: &Event, exec: &Exec, cx: &Context<'_>, python_pty: bo
     pty && parents_own && known && cx.processes.outbound(parent.key).next().is_none()
 }
 
-/// The parent has a connection on its own stdio: `os.dup2(s, 0…2); pty.spawn("/bin/sh")`.
-fn parent_on_the_wire(parent: ProcessKey, cx: &Context<'_>) -> bool {
-    cx.processes.same_program(parent).any(|p| p.has(state::TASK_STDIN_INET) && p.has(state::TASK_STDOUT_INET))
+/// The holder has a connection on its own stdio: `os.dup2(s, 0…2); pty.spawn("/bin/sh")`.
+fn is_on_the_wire(holder: ProcessKey, cx: &Context<'_>) -> bool {
+    cx.processes.same_program(holder).any(|p| p.has(state::TASK_STDIN_INET) && p.has(state::TASK_STDOUT_INET))
 }
 
 /// Who is at the other end.

@@ -364,3 +364,84 @@ fn a_neighbour_with_an_old_connection() {
     lab.act(30, Body::UnixPeer { listener: 20 });
     assert!(lab.exec_with(31, 30, &["sh"], |e| (e.stdio[0], e.stdio[1]) = (pipe(8), pipe(9))).is_empty());
 }
+
+/// `cat f | sh 2>&1 | nc -l 4444 > f`, and `nc -l 4444 < f | sh > f`: whichever comes last.
+#[test]
+fn a_shell_served_in_a_pipeline() {
+    let fifo = |ino| Stdio::Pipe(Inode { dev: 8, ino });
+    let closed = [([pipe(1), pipe(2), pipe(2)], [pipe(2), fifo(3)]), ([pipe(1), fifo(3), fifo(3)], [fifo(3), pipe(1)])];
+    // `sh < x | nc -l`, `nc -l | sh -s | logger`, `nc -l | sh x.sh > f`
+    let open =
+        [([pipe(1), pipe(2), pipe(2)], [pipe(2), Stdio::Device]), ([pipe(1), pipe(2), pipe(2)], [fifo(3), pipe(1)])];
+    let play = |shell: &[Stdio; 3], listener: &[Stdio; 2], text: &[&str], listens_first: bool| {
+        let mut lab = Lab::new();
+        let mut found = Vec::new();
+        for turn in [listens_first, !listens_first] {
+            if turn {
+                lab.exec_with(20, 9, &["nc", "-l", "4444"], |e| e.stdio[..2].clone_from_slice(listener));
+                let mut listen = lab.connection(20, "0.0.0.0:4444", 1);
+                listen.op = ConnectOp::Listen;
+                found.extend(lab.act(20, Body::Connect(listen)));
+            } else {
+                found.extend(lab.exec_with(21, 9, text, |e| e.stdio = shell.clone()));
+            }
+        }
+        assert!(found.iter().all(|d| d.culprit == Lab::key(21) && d.accomplices == [Lab::key(20)] && d.alert_only));
+        kinds(&found)
+    };
+    for first in [true, false] {
+        for (shell, listener) in &closed {
+            assert_eq!(play(shell, listener, &["sh", "-i"], first), [ReverseShell]);
+            assert!(play(shell, listener, &["sh", "answer.sh"], first).is_empty(), "a service in a script");
+        }
+        for (shell, listener) in &open {
+            assert!(play(shell, listener, &["sh"], first).is_empty());
+        }
+    }
+}
+
+/// `pty.fork()`, a shell, and a connection only then.
+#[test]
+fn the_holder_of_a_terminal_connects_later() {
+    let play = |holder: &[&str], change: &dyn Fn(&mut crate::event::Exec), said: &[(bool, &[u8])]| {
+        let mut lab = Lab::new();
+        lab.exec_with(15, 9, holder, change);
+        lab.exec_with(16, 15, &["bash"], |e| e.stdio = [Stdio::Tty, Stdio::Tty, Stdio::Tty]);
+        lab.connect(15, A, 1);
+        said.iter().flat_map(|(inbound, data)| lab.payload(15, A, 1, *inbound, data)).collect::<Vec<_>>()
+    };
+    let told: &[(bool, &[u8])] = &[(true, b"id\n")];
+    for said in [told, &[(false, b"$ "), (true, b"id\n")]] {
+        let found = play(&["python3", "x.py"], &|_| {}, said);
+        assert_eq!(kinds(&found), [ReverseShell]);
+        assert!(found[0].alert_only && found[0].culprit == Lab::key(16) && found[0].peer == Some(peer(A)));
+    }
+    let questions: [&[u8]; 4] = [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02", b"PING\r\n", b"\0\0\0\x08\x04"];
+    for question in questions {
+        assert!(play(&["python3", "test.py"], &|_| {}, &[(false, question), (true, b"ok\r\n")]).is_empty());
+    }
+    assert!(play(&["python3", "test.py"], &|_| {}, &[(true, b"220 mail ESMTP\r\n")]).is_empty());
+    assert!(play(&["mc"], &|e| e.stdio[0] = Stdio::Tty, told).is_empty(), "its own terminal, handed on");
+    assert!(play(&["sshd"], &|e| e.task_flags |= state::TASK_SESSION_SERVER, told).is_empty());
+}
+
+/// `script -qc bash` with its standard input and output on a connection: it starts the shell by way of `sh -c`.
+#[test]
+fn a_terminal_by_way_of_a_shell() {
+    let terminal = || [Stdio::Tty, Stdio::Tty, Stdio::Tty];
+    let play = |stdio: [Stdio; 3]| {
+        let mut lab = Lab::new();
+        let on_wire = stdio == wire();
+        lab.exec_with(15, 9, &["script", "-qc", "bash"], |e| {
+            e.stdio = stdio;
+            if on_wire {
+                e.task_flags |= state::TASK_STDIN_INET | state::TASK_STDOUT_INET;
+            }
+        });
+        lab.exec_with(16, 15, &["sh", "-c", "bash"], |e| e.stdio = terminal());
+        kinds(&lab.exec_with(17, 16, &["bash"], |e| e.stdio = terminal()))
+    };
+    assert_eq!(play(wire()), [ReverseShell]);
+    assert!(play(terminal()).is_empty());
+    assert!(play([Stdio::Device, Stdio::Device, Stdio::Device]).is_empty());
+}
