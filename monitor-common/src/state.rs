@@ -40,6 +40,16 @@ pub const TASK_PACKAGE_SCRIPT: u32 = 1 << 14;
 /// Serves inbound sessions by design (sshd, inetd, …) out of the image.
 pub const TASK_SESSION_SERVER: u32 = 1 << 12;
 
+/// Fetches what somebody has asked for by name, out of the image: version control, a language's package manager. It, and what it
+/// starts besides shells and interpreters; it has no other privilege.
+pub const TASK_FETCHER: u32 = 1 << 16;
+
+/// Is what the program writes trusted, wherever it came from?
+#[inline(always)]
+pub const fn is_trusted_writer(flags: u32) -> bool {
+    is_package_manager(flags) || flags & TASK_FETCHER != 0
+}
+
 /// Is the program a package manager, or a helper of its own that no script stands between?
 #[inline(always)]
 pub const fn is_package_manager(flags: u32) -> bool {
@@ -75,6 +85,7 @@ const _: () = {
         TASK_ENTERING,
         TASK_PACKAGE_SCRIPT,
         TASK_DOOMED,
+        TASK_FETCHER,
     ];
     let (mut i, mut seen) = (0, 0);
     while i < bits.len() {
@@ -251,6 +262,8 @@ pub const CLASS_FLAG_E: u32 = 1 << 5;
 pub const CLASS_FLAG_R: u32 = 1 << 6;
 /// sshd, inetd and their like.
 pub const CLASS_SESSION_SERVER: u32 = 1 << 7;
+/// Version control, a language's package manager.
+pub const CLASS_FETCHER: u32 = 1 << 8;
 
 /// A cgroup came (`gone == 0`) or went.
 #[repr(C)]

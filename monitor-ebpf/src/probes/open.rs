@@ -24,8 +24,8 @@ use monitor_common::file::{
 use monitor_common::hash;
 use monitor_common::header::{Reason, Rung};
 use monitor_common::state::{
-    self, HOST, InodeKey, Origin, TASK_INTERPRETER, TASK_PACKAGE_MANAGER, TASK_READS_STDIN, TASK_SHELL, TASK_TAINTED,
-    WRITES,
+    self, HOST, InodeKey, Origin, TASK_FETCHER, TASK_INTERPRETER, TASK_PACKAGE_MANAGER, TASK_READS_STDIN, TASK_SHELL,
+    TASK_TAINTED, WRITES,
 };
 
 /// include/uapi/linux/stat.h
@@ -193,15 +193,15 @@ fn watched(
     tell(task, entry, file, FILE_SENSITIVE, class, origin, &Judgement::NOTHING)
 }
 
-/// `python3 /tmp/dnf` is not dnf: the package manager's script must be from the image. The maintainer scripts
+/// `python3 /tmp/dnf` is not dnf: the package manager's, or fetcher's, script must be from the image. The maintainer scripts
 /// it starts are in what it has just written.
 #[inline(always)]
 fn forget_impostor(entry: &mut state::Task, file: File, inode: Inode) {
-    if state::is_package_manager(entry.flags)
+    if state::is_trusted_writer(entry.flags)
         && inode.layer_flags() & (FILE_UPPER | FILE_TMPFS) != 0
         && is_script(entry, file)
     {
-        entry.flags &= !TASK_PACKAGE_MANAGER;
+        entry.flags &= !(TASK_PACKAGE_MANAGER | TASK_FETCHER);
     }
 }
 
@@ -255,7 +255,8 @@ fn written(
         return None;
     }
     let bits = FILE_SENSITIVE | FILE_WRITE | if mode & FMODE_CREATED != 0 { FILE_CREATED } else { 0 };
-    let judgement = sensitive::judge(entry, tgid, reason, mode & FMODE_CREATED != 0, means);
+    let made = mode & FMODE_CREATED != 0 && file.dentry().is_some_and(sensitive::is_hidden);
+    let judgement = sensitive::judge(entry, tgid, reason, made, means);
     tell(task, entry, file, bits, reason, &entry.origin, &judgement)
 }
 

@@ -32,7 +32,6 @@ const OP_LINKAT: u8 = 39;
 
 /// include/uapi/asm-generic/fcntl.h
 const O_ACCMODE: u32 = 0o3;
-const O_CREAT: u32 = 0o100;
 const O_PATH: u32 = 0o1000_0000;
 
 /// An open is taken in. What is not stopped is told when it is done, if that is to be seen.
@@ -59,7 +58,7 @@ fn try_open_taken(ctx: &TracePointContext) -> Option<()> {
     if found.reason as u8 == Reason::Tamper as u8 {
         return None;
     }
-    let judgement = sensitive::judge(entry, tgid, found.reason, flags & O_CREAT != 0, guard::Means::Kill);
+    let judgement = sensitive::judge(entry, tgid, found.reason, false, guard::Means::Kill);
     if !judgement.stops() && !(judgement.tells() && request.is_silent()?) {
         return None;
     }

@@ -13,8 +13,8 @@ use monitor_common::header::Reason;
 use monitor_common::net::Peer;
 use monitor_common::policy::POLICY_OFF;
 use monitor_common::state::{
-    self, CLASS_INTERPRETER, CLASS_SHELL, HOST, InodeKey, Origin, Pipe, TASK_ENTERING, TASK_EXE_TAINTED, TASK_NET_OUT,
-    TASK_PACKAGE_MANAGER, TASK_PACKAGE_SCRIPT, TASK_READS_STDIN, TASK_TAINTED, Taint, WRITES,
+    self, CLASS_INTERPRETER, CLASS_SHELL, HOST, InodeKey, Origin, Pipe, TASK_ENTERING, TASK_EXE_TAINTED, TASK_FETCHER,
+    TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_PACKAGE_SCRIPT, TASK_READS_STDIN, TASK_TAINTED, Taint, WRITES,
 };
 
 /// Stages a taint is followed through at once (`a | b | c | …`).
@@ -206,13 +206,15 @@ fn downstream(tgid: u32, first: InodeKey) -> Option<Sink> {
         {
             task.flags |= TASK_TAINTED;
             copy_words(origin, &mut task.origin);
-            if down.ino == 0 && task.stdout.ino != 0 && known_pipe(&task.stdout).is_none() {
-                taint_inode(tgid, &task.stdout);
-            }
-            // What it has opened for writing before (at's spool file).
-            for i in 0..WRITES {
-                if task.writes[i].ino != 0 {
-                    taint_inode(tgid, &task.writes[i]);
+            // What it has opened for writing before (at's spool file) as well.
+            if !state::is_trusted_writer(task.flags) {
+                if down.ino == 0 && task.stdout.ino != 0 && known_pipe(&task.stdout).is_none() {
+                    taint_inode(tgid, &task.stdout);
+                }
+                for i in 0..WRITES {
+                    if task.writes[i].ino != 0 {
+                        taint_inode(tgid, &task.writes[i]);
+                    }
                 }
             }
         }
@@ -295,14 +297,14 @@ extern "C" fn taint_outputs(tgid: u32) -> u64 {
     if task.stdout.ino != 0 {
         if known_pipe(&task.stdout).is_some() {
             sink = taint_downstream(tgid, task.stdout.ino, task.stdout.dev);
-        } else if !state::is_package_manager(task.flags) {
+        } else if !state::is_trusted_writer(task.flags) {
             taint_inode(tgid, &task.stdout);
         }
     }
     if sink == 0 && task.fifo_out.ino != 0 {
         sink = taint_downstream(tgid, task.fifo_out.ino, task.fifo_out.dev);
     }
-    if !state::is_package_manager(task.flags) {
+    if !state::is_trusted_writer(task.flags) {
         for i in 0..WRITES {
             if task.writes[i].ino != 0 {
                 taint_inode(tgid, &task.writes[i]);
@@ -315,7 +317,7 @@ extern "C" fn taint_outputs(tgid: u32) -> u64 {
 /// May this task's writes carry network bytes?
 #[inline(always)]
 pub fn is_source(flags: u32) -> bool {
-    flags & (TASK_NET_OUT | TASK_TAINTED) != 0 && !state::is_package_manager(flags)
+    flags & (TASK_NET_OUT | TASK_TAINTED) != 0 && !state::is_trusted_writer(flags)
 }
 
 /// Taint of an executable or file; `None` if it has none.
@@ -325,5 +327,5 @@ pub fn taint_of(key: &InodeKey, from: &mut Origin) -> Option<()> {
 }
 
 /// Flags that survive an exec.
-pub const KEPT_FLAGS: u32 = TASK_PACKAGE_MANAGER | TASK_PACKAGE_SCRIPT;
+pub const KEPT_FLAGS: u32 = TASK_PACKAGE_MANAGER | TASK_PACKAGE_SCRIPT | TASK_FETCHER;
 const _: () = assert!(KEPT_FLAGS & TASK_EXE_TAINTED == 0);

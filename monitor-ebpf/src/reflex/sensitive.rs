@@ -40,6 +40,23 @@ extern "C" fn entry_name(entry: u64) -> u32 {
     if copied.is_some() { hash::name(bytes) } else { 0 }
 }
 
+/// Does its name begin with a dot, as those of start-up files in a home do?
+#[inline(always)]
+pub fn is_hidden(entry: Dentry) -> bool {
+    entry_is_hidden(entry.0.raw() as u64) != 0
+}
+
+/// A function of its own (see [`super`]).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn entry_is_hidden(entry: u64) -> u32 {
+    let mut buffer = MaybeUninit::<[u8; COMPONENT_LEN]>::uninit();
+    // SAFETY: the helper writes at least one byte.
+    let bytes = unsafe { &mut *buffer.as_mut_ptr() };
+    let copied = Object::new(entry as *const u8).and_then(|entry| Dentry(entry).name(bytes));
+    u32::from(copied.is_some() && bytes[0] == b'.')
+}
+
 /// Class of the file at an entry.
 #[inline(always)]
 pub fn class(entry: Dentry) -> Reason {
@@ -71,13 +88,13 @@ pub fn class_of(own: u32, up: u32, top: u32) -> Reason {
     Reason::None
 }
 
-/// Judges a write to a file of class `reason`; a package manager's own is nothing.
+/// Judges a write to a file of class `reason`; a package manager's own is nothing. `made`: a new one in somebody's home.
 #[inline(always)]
-pub fn judge(entry: &state::Task, tgid: u32, reason: Reason, created: bool, means: guard::Means) -> Judgement {
-    // A program of the image that makes a new start-up file (`useradd -m` and its .bashrc) is left to
+pub fn judge(entry: &state::Task, tgid: u32, reason: Reason, made: bool, means: guard::Means) -> Judgement {
+    // A program of the image that makes a new start-up file in a home (`useradd -m` and its .bashrc) is left to
     // the daemon, which knows its name; what appends to one, or a shell that makes one, is not.
     let maker = reason as u8 == Reason::PersistenceOther as u8
-        && created
+        && made
         && entry.flags & (TASK_SHELL | TASK_INTERPRETER | TASK_NET_OUT | TASK_TAINTED | TASK_DRIFT) == 0;
     // No package brings SSH keys: a script that writes one does not install.
     let key_by_script = reason as u8 == Reason::PersistenceSshKey as u8 && entry.flags & TASK_PACKAGE_SCRIPT != 0;

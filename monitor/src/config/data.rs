@@ -112,6 +112,8 @@ pub enum Class {
     Interpreter,
     /// A package manager.
     PackageManager,
+    /// Version control, or a language's package manager: what it fetches is trusted, nothing else.
+    Fetcher,
     /// A multi-call binary.
     Multicall,
     /// Serves inbound sessions.
@@ -131,6 +133,7 @@ impl Class {
             Self::Shell => state::CLASS_SHELL,
             Self::Interpreter => state::CLASS_INTERPRETER,
             Self::PackageManager => state::CLASS_PACKAGE_MANAGER,
+            Self::Fetcher => state::CLASS_FETCHER,
             Self::Multicall => state::CLASS_MULTICALL,
             Self::SessionServer => state::CLASS_SESSION_SERVER,
             Self::TextC => state::CLASS_FLAG_C,

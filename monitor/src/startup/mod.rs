@@ -188,6 +188,7 @@ fn task_flags(task: &Task, class: u32, form: Form, parent: Option<ContainerKey>)
         (is(state::CLASS_INTERPRETER), state::TASK_INTERPRETER),
         (is(state::CLASS_PACKAGE_MANAGER), state::TASK_PACKAGE_MANAGER),
         (is(state::CLASS_SESSION_SERVER), state::TASK_SESSION_SERVER),
+        (is(state::CLASS_FETCHER), state::TASK_FETCHER),
         (form == Form::Stdin, state::TASK_READS_STDIN),
         (task.outbound().is_some(), state::TASK_NET_OUT),
         (outward(stdin), state::TASK_STDIN_INET),

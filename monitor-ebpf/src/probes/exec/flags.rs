@@ -8,9 +8,9 @@ use monitor_common::argv::Form;
 use monitor_common::exec::{STDIO_FILE, STDIO_INET_OUT, STDIO_PIPE, STDIO_UNIX, Stdio};
 use monitor_common::file::{FILE_FOREIGN_SB, FILE_OVERLAY};
 use monitor_common::state::{
-    CLASS_INTERPRETER, CLASS_PACKAGE_MANAGER, CLASS_SESSION_SERVER, CLASS_SHELL, HOST, InodeKey, TASK_DRIFT,
-    TASK_ENTERED, TASK_ENTERING, TASK_INTERPRETER, TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_PACKAGE_SCRIPT,
-    TASK_READS_STDIN, TASK_SESSION_SERVER, TASK_SHELL, TASK_STDIN_INET, TASK_STDOUT_INET,
+    CLASS_FETCHER, CLASS_INTERPRETER, CLASS_PACKAGE_MANAGER, CLASS_SESSION_SERVER, CLASS_SHELL, HOST, InodeKey,
+    TASK_DRIFT, TASK_ENTERED, TASK_ENTERING, TASK_FETCHER, TASK_INTERPRETER, TASK_NET_OUT, TASK_PACKAGE_MANAGER,
+    TASK_PACKAGE_SCRIPT, TASK_READS_STDIN, TASK_SESSION_SERVER, TASK_SHELL, TASK_STDIN_INET, TASK_STDOUT_INET,
 };
 
 /// A new program begins with a clean slate.
@@ -58,10 +58,19 @@ fn new_flags(inherited: u32, container: u64, scratch: &Scratch, is_runtime: bool
     if scratch.class & CLASS_SESSION_SERVER != 0 && !drift {
         flags |= TASK_SESSION_SERVER;
     }
-    let by_script = scratch.script != 0
-        && scratch.class & CLASS_INTERPRETER != 0
-        && program::named(scratch.script) & CLASS_PACKAGE_MANAGER != 0;
-    if !drift && (scratch.class & CLASS_PACKAGE_MANAGER != 0 || by_script) {
+    // Of an interpreter the script is the program.
+    let script = if scratch.script != 0 && scratch.class & CLASS_INTERPRETER != 0 {
+        program::named(scratch.script) & (CLASS_PACKAGE_MANAGER | CLASS_FETCHER)
+    } else {
+        0
+    };
+    let class = scratch.class | script;
+    if !drift && class & CLASS_FETCHER != 0 {
+        flags |= TASK_FETCHER;
+    } else if drift || scratch.class & (CLASS_SHELL | CLASS_INTERPRETER) != 0 {
+        flags &= !TASK_FETCHER;
+    }
+    if !drift && class & CLASS_PACKAGE_MANAGER != 0 {
         flags = flags & !TASK_PACKAGE_SCRIPT | TASK_PACKAGE_MANAGER;
     } else if scratch.class & (CLASS_SHELL | CLASS_INTERPRETER) != 0 {
         // A maintainer script is a file. Text on a command line (apt's and dpkg's hooks) is whatever
