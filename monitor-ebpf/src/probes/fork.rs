@@ -76,6 +76,7 @@ fn forked(parent: Task, child: Task) -> Option<()> {
         (*out).parent_start_ns = parent_start_ns;
         child.comm(&mut (*out).comm);
     }
+            made.last_open = provenance::program_of(child);
     record::submit_quietly(entry);
     Some(())
 }

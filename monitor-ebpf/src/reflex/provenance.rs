@@ -3,16 +3,18 @@
 
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::copy_words;
-use crate::kernel::task::Task;
+use crate::kernel::file::{File, Inode};
+use crate::kernel::task::{Mm, Task};
 use crate::maps::{CONTAINERS, PIPES, TASKS, ZERO_PIPE, ZERO_TASK, config};
 use crate::reflex::{doom, marks};
 use aya_ebpf::bindings::BPF_NOEXIST;
+use monitor_common::file::{FILE_MEMFD, FILE_OVERLAY, FileRef};
 use monitor_common::header::Reason;
 use monitor_common::net::Peer;
 use monitor_common::policy::POLICY_OFF;
 use monitor_common::state::{
-    self, HOST, InodeKey, Origin, Pipe, TASK_EXE_TAINTED, TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_PACKAGE_SCRIPT,
-    TASK_READS_STDIN, TASK_TAINTED, Taint, WRITES,
+    self, CLASS_INTERPRETER, CLASS_SHELL, HOST, InodeKey, Origin, Pipe, TASK_ENTERING, TASK_EXE_TAINTED, TASK_NET_OUT,
+    TASK_PACKAGE_MANAGER, TASK_PACKAGE_SCRIPT, TASK_READS_STDIN, TASK_TAINTED, Taint, WRITES,
 };
 
 /// Stages a taint is followed through at once (`a | b | c | …`).
@@ -53,6 +55,25 @@ pub fn create<'a>(tgid: u32, task: Task, container: u64, parent_tgid: u32) -> Op
     made.parent_tgid = parent_tgid;
     doom::found_line(made, tgid);
     Some(made)
+}
+
+/// The file that a process runs: of one that enters a container it is its runtime's ([`is_runtime`]).
+#[inline(always)]
+pub fn program_of(task: Task) -> InodeKey {
+    let file = task.mm().and_then(Mm::executable);
+    file.and_then(File::inode).and_then(Inode::key).unwrap_or(InodeKey { ino: 0, dev: 0, reserved: 0 })
+}
+
+/// Is the program that is started still the runtime's own, on its way to the container's? That is a memfd, or the very file
+/// that the process ran when it was put into the cgroup: runc starts itself anew from a copy, or from a mount of its own that cannot be
+/// written (libcontainer/nsenter/cloned_binary.c), while its parent does that. A shell that joins a cgroup and then becomes
+/// what was asked for is none, nor is what lies on a container's root.
+#[inline(always)]
+pub fn is_runtime(entry: &state::Task, exe: &FileRef, class: u32) -> bool {
+    let is_itself = entry.last_open.ino == exe.ino && entry.last_open.dev == exe.dev;
+    entry.flags & TASK_ENTERING != 0
+        && (exe.flags & FILE_MEMFD != 0
+            || is_itself && exe.flags & FILE_OVERLAY == 0 && class & (CLASS_SHELL | CLASS_INTERPRETER) == 0)
 }
 
 /// The pipe's entry, made if it is not there.

@@ -35,11 +35,13 @@ impl Facts {
         Self { registry, mounts, drift_alert, notes, exceptions, inits, bad_images }
     }
 
-    /// Learns from an event: the first program that comes from outside into a container is its init.
+    /// Learns from an event: the first program that comes from outside into a container is its init. What a runtime runs on
+    /// its way there is not, nor is the process it does that in always the same: whether it is in the cgroup by then is
+    /// a matter of luck.
     pub fn see(&mut self, event: &Event) {
         if let Body::Exec(exec) = &event.body
             && event.container != HOST
-            && exec.task_flags & state::TASK_ENTERED != 0
+            && exec.task_flags & (state::TASK_ENTERED | state::TASK_ENTERING) == state::TASK_ENTERED
         {
             self.inits.entry(event.container).or_insert((event.process, event.time_ns));
         }
@@ -196,5 +198,26 @@ pub fn standing_for(container: ContainerKey, tgid: u32, time_ns: u64) -> Event {
         rung: Rung::None,
         peer_tgid: None,
         body: Body::Exit { code: 0 },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::hierarchy::Hierarchy;
+    use state::{TASK_ENTERED, TASK_ENTERING};
+
+    #[test]
+    fn a_runtime_on_its_way_is_not_the_first_process() {
+        let mounts = HostMounts::from_mountinfo("");
+        let mut facts = Facts::new(Registry::new(Hierarchy::nowhere()), mounts, false, Notes::default());
+        for (tgid, flags) in [(7, TASK_ENTERED | TASK_ENTERING), (8, TASK_ENTERED), (9, TASK_ENTERED)] {
+            let mut exec = crate::detect::exec_for_tests(1, &["runc", "init"]);
+            exec.task_flags = flags;
+            let mut event = standing_for(5, tgid, 0);
+            event.body = Body::Exec(Box::new(exec));
+            facts.see(&event);
+        }
+        assert_eq!(facts.init(5).map(|init| init.tgid), Some(8));
     }
 }

@@ -110,6 +110,15 @@ impl Monitor {
         Ok(self.status()?.pointer(pointer).and_then(Value::as_u64).unwrap_or(0))
     }
 
+    /// Names of baselines of which the monitor's own tries were not stopped.
+    pub fn unenforced(&self) -> Result<Vec<String>> {
+        let status = self.status()?;
+        let all = status.get("enforcement").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let is_stopped = |one: &Value| ["connections", "program_starts"].iter().all(|part| one[part] != "NOT STOPPED");
+        let name = |one: &Value| one["name"].as_str().unwrap_or_default().to_owned();
+        Ok(all.iter().filter(|one| !is_stopped(one)).map(name).collect())
+    }
+
     /// Waits until all that was seen so far is in the files.
     pub fn settle(&self) {
         thread::sleep(Duration::from_secs(u64::from(SETTLE_S + 2 * WRITE_S + 1)));

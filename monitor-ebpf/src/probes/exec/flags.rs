@@ -6,7 +6,7 @@ use crate::kernel::clear_words;
 use crate::reflex::{program, provenance};
 use monitor_common::argv::Form;
 use monitor_common::exec::{STDIO_FILE, STDIO_INET_OUT, STDIO_PIPE, STDIO_UNIX, Stdio};
-use monitor_common::file::{FILE_FOREIGN_SB, FILE_MEMFD, FILE_OVERLAY};
+use monitor_common::file::{FILE_FOREIGN_SB, FILE_OVERLAY};
 use monitor_common::state::{
     CLASS_INTERPRETER, CLASS_PACKAGE_MANAGER, CLASS_SESSION_SERVER, CLASS_SHELL, HOST, InodeKey, TASK_DRIFT,
     TASK_ENTERED, TASK_ENTERING, TASK_INTERPRETER, TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_PACKAGE_SCRIPT,
@@ -18,12 +18,15 @@ use monitor_common::state::{
 pub fn renew(room: &mut Room) -> Option<()> {
     let scratch = &room.scratch;
     let entry = provenance::entry(scratch.tgid)?;
-    entry.flags = new_flags(entry.flags, entry.container, scratch);
+    let is_runtime = provenance::is_runtime(entry, &scratch.exe, scratch.class);
+    entry.flags = new_flags(entry.flags, entry.container, scratch, is_runtime);
     entry.script = scratch.script;
     entry.stdin = key_if(&scratch.stdio[0], STDIO_UNIX);
     entry.stdout = key_if(&scratch.stdio[1], STDIO_FILE);
     entry.fifo_out = InodeKey { ino: 0, dev: 0, reserved: 0 };
-    entry.last_open = InodeKey { ino: 0, dev: 0, reserved: 0 };
+    if !is_runtime {
+        entry.last_open = InodeKey { ino: 0, dev: 0, reserved: 0 };
+    }
     clear_words(&mut entry.writes);
     entry.write_next = 0;
     Some(())
@@ -31,13 +34,13 @@ pub fn renew(room: &mut Room) -> Option<()> {
 
 /// `TASK_*` bits of the new program.
 #[inline(always)]
-fn new_flags(inherited: u32, container: u64, scratch: &Scratch) -> u32 {
+fn new_flags(inherited: u32, container: u64, scratch: &Scratch, is_runtime: bool) -> u32 {
     let mut flags = inherited & (provenance::KEPT_FLAGS | TASK_ENTERED);
     let file = scratch.exe.flags;
     if inherited & TASK_ENTERING != 0 {
         flags |= TASK_ENTERED;
-        // The runtime's own init, started again from a memfd: the program is still to come.
-        if file & FILE_MEMFD != 0 {
+        // The runtime's own init: the program is still to come.
+        if is_runtime {
             flags |= TASK_ENTERING;
         }
     }

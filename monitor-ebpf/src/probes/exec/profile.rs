@@ -110,7 +110,7 @@ pub fn compare(tid: u32, room: &mut Room) -> Option<bool> {
     room.scratch.file()?.describe(&mut room.scratch.exe, task.root_sb());
     let is_entering = entry.flags & TASK_ENTERING != 0;
     // A runtime's own init, as in `judge`.
-    if is_entering && room.scratch.exe.flags & FILE_MEMFD != 0 {
+    if provenance::is_runtime(entry, &room.scratch.exe, 0) {
         return None;
     }
     if entry.exe == 0 && !is_entering && entry.flags & TASK_ENTERED == 0 {
