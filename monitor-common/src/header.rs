@@ -89,6 +89,8 @@ code! {
         Tamper = 10,
         /// A system call that reaches for what lies outside of the container: [`crate::reach::Reach`].
         Reach = 11,
+        /// A process runs a program that was told of another one ([`crate::exec::Again`]).
+        Again = 12,
     }
 }
 

@@ -229,6 +229,14 @@ impl Baselines {
         self.settings.drift_lock
     }
 
+    /// So many program starts were expected, and counted where they were compared.
+    pub fn counted(&mut self, name: &str, execs: u64) {
+        self.counts.conforming += execs;
+        if execs > 0 {
+            self.watch.act(name);
+        }
+    }
+
     /// Is it known which image a container is of?
     pub fn is_named(&self, container: ContainerKey) -> bool {
         self.bound.get(&container).is_some()
