@@ -7,7 +7,7 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::LruHashMap;
 use aya_ebpf::macros::btf_map;
 use monitor_common::policy::POLICY_BOUND;
-use monitor_common::profile::BOUND_EXECS;
+use monitor_common::profile::{BOUND_CODE, BOUND_EXECS};
 use monitor_common::state::{Held, TASK_DOOMED, TASK_ENTERING, Task};
 
 #[btf_map]
@@ -24,6 +24,12 @@ pub fn is_on() -> bool {
 #[inline(always)]
 pub fn is_expected_of(task: &Task) -> bool {
     task.flags & TASK_DOOMED == 0 && is_on() && binds(task, BOUND_EXECS)
+}
+
+/// May a process map code of the image's own files only?
+#[inline(always)]
+pub fn is_locked(task: &Task) -> bool {
+    binds(task, BOUND_CODE)
 }
 
 /// Is a process held to this part (`BOUND_*`) of a baseline? Not who is in a session from outside.

@@ -1,5 +1,5 @@
 //! What a baseline expects is counted in the kernel instead of being told, and nothing is missing from what is told of the
-//! rest; and all of it in numbers.
+//! rest; code that is not the image's; and all of it in numbers.
 
 use crate::baselines::{Play, SERVICE, is_stopped, job, play_with};
 use crate::container::{Container, Group};
@@ -72,6 +72,24 @@ pub fn expected_starts_are_counted() -> Result<()> {
     ensure!(parent.contains(". /inner; true"), "its parent is told as {parent}");
     let ancestors = alert["bulkhead"]["ancestors"].to_string();
     ensure!(alert.to_string().contains("/job"), "the service is not above it: {ancestors}\n{alert}");
+    Ok(())
+}
+
+/// With the lock no code is mapped but the image's: a library of the writable layer is refused, or its process killed.
+pub fn drift_lock_holds_for_code() -> Result<()> {
+    let library = "$(ldd /bin/ls | awk '/libc.so/ { print $3 }')";
+    let work = format!("cp {library} /tmp/lib.so; ls / > /dev/null; LD_PRELOAD=/tmp/lib.so ls / > /before");
+    let play = protected(&work, &["/cp\"", "/ls\"", "/rm\"", "/sleep\""], "drift = \"deny\"")?;
+    let service = &play.containers[0];
+    ensure!(fs::metadata(service.path("/before"))?.len() > 0, "the library cannot be preloaded at all");
+    job(service, "ls / > /works; LD_PRELOAD=/tmp/lib.so ls / > /mapped")?;
+    ensure!(fs::metadata(service.path("/works"))?.len() > 0, "what the image brings along is stopped");
+    let alert = play.daemon.await_alert("baseline_exec", service.id())?;
+    is_stopped(&alert)?;
+    ensure!(alert["message"].as_str().is_some_and(|said| said.contains("/tmp/lib.so")), "{}", alert["message"]);
+    if !crate::refusals::lsm() {
+        ensure!(fs::metadata(service.path("/mapped"))?.len() == 0, "it ran on with the library");
+    }
     Ok(())
 }
 
