@@ -3,7 +3,7 @@
 use crate::file::FileRef;
 use crate::header::Header;
 use crate::net::Peer;
-use crate::state::Origin;
+use crate::state::{InodeKey, Origin};
 use bytemuck::{Pod, Zeroable};
 
 /// Most bytes kept from the start of the argument block.
@@ -97,8 +97,10 @@ pub struct Exec {
     pub args_tail: u32,
     /// Size of the area that follows this record.
     pub args_area: u32,
+    /// What tells this start from others of its container ([`Again::shape`]); 0 for one that is always told in full.
+    pub shape: u64,
 }
-const _: () = assert!(size_of::<Exec>() == 64 + 24 + 296 + 24 + 120 + 48 + 16 + 128 + 16);
+const _: () = assert!(size_of::<Exec>() == 64 + 24 + 296 + 24 + 120 + 48 + 16 + 128 + 16 + 8);
 
 /// A process was made. The header's process is the child.
 #[repr(C)]
@@ -116,6 +118,28 @@ pub struct Fork {
     pub comm: [u8; 16],
 }
 const _: () = assert!(size_of::<Fork>() == 64 + 32);
+
+/// What a process runs, told late: a start that the container's baseline expects, and of which the like was told in full
+/// shortly before ([`Exec::shape`]). Comes when the process does something that is told.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Again {
+    /// Common header.
+    pub header: Header,
+    /// Parent's tgid at its fork.
+    pub parent_tgid: u32,
+    /// `TASK_*` bits now.
+    pub task_flags: u32,
+    /// Parent's start, ns since boot.
+    pub parent_start_ns: u64,
+    /// [`Exec::shape`] of the start that was told in full.
+    pub shape: u64,
+    /// Standard input if it is a pipe (else `ino` 0).
+    pub stdin: InodeKey,
+    /// Standard output if it is a pipe (else `ino` 0).
+    pub stdout: InodeKey,
+}
+const _: () = assert!(size_of::<Again>() == 64 + 24 + 32);
 
 /// A process ended.
 #[repr(C)]

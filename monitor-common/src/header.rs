@@ -91,6 +91,8 @@ code! {
         Reach = 11,
         /// An AF_UNIX connect to another process of the same container: [`crate::net::UnixPeer`].
         UnixPeer = 12,
+        /// A process runs a program that was told of another one ([`crate::exec::Again`]).
+        Again = 13,
     }
 }
 

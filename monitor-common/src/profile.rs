@@ -62,6 +62,9 @@ pub const BOUND_EXECS: u32 = 1 << 0;
 /// [`Bound::holds`]: connections.
 pub const BOUND_CONNECTS: u32 = 1 << 1;
 
+/// [`Bound::holds`]: no code is mapped from files that are not the image's.
+pub const BOUND_CODE: u32 = 1 << 2;
+
 /// Key of the `PORTS` trie. Its value is the number of a range of ports that the profile tells apart
 /// ([`Destination::ports`]), never 0.
 #[repr(C)]

@@ -180,8 +180,37 @@ pub struct Task {
     pub unix_peer: u32,
     /// [`crate::profile::path`] of the program it runs; 0 until it starts one in its container.
     pub exe: u64,
+    /// With [`UNTOLD_EXEC`]: [`crate::exec::Exec::shape`] of what it runs.
+    pub shape: u64,
+    /// Parent's start at its fork, ns since boot.
+    pub parent_start_ns: u64,
+    /// Children of it that live, more at most.
+    pub children: u64,
+    /// `UNTOLD_*`: what the daemon does not know of it yet.
+    pub untold: u32,
+    /// Zero.
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<Task>() == 24 + 48 + 64 + 8 + 48 + 16 + 64 + 8 + 8);
+const _: () = assert!(size_of::<Task>() == 24 + 48 + 64 + 8 + 48 + 16 + 64 + 8 + 8 + 24 + 8);
+
+/// [`Task::untold`]: that it was forked.
+pub const UNTOLD_FORK: u32 = 1 << 0;
+/// [`Task::untold`]: the program it runs.
+pub const UNTOLD_EXEC: u32 = 1 << 1;
+
+/// Value of the `HELD` map, by container: records that were counted instead of being written, because the container's
+/// baseline expects what they would have told.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Held {
+    /// Program starts.
+    pub execs: u64,
+    /// Forks.
+    pub forks: u64,
+    /// Ends of processes that were never told of.
+    pub exits: u64,
+}
+const _: () = assert!(size_of::<Held>() == 24);
 
 /// Value of the `PIPES` map, keyed by [`InodeKey`].
 #[repr(C)]
@@ -310,14 +339,16 @@ pub struct Config {
     pub responses: u32,
     /// 1: a daemon whose heartbeat is older than `limit_ns` takes enforcement with it; 0: it stays.
     pub release: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// 1: what a container's baseline expects may be counted instead of told.
+    pub holds_back: u32,
     /// When the daemon was last known to be alive, ns since boot.
     pub heartbeat_ns: u64,
     /// Age of the heartbeat from which on the daemon counts as gone, ns.
     pub limit_ns: u64,
+    /// Nobody else knows it: what [`crate::exec::Exec::shape`] begins with.
+    pub seed: u64,
 }
-const _: () = assert!(size_of::<Config>() == 40);
+const _: () = assert!(size_of::<Config>() == 48);
 
 /// [`Config::responses`]: some network namespace is cut off.
 pub const RESPONSE_NETNS: u32 = 1 << 0;

@@ -2,7 +2,7 @@
 //! daemon's. Maps bring the types of their keys and values along by themselves; a record is only ever
 //! written through a ring buffer's pointer, and LLVM leaves such types out.
 
-use monitor_common::exec::{Exec, Exit, Fork, Moved};
+use monitor_common::exec::{Again, Exec, Exit, Fork, Moved};
 use monitor_common::file::Open;
 use monitor_common::net::{Connect, Payload, UnixConnect, UnixPeer};
 use monitor_common::own::Tamper;
@@ -15,6 +15,7 @@ struct Records {
     abi: u32,
     exec: [Exec; 0],
     fork: [Fork; 0],
+    again: [Again; 0],
     exit: [Exit; 0],
     moved: [Moved; 0],
     open: [Open; 0],
@@ -33,6 +34,7 @@ static RECORDS: Records = Records {
     abi: monitor_common::ABI_VERSION as u32,
     exec: [],
     fork: [],
+    again: [],
     exit: [],
     moved: [],
     open: [],

@@ -1,4 +1,7 @@
-//! Writing records: header, choice of ring, loss accounting.
+//! Writing records: header, choice of ring, loss accounting. What was held back of a process until something is told of it is
+//! told first.
+
+mod untold;
 
 use crate::kernel::copy_words;
 use crate::kernel::file::{self, Dentry, Inode};
@@ -17,6 +20,7 @@ use monitor_common::ABI_VERSION;
 use monitor_common::file::Open;
 use monitor_common::header::{Header, Kind, Reason, Rung, Verdict};
 use monitor_common::state::{self, LossKey, Origin};
+pub use untold::tell;
 
 /// `BPF_F_MMAPABLE` (include/uapi/linux/bpf.h).
 const MMAPABLE: usize = 1 << 10;
@@ -130,6 +134,23 @@ pub fn begin<T: 'static>(
 /// As [`begin`], at the expense of another container than the record is about.
 #[inline(always)]
 pub fn begin_for<T: 'static>(
+    payer: u64,
+    kind: Kind,
+    subject: &Subject,
+    judgement: &Judgement,
+    time_ns: u64,
+) -> Option<RingBufEntry<T>> {
+    // Neither a packet nor a cgroup is something that a process does: what it did before is told, or it did nothing.
+    // Whose process it is is not asked: what follows would be verified once for each answer.
+    if !matches!(kind, Kind::Payload | Kind::Cgroup) {
+        tell(subject.tgid, time_ns);
+    }
+    begin_alone(payer, kind, subject, judgement, time_ns)
+}
+
+/// The record by itself.
+#[inline(always)]
+fn begin_alone<T: 'static>(
     payer: u64,
     kind: Kind,
     subject: &Subject,

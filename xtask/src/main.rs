@@ -1,5 +1,6 @@
 //! Build, test and benchmark commands: `cargo xtask …`.
 
+mod baselines;
 mod bench;
 mod build;
 mod check;
@@ -53,6 +54,8 @@ enum Task {
     BenchWorker(bench::worker::WorkerOptions),
     /// Start and stop containers by the thousand under the monitor: each identified, memory flat.
     Churn(churn::Options),
+    /// Let real services teach their baselines, hold them to these under load, and attack them.
+    Baselines(baselines::Options),
     /// Play scenarios in containers under a fresh monitor and judge what it found and stopped.
     Scenarios(scenarios::Args),
     /// Run the privileged tests on other kernels, under QEMU.
@@ -86,6 +89,7 @@ fn dispatch(task: Task) -> Result<ExitCode> {
         Task::Vm(options) => {
             return Ok(if vm::run(&options)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Task::Baselines(options) => return baselines::run(&options),
         Task::Churn(options) => return churn::run(&options),
         Task::Scenarios(arguments) => {
             return Ok(if scenarios::run(&arguments)?.is_green() { ExitCode::SUCCESS } else { ExitCode::FAILURE });

@@ -253,6 +253,14 @@ impl Inode {
         }
     }
 
+    /// Does it lie in a layer of the image of whoever has this root file system?
+    #[inline(always)]
+    pub fn is_of_image(self, root_sb: Option<Object>) -> Option<bool> {
+        let sb = self.0.follow(Field::InodeSb)?;
+        let drifted = self.layer(sb.get(Field::SbMagic)?) & (FILE_UPPER | FILE_TMPFS) != 0;
+        Some(!drifted && root_sb? == sb && self.links()? != 0)
+    }
+
     /// Drift: not from the image. `(flags as in FileRef)`.
     #[inline(always)]
     pub fn layer_flags(self) -> u32 {

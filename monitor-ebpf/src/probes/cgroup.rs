@@ -16,7 +16,7 @@ use core::hint::black_box;
 use monitor_common::header::Kind;
 use monitor_common::own::Attempt;
 use monitor_common::policy::{POLICY_OFF, POLICY_WATCHED, Policy};
-use monitor_common::state::{CgroupChange, HOST, TASK_ENTERING};
+use monitor_common::state::{CgroupChange, HOST, InodeKey, TASK_ENTERING};
 
 /// Longest directory name looked at; `cri-containerd-<64 hex>.scope` has 85 bytes.
 const NAME_LEN: usize = 128;
@@ -173,7 +173,10 @@ fn try_attach(ctx: &BtfTracePointContext) -> Option<()> {
             }
             entry.container = policy.root;
             entry.flags = TASK_ENTERING;
-            entry.last_open = provenance::program_of(task);
+            // The daemon's own children are there to be judged (canaries), and run what the daemon runs.
+            let by_daemon = config().is_some_and(|config| task.parent().and_then(Task::tgid) == Some(config.self_tgid));
+            let nothing = InodeKey { ino: 0, dev: 0, reserved: 0 };
+            entry.last_open = if by_daemon { nothing } else { provenance::program_of(task) };
         }
         // Leaving: only somebody outside may take a process out of its container; a root process
         // inside that moves itself stays what it was.

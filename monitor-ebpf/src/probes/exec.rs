@@ -3,6 +3,7 @@
 
 mod emit;
 mod flags;
+mod hold;
 mod judge;
 mod look;
 mod profile;
@@ -32,6 +33,8 @@ struct Scratch {
     stdio: [Stdio; 3],
     origin: Origin,
     time_ns: u64,
+    /// What tells this start from others of its container; 0 if it is to be told in any case.
+    shape: u64,
     /// Address of the name the program was started by, in kernel memory.
     filename: u64,
     /// The running `struct task_struct`, and the executable's `struct file`.
@@ -57,6 +60,8 @@ struct Room {
     scratch: Scratch,
     judgement: Judgement,
     arguments: Arguments,
+    /// All its arguments, if they fit, and zeros behind them.
+    words: [u64; hold::WORDS],
 }
 
 #[btf_map]
@@ -108,6 +113,7 @@ step!(exec_classify, look::classify);
 step!(exec_read, look::read);
 step!(exec_flags, flags::renew);
 step!(exec_judge, judge::judge);
+step!(exec_hold, hold::hold);
 step!(exec_emit, emit::emit);
 
 /// Hash of a component of the executable's path, the file's own name being 0.
@@ -226,5 +232,8 @@ fn executed(tid: u32, task: Task, exe: File, filename: u64) -> Option<()> {
     }
     // That there is nothing to say is no reason to stop.
     exec_profile(tid);
+    if exec_hold(tid) != STOP {
+        return Some(());
+    }
     if exec_emit(tid) == STOP { None } else { Some(()) }
 }

@@ -4,12 +4,13 @@ use crate::kernel::Object;
 use crate::kernel::task::Task;
 use crate::maps::TASKS;
 use crate::record::{self, Judgement, Subject};
-use crate::reflex::{doom, provenance};
+use crate::reflex::{doom, held, provenance};
+use crate::share;
 use aya_ebpf::macros::{btf_tracepoint, tracepoint};
 use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use monitor_common::exec::Fork;
 use monitor_common::header::Kind;
-use monitor_common::state::{HOST, TASK_DOOMED, TASK_ENTERED, TASK_ENTERING};
+use monitor_common::state::{HOST, TASK_DOOMED, TASK_ENTERED, TASK_ENTERING, UNTOLD_EXEC, UNTOLD_FORK};
 
 /// Offset of `ret` in every `syscalls:sys_exit_*` record; see `descriptor`.
 const RET: usize = 16;
@@ -42,6 +43,9 @@ fn forked(parent: Task, child: Task) -> Option<()> {
             let made = provenance::entry(tgid)?;
             made.start_ns = child.start_ns()?;
             made.parent_tgid = parent_tgid;
+            made.parent_start_ns = known.start_ns;
+            made.children = 0;
+            share::add(&raw mut known.children, 1);
             made.flags &= !TASK_ENTERED;
             made.unix_peer = 0;
             // clone3(CLONE_INTO_CGROUP) makes the child in another cgroup, without an attach.
@@ -52,6 +56,15 @@ fn forked(parent: Task, child: Task) -> Option<()> {
                 doom::continue_line(made, tgid);
             }
             doom::at_fork(made);
+            if held::is_expected_of(made) {
+                made.untold = UNTOLD_FORK | (known.untold & UNTOLD_EXEC);
+                held::count_fork(made.container);
+                return None;
+            }
+            if known.untold != 0 {
+                record::tell(parent_tgid, record::now());
+            }
+            made.untold = 0;
             (made, known.start_ns)
         }
         None => {

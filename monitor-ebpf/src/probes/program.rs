@@ -7,7 +7,7 @@ use crate::kernel::task::{Task, argument};
 use crate::kernel::{Object, read};
 use crate::probes::exec;
 use crate::record;
-use crate::reflex::{doom, guard, program, provenance, quarantine, stdio};
+use crate::reflex::{doom, guard, held, program, provenance, quarantine, stdio};
 use aya_ebpf::macros::{fentry, lsm, tracepoint};
 use aya_ebpf::programs::{FEntryContext, LsmContext, TracePointContext};
 use bytemuck::Zeroable;
@@ -182,13 +182,31 @@ fn judge(task: Task, tgid: u32, entry: &mut state::Task, file: File, means: guar
     }
     let key = inode.key()?;
     let origin = &mut Origin::zeroed();
-    provenance::taint_of(&key, origin)?;
-    if origin.tgid == tgid || (entry.last_open.ino == key.ino && entry.last_open.dev == key.dev) {
-        return None;
+    let tainted = provenance::taint_of(&key, origin).is_some();
+    if !tainted || origin.tgid == tgid || (entry.last_open.ino == key.ino && entry.last_open.dev == key.dev) {
+        return locked(task, tgid, entry, file, inode, means);
     }
     entry.last_open = key;
     let judgement = guard::act(means, entry.container, tgid, Reason::DownloadExec, origin.tgid);
     let bits = FILE_MAPPED | FILE_TAINTED;
     record::open(task, entry, Some(inode), file.dentry()?, bits, Reason::None, origin, &judgement);
+    Some(judgement.denied())
+}
+
+/// What is not the image's, where the container's baseline locks its code.
+#[inline(always)]
+fn locked(
+    task: Task,
+    tgid: u32,
+    entry: &mut state::Task,
+    file: File,
+    inode: Inode,
+    means: guard::Means,
+) -> Option<bool> {
+    if !held::is_locked(entry) || inode.is_of_image(task.root_sb())? {
+        return None;
+    }
+    let judgement = guard::act(means, entry.container, tgid, Reason::BaselineExec, 0);
+    record::open(task, entry, Some(inode), file.dentry()?, FILE_MAPPED, Reason::None, &Origin::zeroed(), &judgement);
     Some(judgement.denied())
 }

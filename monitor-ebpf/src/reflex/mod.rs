@@ -8,6 +8,7 @@
 pub mod doom;
 pub mod expected;
 pub mod guard;
+pub mod held;
 pub mod marks;
 pub mod own;
 pub mod program;

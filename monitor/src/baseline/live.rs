@@ -13,7 +13,7 @@ use crate::container::denylist::spellings;
 use crate::container::registry::Container;
 use crate::detect::Context;
 use crate::detect::bounded::Bounded;
-use crate::event::{ContainerKey, Event, HOST, Reason};
+use crate::event::{Body, ContainerKey, Event, HOST, Reason, file};
 use crate::finding::{Detection, FindingKind};
 use crate::output::Clock;
 pub use promote::Promotion;
@@ -229,6 +229,14 @@ impl Baselines {
         self.settings.drift_lock
     }
 
+    /// So many program starts were expected, and counted where they were compared.
+    pub fn counted(&mut self, name: &str, execs: u64) {
+        self.counts.conforming += execs;
+        if execs > 0 {
+            self.watch.act(name);
+        }
+    }
+
     /// Is it known which image a container is of?
     pub fn is_named(&self, container: ContainerKey) -> bool {
         self.bound.get(&container).is_some()
@@ -421,7 +429,12 @@ fn deviation(event: &Event, act: &Act, name: &str) -> Detection {
         Act::Connect { .. } | Act::Listen { .. } => FindingKind::BaselineConnect,
         Act::File { .. } => FindingKind::BaselineFile,
     };
-    let message = format!("{act}: the baseline {name} has no such entry");
+    let message = match (&event.body, act) {
+        (Body::Open(open), Act::Exec { parent, exe, layer, .. }) if open.file.has(file::FILE_MAPPED) => {
+            format!("{parent} maps code of {exe} ({}): the baseline {name} is locked to the image's", layer.name())
+        }
+        _ => format!("{act}: the baseline {name} has no such entry"),
+    };
     let mut detection = Detection::new(kind, event.process, message).with(
         event.id,
         "baseline",

@@ -318,6 +318,24 @@ fn the_drift_lock_takes_no_excuse() {
 }
 
 #[test]
+fn mapped_code_is_told_as_what_it_is() {
+    let mut scene = Scene::new(RuntimeExec::Deny);
+    scene.baselines.container(&container(&[]));
+    scene.exec(10, 5, &["/usr/bin/web"]);
+    scene.write();
+    scene.stage("learn", "protect");
+    let flags = crate::event::file::FILE_MAPPED | crate::event::file::FILE_OVERLAY | crate::event::file::FILE_UPPER;
+    let open = crate::detect::testing::open("/tmp/x.so", flags, 0);
+    let mut event = scene.lab.event(10, Body::Open(Box::new(open)));
+    assert!(scene.send(event.clone()).is_empty(), "the kernel half has no objection");
+    event.reason = Reason::BaselineExec;
+    let found = scene.send(event);
+    let said = found.first().map(|detection| (detection.kind, detection.message.as_str()));
+    let wanted = "/usr/bin/web maps code of /tmp/x.so (upper): the baseline web=1 is locked to the image's";
+    assert_eq!(said, Some((FindingKind::BaselineExec, wanted)));
+}
+
+#[test]
 fn quiet_ones_are_promoted_and_news_puts_it_off() {
     const HOUR: u64 = 3_600_000_000_000;
     let mut scene = Scene::new(RuntimeExec::Deny);

@@ -53,6 +53,9 @@ impl Observer {
             Body::Open(open) if open.file.has(file::FILE_EXEC) && event.reason == Reason::BaselineExec => {
                 self.refused(event, open, cx)
             }
+            Body::Open(open) if open.file.has(file::FILE_MAPPED) && event.reason == Reason::BaselineExec => {
+                mapped(event, open, cx)
+            }
             Body::Open(open) => opened(event, open, cx),
             Body::Payload(payload) => {
                 self.answered(event.container, payload);
@@ -134,6 +137,13 @@ fn parent_program(event: &Event, exec: &Exec, cx: &Context<'_>) -> Option<String
     let forked_by = cx.processes.parent(event.process);
     let parent: &Process = forked_by.or_else(|| cx.processes.get(exec.parent))?;
     Some(parent.program.exe.to_string()).filter(|exe| !exe.is_empty())
+}
+
+/// Code that is not the image's, where the kernel half holds a container to that.
+fn mapped(event: &Event, open: &Open, cx: &Context<'_>) -> Option<Act> {
+    let parent = cx.process(event)?.program.exe.to_string();
+    let (exe, layer) = (open.file.path.to_string(), Layer::of(&open.file));
+    Some(Act::Exec { parent, exe, layer, form: None, user: event.uid })
 }
 
 /// Only opens of files that the kernel half was given to watch come at all.

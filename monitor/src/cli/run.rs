@@ -291,6 +291,7 @@ impl Stages {
             "prevented": read(&counts.prevented),
             "exceptions": exceptions(counts),
             "baselines": *counts.baselines.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+            "held_back": *counts.held_back.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
             "enforcement": *counts.canaries.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
             "quarantined": held(counts, |view| view.quarantined),
             "frozen": held(counts, |view| view.frozen),

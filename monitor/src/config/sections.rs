@@ -205,7 +205,8 @@ section! {
         /// told, never acted upon) or `deny` (as anything else).
         runtime_exec: RuntimeExec = RuntimeExec::Alert;
         /// Programs whose file is not the image's (writable layer, tmpfs, volume, memory): `learned` (the baseline says
-        /// which are expected) or `deny` (none is, whatever was learned). Code that is mapped is not looked at.
+        /// which are expected) or `deny` (none is, whatever was learned). With `deny`, libraries and other code that is mapped
+        /// from such files are stopped as well, where a baseline in `protect` holds.
         drift: DriftLock = DriftLock::Learned;
         /// How far baselines are promoted without a person, once their containers were at work for `promote_quiet_s` and did
         /// nothing that is not in them: `off`, `monitor` (from `learn`) or `protect` (from `monitor` as well, which

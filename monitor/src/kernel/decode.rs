@@ -62,6 +62,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         Kind::Tamper => tamper(&front(bytes)?)?,
         Kind::Reach => reach(&front(bytes)?)?,
         Kind::UnixPeer => unix_peer(&front(bytes)?),
+        Kind::Again => again(&front(bytes)?),
     };
     Ok(Event {
         id: u64::from(header.cpu) << 48 | header.seq & 0xffff_ffff_ffff,
@@ -82,7 +83,7 @@ const fn unknown(what: &'static str, value: u32) -> DecodeError {
     DecodeError::Unknown { what, value }
 }
 
-fn front<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Result<T, DecodeError> {
+pub(super) fn front<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Result<T, DecodeError> {
     let needed = size_of::<T>();
     bytes.get(..needed).map(bytemuck::pod_read_unaligned).ok_or(DecodeError::Short { got: bytes.len(), needed })
 }
@@ -190,6 +191,11 @@ fn arguments(block: &[u8]) -> Vec<SmolStr> {
 
 fn fork(raw: &raw_exec::Fork) -> Body {
     Body::Fork { parent: ProcessKey { tgid: raw.parent_tgid, start_ns: raw.parent_start_ns }, comm: text(&raw.comm) }
+}
+
+/// What it runs is not in the record: who remembers the start that was told in full puts that in ([`super::again`]).
+fn again(raw: &raw_exec::Again) -> Body {
+    Body::Fork { parent: ProcessKey { tgid: raw.parent_tgid, start_ns: raw.parent_start_ns }, comm: SmolStr::default() }
 }
 
 fn connect(raw: &raw_net::Connect) -> Result<Body, DecodeError> {

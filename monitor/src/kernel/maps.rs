@@ -12,8 +12,9 @@ use monitor_common::header::Reason;
 use monitor_common::own::OwnKey;
 use monitor_common::policy::{POLICY_BOUND, Policy};
 use monitor_common::profile::Bound;
-use monitor_common::state::{Config, CutKey, Fingerprint, InodeKey, LossKey, Task};
+use monitor_common::state::{Config, CutKey, Fingerprint, Held, InodeKey, LossKey, Task};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::atomic::AtomicU32;
@@ -42,6 +43,7 @@ pub struct Maps {
     pub(super) tasks: HashMap<MapData, u32, Raw<Task>>,
     sockets: HashMap<MapData, u64, Raw<monitor_common::state::Socket>>,
     loss: HashMap<MapData, Raw<LossKey>, u64>,
+    held: HashMap<MapData, u64, Raw<Held>>,
     sequence: PerCpuArray<MapData, u64>,
     lost: PerCpuArray<MapData, u64>,
     pub(super) quarantine: HashMap<MapData, Raw<CutKey>, u64>,
@@ -123,10 +125,12 @@ impl Maps {
         let config: Array<MapData, Raw<Config>> = source.of("CONFIG")?;
         // What was in force stays in force until it is known for what.
         let responses = config.get(&0, 0).map_or(0, |Raw(config)| config.responses);
+        // What a daemon before this one was told this one does not know. Without the old seed nothing is like it.
+        let seed = RandomState::new().hash_one(std::process::id());
         Ok(Self {
             containers: source.of("CONTAINERS")?,
             config,
-            current: Config { responses, ..Config::default() },
+            current: Config { responses, seed, ..Config::default() },
             classes: source.of("CLASSES")?,
             fingerprints: source.of("FINGERPRINTS")?,
             sensitive: source.of("SENSITIVE")?,
@@ -137,6 +141,7 @@ impl Maps {
             tasks: source.of("TASKS")?,
             sockets: source.of("SOCKETS")?,
             loss: source.of("LOSS")?,
+            held: source.of("HELD")?,
             sequence: source.of("SEQUENCE")?,
             lost: source.of("LOST")?,
             quarantine: source.of("QUARANTINE")?,
@@ -149,15 +154,29 @@ impl Maps {
         })
     }
 
-    /// Sets the run-time configuration; responses in force stay.
+    /// Sets the run-time configuration; responses in force stay, and what is held back.
     pub fn set_config(&mut self, config: &Config) {
-        self.current = Config { responses: self.current.responses, ..*config };
+        let Config { responses, holds_back, seed, .. } = self.current;
+        self.current = Config { responses, holds_back, seed, ..*config };
         note("CONFIG", self.config.set(0, Raw(self.current), 0));
     }
 
     /// Tells the programs that the daemon is alive; `now_ns` is the time since boot.
     pub fn beat(&mut self, now_ns: u64) {
         self.set_config(&Config { heartbeat_ns: now_ns, ..self.current });
+    }
+
+    /// May what baselines expect be counted instead of told?
+    pub fn hold_back(&mut self, is_on: bool) {
+        if self.current.holds_back != u32::from(is_on) {
+            self.current.holds_back = u32::from(is_on);
+            note("CONFIG", self.config.set(0, Raw(self.current), 0));
+        }
+    }
+
+    /// What was counted instead of told so far, by container.
+    pub fn held(&self) -> Vec<(u64, Held)> {
+        self.held.iter().filter_map(Result::ok).map(|(container, Raw(held))| (container, held)).collect()
     }
 
     /// Sets a container's policy (also of a nested cgroup: `policy.root` names the outermost).
@@ -192,6 +211,7 @@ impl Maps {
 
     /// Forgets a cgroup: it is not a container after all, or gone.
     pub fn forget(&mut self, cgroup: u64) {
+        let _ = self.held.remove(&cgroup);
         let _ = self.containers.remove(&cgroup);
     }
 

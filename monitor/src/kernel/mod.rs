@@ -1,6 +1,7 @@
 //! The kernel half from the daemon's side: which hooks this kernel accepts (`hooks`), where its
 //! fields are (`btf`), loading and attaching (`loader`), and what comes back (`ring`, `decode`).
 
+pub mod again;
 pub mod btf;
 pub mod classes;
 pub mod clock;

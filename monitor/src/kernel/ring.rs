@@ -1,7 +1,7 @@
 //! The drain thread: decodes, counts, hands over. What the pipeline has no room for it leaves in the rings.
 
+use super::again::Shapes;
 use super::clock::boot_ns;
-use super::decode::decode;
 use super::maps::Rings;
 use crate::event::Event;
 use aya::maps::{MapData, RingBuf};
@@ -104,7 +104,14 @@ impl Drain {
     ) -> std::io::Result<Self> {
         let counts = Arc::new(Counts::default());
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
-        let worker = Worker { sender, counts: counts.clone(), backlog, waiting: VecDeque::new(), handed: 0 };
+        let worker = Worker {
+            sender,
+            counts: counts.clone(),
+            backlog,
+            waiting: VecDeque::new(),
+            handed: 0,
+            shapes: Shapes::default(),
+        };
         let stopped = stop.clone();
         let thread = std::thread::Builder::new().name("drain".into()).spawn(move || worker.run(rings, &stopped))?;
         Ok(Self { counts, stop, thread: Some(thread) })
@@ -187,6 +194,8 @@ struct Worker<T> {
     waiting: VecDeque<Event>,
     /// Events handed over.
     handed: u64,
+    /// Program starts that stand for others.
+    shapes: Shapes,
 }
 
 impl<T: From<Event>> Worker<T> {
@@ -267,7 +276,10 @@ impl<T: From<Event>> Worker<T> {
         let mut all = false;
         while self.waiting.len() < WAITING && !all {
             match ring.next() {
-                Some(record) => self.waiting.extend(self.decoded(&record)),
+                Some(record) => {
+                    let verdict = self.decoded(&record);
+                    self.waiting.extend(verdict);
+                }
                 None => all = true,
             }
         }
@@ -283,14 +295,13 @@ impl<T: From<Event>> Worker<T> {
         self.hand_over_until(|verdict| verdict.prevented() || verdict.time_ns <= settled_ns);
     }
 
-    fn decoded(&self, record: &[u8]) -> Option<Event> {
-        let counts = &self.counts;
+    fn decoded(&mut self, record: &[u8]) -> Option<Event> {
         self.backlog.note(record);
-        counts.received.fetch_add(1, Ordering::Relaxed);
-        match decode(record) {
+        self.counts.received.fetch_add(1, Ordering::Relaxed);
+        match self.shapes.decode(record) {
             Ok(event) => Some(event),
             Err(_) => {
-                counts.malformed.fetch_add(1, Ordering::Relaxed);
+                self.counts.malformed.fetch_add(1, Ordering::Relaxed);
                 None
             }
         }

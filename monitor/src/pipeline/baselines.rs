@@ -12,7 +12,7 @@ use crate::finding::Detection;
 use crate::kernel::profiles::Parts;
 use crate::output::Notice;
 use crate::output::notice::NoticeKind;
-use monitor_common::profile::{BOUND_CONNECTS, BOUND_EXECS, Bound};
+use monitor_common::profile::{BOUND_CODE, BOUND_CONNECTS, BOUND_EXECS, Bound};
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 
@@ -142,7 +142,8 @@ impl Pipeline {
                 "connections by name or pattern: to their ports any is let pass, and told"
             );
         }
-        Compiled { of: profile, number }
+        let lock = if self.baselines.drift_lock() { BOUND_CODE } else { 0 };
+        Compiled { of: profile, number: number.map(|(number, holds)| (number, holds | lock)) }
     }
 
     /// Is its first process all that is missing?

@@ -99,12 +99,13 @@ impl Compiled {
             default_enforce: self.rules.default_enforce(),
             watch_host: u32::from(self.watch_host),
             self_tgid: std::process::id(),
-            // In force or not is the maps' to know: it outlives a reload.
+            // In force or not is the maps' to know: it outlives a reload. So is what is held back.
             responses: 0,
-            reserved: 0,
+            holds_back: 0,
             release: u32::from(self.release),
             heartbeat_ns: boot_ns(),
             limit_ns: self.heartbeat_limit_ns,
+            seed: 0,
         }
     }
 }

@@ -15,9 +15,6 @@ use std::os::unix::fs::MetadataExt;
 /// Label by which a container asks for drift to be reported.
 const DRIFT_LABEL: &str = "bulkhead.drift";
 
-/// Processes remembered that came from outside into one container.
-const ENTERED: usize = 16;
-
 /// See the module.
 pub struct Facts {
     registry: Registry,
@@ -25,57 +22,28 @@ pub struct Facts {
     drift_alert: bool,
     notes: Notes,
     exceptions: Exceptions,
-    /// Who came from outside into each container. The earliest that has not ended is its first process; one of the
-    /// runtime's own may have been in before.
-    entered: HashMap<ContainerKey, Vec<Entered>>,
+    /// First process of each container and when it was seen.
+    inits: HashMap<ContainerKey, (ProcessKey, u64)>,
     bad_images: HashSet<ContainerKey>,
-}
-
-/// A process that came from outside.
-#[derive(Clone, Copy)]
-struct Entered {
-    process: ProcessKey,
-    /// When it was seen.
-    time_ns: u64,
-    ended: bool,
-}
-
-impl Entered {
-    const fn new(process: ProcessKey, time_ns: u64) -> Self {
-        Self { process, time_ns, ended: false }
-    }
 }
 
 impl Facts {
     /// Knows nothing of any container yet.
     pub fn new(registry: Registry, mounts: HostMounts, drift_alert: bool, notes: Notes) -> Self {
-        let (entered, bad_images) = (HashMap::new(), HashSet::new());
+        let (inits, bad_images) = (HashMap::new(), HashSet::new());
         let (mounts, exceptions) = (RefCell::new(mounts), Exceptions::default());
-        Self { registry, mounts, drift_alert, notes, exceptions, entered, bad_images }
+        Self { registry, mounts, drift_alert, notes, exceptions, inits, bad_images }
     }
 
-    /// Learns from an event: the first program that comes from outside into a container is its init.
+    /// Learns from an event: the first program that comes from outside into a container is its init. What a runtime runs on
+    /// its way there is not, nor is the process it does that in always the same: whether it is in the cgroup by then is
+    /// a matter of luck.
     pub fn see(&mut self, event: &Event) {
-        if event.container == HOST {
-            return;
-        }
-        match &event.body {
-            Body::Exec(exec) if exec.task_flags & state::TASK_ENTERED != 0 => {
-                let entered = self.entered.entry(event.container).or_default();
-                entered.retain(|known| !known.ended);
-                if entered.len() < ENTERED && entered.iter().all(|known| known.process != event.process) {
-                    entered.push(Entered::new(event.process, event.time_ns));
-                }
-            }
-            Body::Exit { .. } => {
-                let Some(entered) = self.entered.get_mut(&event.container) else { return };
-                entered.iter_mut().filter(|known| known.process == event.process).for_each(|known| known.ended = true);
-                // The only one stays, for what is still told of its descendants.
-                if entered.len() > 1 {
-                    entered.retain(|known| !known.ended);
-                }
-            }
-            _ => {}
+        if let Body::Exec(exec) = &event.body
+            && event.container != HOST
+            && exec.task_flags & (state::TASK_ENTERED | state::TASK_ENTERING) == state::TASK_ENTERED
+        {
+            self.inits.entry(event.container).or_insert((event.process, event.time_ns));
         }
     }
 
@@ -85,22 +53,15 @@ impl Facts {
             return;
         }
         let started_ns = process.program.time_ns.max(process.key.start_ns);
-        let entered = self.entered.entry(process.container).or_default();
-        match entered.first_mut() {
-            Some(init) if process.key.start_ns < init.process.start_ns => *init = Entered::new(process.key, started_ns),
-            Some(_) => {}
-            None => entered.push(Entered::new(process.key, started_ns)),
+        let init = self.inits.entry(process.container).or_insert((process.key, started_ns));
+        if process.key.start_ns < init.0.start_ns {
+            *init = (process.key, started_ns);
         }
-    }
-
-    /// The first process of a container.
-    fn first(&self, container: ContainerKey) -> Option<Entered> {
-        self.entered.get(&container)?.first().copied()
     }
 
     /// A container is gone.
     pub fn forget(&mut self, container: ContainerKey) {
-        self.entered.remove(&container);
+        self.inits.remove(&container);
         self.bad_images.remove(&container);
     }
 
@@ -148,11 +109,11 @@ impl Facts {
 
 impl ContainerFacts for Facts {
     fn init(&self, container: ContainerKey) -> Option<ProcessKey> {
-        self.first(container).map(|init| init.process)
+        self.inits.get(&container).map(|init| init.0)
     }
 
     fn started_ns(&self, container: ContainerKey) -> Option<u64> {
-        self.first(container).map(|init| init.time_ns)
+        self.inits.get(&container).map(|init| init.1)
     }
 
     fn is_host_file(&self, _container: ContainerKey, opened: &File) -> bool {
@@ -178,7 +139,7 @@ impl ContainerFacts for Facts {
     }
 
     fn is_own_user_namespace(&self, container: ContainerKey, namespace: u64) -> bool {
-        let init = self.first(container).map(|init| init.process.tgid);
+        let init = self.inits.get(&container).map(|init| init.0.tgid);
         let answer = init.and_then(|tgid| namespace_of(tgid, "user")).is_none_or(|own| own == namespace);
         self.notes.answer(Question::OwnUserNamespace(container, namespace), Some(u64::from(answer)));
         answer
@@ -244,37 +205,19 @@ pub fn standing_for(container: ContainerKey, tgid: u32, time_ns: u64) -> Event {
 mod tests {
     use super::*;
     use crate::container::hierarchy::Hierarchy;
-    use crate::detect::testing::{CONTAINER, Lab, exec};
+    use state::{TASK_ENTERED, TASK_ENTERING};
 
-    fn entered(lab: &Lab, pid: u32) -> Event {
-        let mut body = exec(3, &["x"]);
-        body.task_flags |= state::TASK_ENTERED;
-        lab.event(pid, Body::Exec(Box::new(body)))
-    }
-
-    /// A runtime may start itself anew inside, and end there when the container's first process runs already.
     #[test]
-    fn a_runtimes_own_process_is_not_the_first() {
-        for ends_before in [true, false] {
-            let registry = Registry::new(Hierarchy::nowhere());
-            let mut facts = Facts::new(registry, HostMounts::from_mountinfo(""), false, Notes::default());
-            let lab = Lab::new();
-            let end = lab.event(20, Body::Exit { code: 0 });
-            facts.see(&entered(&lab, 20));
-            assert_eq!(facts.init(CONTAINER), Some(Lab::key(20)));
-            if ends_before {
-                facts.see(&end);
-            }
-            facts.see(&entered(&lab, 21));
-            if !ends_before {
-                facts.see(&end);
-            }
-            assert_eq!(facts.init(CONTAINER), Some(Lab::key(21)));
-            // Later sessions are not the first either.
-            facts.see(&entered(&lab, 22));
-            facts.see(&lab.event(22, Body::Exit { code: 0 }));
-            facts.see(&entered(&lab, 23));
-            assert_eq!(facts.init(CONTAINER), Some(Lab::key(21)));
+    fn a_runtime_on_its_way_is_not_the_first_process() {
+        let mounts = HostMounts::from_mountinfo("");
+        let mut facts = Facts::new(Registry::new(Hierarchy::nowhere()), mounts, false, Notes::default());
+        for (tgid, flags) in [(7, TASK_ENTERED | TASK_ENTERING), (8, TASK_ENTERED), (9, TASK_ENTERED)] {
+            let mut exec = crate::detect::exec_for_tests(1, &["runc", "init"]);
+            exec.task_flags = flags;
+            let mut event = standing_for(5, tgid, 0);
+            event.body = Body::Exec(Box::new(exec));
+            facts.see(&event);
         }
+        assert_eq!(facts.init(5).map(|init| init.tgid), Some(8));
     }
 }

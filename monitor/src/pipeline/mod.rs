@@ -8,6 +8,7 @@ mod compile;
 mod excepted;
 mod facts;
 mod finding;
+mod held_back;
 mod incident;
 mod losses;
 mod older;
@@ -20,6 +21,7 @@ pub use account::Account;
 pub use canaries::View as CanaryView;
 pub use compile::{Compiled, classify, fill_maps};
 pub use excepted::ExceptionView;
+pub use held_back::View as HeldBackView;
 pub use incident::Incidents;
 pub use orders::{Settings as ResponseSettings, stop_report};
 pub use stranger::{Gate, gate};
@@ -141,6 +143,8 @@ pub struct Counts {
     pub baselines: Mutex<baseline::live::Counts>,
     /// How long ago each was seen to be enforced.
     pub canaries: Mutex<Vec<CanaryView>>,
+    /// What the kernel half counted instead of telling it.
+    pub held_back: Mutex<Vec<HeldBackView>>,
     /// The exceptions of the configuration.
     pub exceptions: Mutex<Vec<ExceptionView>>,
     /// The global mode's name; a reload may change it.
@@ -177,6 +181,8 @@ pub struct Pipeline {
     unheld: HashSet<ContainerKey>,
     /// Whether they are still enforced.
     canaries: canaries::Canaries,
+    /// What the kernel half had counted of each container at the last look.
+    counted: HashMap<ContainerKey, monitor_common::state::Held>,
     /// What is still to be told of them.
     untold: Vec<baseline::live::Told>,
     /// Today, by which exceptions end.
@@ -213,6 +219,7 @@ impl Pipeline {
             profiles: HashMap::new(),
             unheld: HashSet::new(),
             canaries: canaries::Canaries::new(canary_home),
+            counted: HashMap::new(),
             untold,
             day: respond::exceptions::today(),
             held: Held::new(responses.unified, responses.packets),
@@ -284,7 +291,10 @@ impl Pipeline {
             }
             Input::Engine(notice) => self.on_engine(&notice),
             Input::Order(order) => self.on_order(&order),
-            Input::Record(wish) => self.taps.begin(wish, &self.registry, &self.processes),
+            Input::Record(wish) => {
+                self.taps.begin(wish, &self.registry, &self.processes);
+                self.hold_back();
+            }
             Input::Stranger(tgid) => self.on_stranger(tgid),
             Input::Stopped(key, report) => self.on_stopped(key, *report),
             Input::Reload(compiled) => self.reload(*compiled),
@@ -539,6 +549,8 @@ impl Pipeline {
         let told = self.baselines.tick(boot_ns());
         self.tell_baselines(told);
         self.canary_step();
+        self.hold_back();
+        self.count_held_back();
         for (container, report) in self.held.tick(&mut self.maps, &self.registry) {
             self.responded(container, Origin::Daemon, report);
         }

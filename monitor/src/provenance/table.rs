@@ -214,7 +214,7 @@ impl ProcessTable {
 
     fn fork(&mut self, event: &Event, parent: ProcessKey, comm: &SmolStr) {
         self.ensure(parent, event.container);
-        let inherited = self.get(parent).map(|p| (Arc::clone(&p.program), p.task_flags, p.listening));
+        let inherited = self.get(parent).map(|p| (Arc::clone(&p.program), p.task_flags, p.listening, p.comm.clone()));
         let program = inherited.as_ref().map(|(program, ..)| Arc::clone(program));
         self.index(event.process);
         let make = || Process::running(event.process, event.container, program.unwrap_or_default());
@@ -227,7 +227,11 @@ impl ProcessTable {
             node.comm.clone_from(comm);
             node.container = event.container;
             node.uid = event.uid;
-            if let Some((program, flags, listening)) = inherited {
+            if let Some((program, flags, listening, name)) = inherited {
+                // Of a fork that is told late nobody knows it any more.
+                if comm.is_empty() {
+                    node.comm = name;
+                }
                 node.program = program;
                 node.task_flags = flags;
                 node.listening = listening;

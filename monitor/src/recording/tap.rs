@@ -150,6 +150,11 @@ impl Taps {
         self.sweep();
     }
 
+    /// Does anybody record?
+    pub fn are_on(&self) -> bool {
+        !self.taps.is_empty()
+    }
+
     /// A container is gone.
     pub fn gone(&mut self, container: ContainerKey) {
         for tap in &mut self.taps {

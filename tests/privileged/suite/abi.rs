@@ -32,8 +32,9 @@ fn layouts() -> Vec<Layout> {
         exec::Stdio { kind, dev, ino, peer }
         exec::Exec {
             header, parent_tgid, flags, parent_start_ns, task_flags, form, exe, fingerprint, stdio, origin, comm,
-            filename, args_total, args_len, args_tail, args_area
+            filename, args_total, args_len, args_tail, args_area, shape
         }
+        exec::Again { header, parent_tgid, task_flags, parent_start_ns, shape, stdin, stdout }
         exec::Fork { header, parent_tgid, reserved, parent_start_ns, comm }
         exec::Exit { header, code, reserved }
         exec::Moved { header, stdio, task_flags, fd }
@@ -57,7 +58,7 @@ fn layouts() -> Vec<Layout> {
         state::Taint { origin, container }
         state::Task {
             start_ns, container, flags, parent_tgid, stdin, stdout, fifo_out, writes, write_next, script, origin, last_open,
-            lineage, depth, exec_id, unix_peer, exe
+            lineage, depth, exec_id, unix_peer, exe, shape, parent_start_ns, children, untold, reserved
         }
         state::Pipe { reader, writer, shell, tainted, barrier, down, origin }
         state::Socket { tgid, sent, received, start_ns, container, peer, uid, sent_to, received_to, reserved }
@@ -65,7 +66,8 @@ fn layouts() -> Vec<Layout> {
         state::CgroupChange { header, parent, gone, hierarchy, path }
         state::LossKey { container, kind, reserved }
         state::CutKey { id, kind, reserved }
-        state::Config { default_enforce, watch_host, self_tgid, responses, release, reserved, heartbeat_ns, limit_ns }
+        state::Config { default_enforce, watch_host, self_tgid, responses, release, holds_back, heartbeat_ns, limit_ns, seed }
+        state::Held { execs, forks, exits }
     }
 }
 

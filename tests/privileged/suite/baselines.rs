@@ -67,7 +67,8 @@ impl Play {
         fs::read_to_string(self.baselines.join(NAME)).unwrap_or_default()
     }
 
-    fn await_text(&self, what: &str, wanted: impl Fn(&str) -> bool) -> Result<()> {
+    /// Waits until its file is as wanted.
+    pub fn await_text(&self, what: &str, wanted: impl Fn(&str) -> bool) -> Result<()> {
         let until = Instant::now() + pace::wait(Duration::from_secs(15));
         while !wanted(&self.text()) {
             ensure!(Instant::now() < until, "{what}: not in time:\n{}\n{}", self.text(), self.daemon.log());
@@ -85,7 +86,7 @@ impl Play {
     }
 
     /// `bulkhead baseline …`; waits until the daemon has read what it changed.
-    fn change(&self, arguments: &[&str]) -> Result<()> {
+    pub fn change(&self, arguments: &[&str]) -> Result<()> {
         let before = self.notices("baseline_changed");
         let (ok, said) = baseline(&self.baselines, arguments)?;
         ensure!(ok, "{arguments:?}: {said}");
@@ -128,7 +129,7 @@ fn often(command: &str) -> String {
 }
 
 /// Refused where LSM programs can, else killed before its first instruction.
-fn is_stopped(alert: &Value) -> Result<()> {
+pub fn is_stopped(alert: &Value) -> Result<()> {
     let by = alert["bulkhead"]["enforced_by"].as_str().unwrap_or_default();
     let wanted = if lsm() { ("denied", "lsm") } else { ("killed", "signal") };
     ensure!((outcome(alert), by) == wanted, "{} by {by}: {}", outcome(alert), alert["message"]);
@@ -201,7 +202,7 @@ pub fn broken_baseline_changes_nothing() -> Result<()> {
 }
 
 /// A first process that runs what it finds at /job.
-const SERVICE: &str =
+pub const SERVICE: &str =
     "sh -c 'while :; do if [ -e /job ]; then . /job; rm /job; fi; sleep 0.2; done' # until it is killed";
 
 /// Lets the service do something, and waits until it has.

@@ -19,6 +19,7 @@ mod daemon;
 mod engine;
 mod faults;
 mod flood;
+mod held_back;
 mod identity;
 mod incidents;
 mod kill_set;
@@ -148,6 +149,9 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ),
     ("unexpected_connections_never_leave", Needs::Daemon, connects::unexpected_connections_never_leave),
     ("connections_are_held_without_a_daemon", Needs::Daemon, connects::connections_are_held_without_a_daemon),
+    ("baseline_counts_what_it_expects", Needs::Daemon, held_back::expected_starts_are_counted),
+    ("baseline_drift_lock_holds_for_code", Needs::Daemon, held_back::drift_lock_holds_for_code),
+    ("baseline_forbidden_starts_have_no_effect", Needs::Daemon, held_back::no_forbidden_start_has_an_effect),
     ("quiet_baseline_protects_by_itself", Needs::Daemon, baselines::quiet_baseline_protects_by_itself),
     ("enforcement_is_verified", Needs::Daemon, canaries::enforcement_is_verified),
     ("broken_baseline_changes_nothing", Needs::Daemon, baselines::broken_baseline_changes_nothing),

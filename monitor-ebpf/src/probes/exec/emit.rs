@@ -1,6 +1,6 @@
 //! The record of it.
 
-use super::Room;
+use super::{Room, hold};
 use crate::kernel::file::{copy, string};
 use crate::kernel::task::Task;
 use crate::kernel::{Object, copy_words};
@@ -75,7 +75,9 @@ fn write<const N: usize>(task: Task, room: &Room, start: u64, end: u64) -> Optio
             }
         }
         (*exec).args_area = N as u32;
+        (*exec).shape = scratch.shape;
     }
     record::submit(entry, judgement);
+    hold::told(scratch.shape, scratch.time_ns);
     Some(())
 }

@@ -1,6 +1,6 @@
 //! What the container's baseline says of a program start. Nothing but lookups: the daemon has compiled it.
 
-use super::{EMPTY_ROOM, ROOMS, Room, exec_component, exec_is_lacking};
+use super::{EMPTY_ROOM, ROOMS, Room, exec_component, exec_is_lacking, hold};
 use crate::kernel::file::File;
 use crate::kernel::task::Task;
 use crate::maps::PROFILES;
@@ -47,7 +47,9 @@ pub fn judge(tid: u32, room: &mut Room) -> Option<()> {
     let parent = if before == 0 { ENTERED } else { before };
     let layer = layer(room.scratch.exe.flags);
     let key = edge(bound.profile, parent, exe, room.scratch.task()?.uid()?, layer);
-    if !is_expected(&key, room.scratch.form) {
+    if is_expected(&key, room.scratch.form) {
+        room.scratch.shape = mixed(&key, room.scratch.form);
+    } else {
         room.judgement = guard::kill(entry.container, tgid, Reason::BaselineExec, 0);
     }
     Some(())
@@ -56,6 +58,13 @@ pub fn judge(tid: u32, room: &mut Room) -> Option<()> {
 #[inline(always)]
 const fn edge(profile: u32, parent: u64, exe: u64, user: u32, layer: u32) -> EdgeKey {
     EdgeKey { parent, exe, profile, user, layer, form: 0 }
+}
+
+/// The beginning of what tells the start from others. Never 0.
+#[inline(always)]
+fn mixed(edge: &EdgeKey, form: u32) -> u64 {
+    let of = [edge.parent, edge.exe, u64::from(edge.profile) << 32 | u64::from(edge.user), u64::from(form)];
+    of.into_iter().fold(hold::begun(), hold::mix) | 1
 }
 
 #[inline(always)]
