@@ -133,8 +133,6 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("container_cannot_freeze_the_daemon_or_leave", Needs::Daemon, tamper::container_cannot_freeze_the_daemon_or_leave),
     ("daemon_is_not_the_first_to_go", Needs::Daemon, tamper::daemon_is_not_the_first_to_go),
     ("control_socket_refuses_containers", Needs::Daemon, tamper::control_socket_refuses_containers),
-    // It leaves no daemon for the next.
-    ("container_cannot_touch_maps_or_pins", Needs::Daemon, tamper::container_cannot_touch_maps_or_pins),
     ("container_to_cron_child_is_one_incident", Needs::Daemon, incidents::container_to_cron_child_is_one_incident),
     ("the_case_is_one_incident", Needs::Daemon, chain::the_case_is_one_incident),
     ("exception_spares_what_it_names", Needs::Daemon, incidents::exception_spares_what_it_names),
@@ -149,8 +147,10 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("unexpected_connections_never_leave", Needs::Daemon, connects::unexpected_connections_never_leave),
     ("connections_are_held_without_a_daemon", Needs::Daemon, connects::connections_are_held_without_a_daemon),
     ("quiet_baseline_protects_by_itself", Needs::Daemon, baselines::quiet_baseline_protects_by_itself),
-    ("enforcement_is_verified", Needs::Daemon, canaries::enforcement_is_verified),
     ("broken_baseline_changes_nothing", Needs::Daemon, baselines::broken_baseline_changes_nothing),
+    ("enforcement_is_verified", Needs::Daemon, canaries::enforcement_is_verified),
+    // It leaves nothing for the next.
+    ("container_cannot_touch_maps_or_pins", Needs::Daemon, tamper::container_cannot_touch_maps_or_pins),
     ("policy_off_label", Needs::Daemon, engine::policy_off_label),
 ];
 
