@@ -124,7 +124,8 @@ pub fn run(options: &Options) -> Result<bool> {
         verified::record(&counts)?;
         if !options.check {
             let page = workspace::root().join("docs/kernel-support.md");
-            fs::write(&page, page::page(&reports)).with_context(|| format!("write {}", page.display()))?;
+            fs::write(&page, page::page(&reports, &floor.must_run.guest_without))
+                .with_context(|| format!("write {}", page.display()))?;
         }
     } else if options.record {
         println!("not recorded: only a run in which every guest passed is");
@@ -264,7 +265,10 @@ impl Floor {
         let kernel = self.kernels.get(&boot.series).context("no such kernel")?;
         let asked = self.asked(boot, outermost);
         let (outcome, key) = self.power_on(boot, kernel, &self.test_job(&asked))?;
-        let report = Report::of(boot, &kernel.release, &outcome, asked);
+        let mut report = Report::of(boot, &kernel.release, &outcome, asked);
+        if let Some(without) = self.must_run.guest_without.get(&boot.series) {
+            report.judge_absence(&without.door);
+        }
         if report.is_good() {
             passed::keep(&self.cache, &key, &outcome)?;
         }
@@ -279,6 +283,10 @@ impl Floor {
         let mut groups = self.must_run.guest.clone();
         if outermost && let Some(names) = self.must_run.guest_pure.get(&boot.layout.to_string()) {
             groups.insert("responses".to_owned(), names.clone());
+        }
+        if let Some(without) = self.must_run.guest_without.get(&boot.series) {
+            groups.values_mut().for_each(|names| names.retain(|name| !without.tests.contains(name)));
+            groups.retain(|_, names| !names.is_empty());
         }
         if let Some(word) = &self.only {
             groups.values_mut().for_each(|names| names.retain(|name| name.contains(word.as_str())));
