@@ -113,6 +113,7 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("findings_freeze_quarantine_and_stop", Needs::Daemon, responses::findings_freeze_quarantine_and_stop),
     ("a_set_cannot_outrun_the_killer", Needs::Daemon, kill_set::a_set_cannot_outrun_the_killer),
     ("killed_daemon_leaves_enforcement", Needs::Daemon, restart::killed_daemon_leaves_enforcement),
+    ("container_made_meanwhile_is_held", Needs::Daemon, restart::container_made_meanwhile_is_held),
     ("taint_survives_a_killed_daemon", Needs::Daemon, restart::taint_survives_a_killed_daemon),
     (
         "stopped_daemon_leaves_enforcement_with_keep",
