@@ -1,5 +1,5 @@
-//! `cargo xtask test`: unit tests anywhere; as root also the privileged tests, the scenarios, and last the
-//! privileged tests on other kernels, on the object and daemon built here. Ends with `N passed, N failed, N skipped`.
+//! `cargo xtask test`: unit tests anywhere; as root also the privileged tests, then the scenarios, and beside them, as they
+//! mostly wait, the privileged tests on other kernels; all on the object and daemon built here. Ends with `N passed, N failed, N skipped`.
 
 pub mod artefacts;
 pub mod required;
@@ -14,6 +14,7 @@ use crate::lab::process::Interrupt;
 use crate::lab::runtime::Kind;
 use crate::process::{cargo, is_root, run, tee};
 use crate::setup::{self, Purpose};
+use crate::vm::stage::Guests;
 use crate::workspace;
 use anyhow::{Context, Result, bail};
 use artefacts::{PRIVILEGED, TestBinary};
@@ -30,11 +31,11 @@ const ENGINE_IMAGE: &str = "busybox";
 /// What to run.
 #[derive(clap::Args, Debug)]
 pub struct Options {
-    /// Leave out the slow part: privileged tests that take long, all scenario files but the first, and scenarios in
-    /// protect mode.
+    /// Leave out the slow part: privileged tests that take long, all scenario files but the first, scenarios in
+    /// protect mode, and other kernels.
     #[arg(long)]
     pub quick: bool,
-    /// Boot other kernels under QEMU as well (`cargo xtask vm --all`).
+    /// Boot the whole matrix of kernels (`cargo xtask vm --all`) instead of one guest of each.
     #[arg(long, conflicts_with = "quick")]
     pub guests: bool,
     /// Only tests and scenarios whose name contains this.
@@ -77,9 +78,9 @@ fn run_privileged(binaries: &[TestBinary], options: &Options, results: &mut Resu
     // What is tested is what is shipped, and what the scenarios use.
     let daemon = build::daemon(Profile::Release)?;
     let mut privileged = Tally::default();
+    let interrupt = Interrupt::install()?;
     // Gone again before the scenarios start one of their own.
     {
-        let interrupt = Interrupt::install()?;
         let engine = Engine::start(Kind::Docker, Terms::default(), &interrupt)?;
         let image = Images::new(&[]).reference(&engine, ENGINE_IMAGE).map_err(anyhow::Error::msg)?;
         let [socket_variable, image_variable] = ENGINE_VARIABLES;
@@ -99,10 +100,16 @@ fn run_privileged(binaries: &[TestBinary], options: &Options, results: &mut Resu
         }
     }
     results.privileged = Some(privileged);
-    results.scenarios = Some(scenarios::play(options.quick, only)?);
-    if options.guests && only.is_none() {
-        results.guests = Some(crate::vm::play_matrix(&daemon)?);
+    let scenarios = || scenarios::play(options.quick, only, &daemon);
+    if options.quick || only.is_some() {
+        results.scenarios = Some(scenarios()?);
+        return Ok(());
     }
+    let (scenarios, guests) = match Guests::ready(options.guests, &interrupt)? {
+        Ok(guests) => guests.play_beside(&daemon, scenarios)?,
+        Err(skipped) => (scenarios()?, skipped),
+    };
+    (results.scenarios, results.guests) = (Some(scenarios), Some(guests));
     Ok(())
 }
 
@@ -147,7 +154,7 @@ fn finish(results: &Results, only: Option<&str>, quick: bool, root: bool) -> Res
     if !root {
         println!(
             "without root only the unit tests ran; `sudo -E env \"PATH=$PATH\" cargo xtask test` also runs the \
-             privileged tests and the scenarios"
+             privileged tests, the scenarios and other kernels"
         );
     }
     println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);

@@ -92,6 +92,9 @@ fn table(ladder: &Ladder, watched: &hierarchy::Hierarchy) -> String {
             "{fact:<13} {:<20} {state:<10} {power:<8} {:<10} {}",
             step.program, step.verified, step.target
         );
+        if step.state == State::NotNeeded && !step.why.is_empty() {
+            let _ = writeln!(text, "{:<13} not to be had either: {}", "", step.why);
+        }
         if step.state == State::Refused {
             let _ = writeln!(text, "{:<13} refused: {}", "", step.why);
             let told = ladder.steps.iter().any(|other| other.fact == step.fact && other.state == State::Active);

@@ -289,6 +289,11 @@ impl Registry {
         all
     }
 
+    /// Is the cgroup a container's, or nested in one?
+    pub fn knows(&self, cgroup: u64) -> bool {
+        self.read().cgroups.contains_key(&cgroup)
+    }
+
     /// The cgroups of a container, its own first.
     pub fn cgroups_of(&self, key: ContainerKey) -> Vec<u64> {
         let mut all: Vec<u64> = self.read().cgroups.iter().filter(|(_, c)| **c == key).map(|(g, _)| *g).collect();

@@ -156,4 +156,5 @@ fn a_scan_finds_what_exists() {
     assert!(r.scan().is_empty(), "a second scan finds nothing new");
     // An event about the same cgroup after the scan changes nothing.
     assert_eq!(r.on_cgroup(&made(key, 5, format!("/{outer}"))), None);
+    assert!(r.knows(key) && !r.knows(key + 1_000_000), "told twice, it is taken for no container");
 }

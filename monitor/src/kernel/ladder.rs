@@ -18,7 +18,7 @@ pub struct Step {
     pub power: Power,
     /// `active`, `not_needed` (a better door is open) or `refused`.
     pub state: State,
-    /// For `refused`: the kernel's answer; for `active`: empty.
+    /// For `refused`: the kernel's answer; for `not_needed`: what the kernel lacks for it, if that is known; else empty.
     pub why: String,
     /// What is lost if nothing else tells of it.
     pub without: &'static str,

@@ -307,7 +307,9 @@ fn attach_all(
         let better = !hook.door.suits(preempts)
             || better(hook, |index| steps.get(index).is_some_and(|step| step.state == State::Active));
         let (state, why) = if better {
-            (State::NotNeeded, String::new())
+            // What could not be had anyway is known without a try.
+            let lacking = resolved.lacks(hook.door.needs()).map(|field| format!("this kernel has no {field}"));
+            (State::NotNeeded, lacking.unwrap_or_default())
         } else {
             let loaded = loaded.unwrap_or_else(|| load(ebpf, hook));
             match loaded.and_then(|()| attach(ebpf, cgroup, hook, keeper)) {

@@ -405,8 +405,9 @@ impl Pipeline {
     fn on_cgroup(&mut self, cgroup: &Cgroup) {
         match self.registry.on_cgroup(cgroup) {
             Some(change) => self.changed(&change),
-            // 64 hex digits, and yet no container: a monitor process's scope.
-            None if !cgroup.gone => self.maps.forget(cgroup.id),
+            // 64 hex digits, and yet no container: a monitor process's scope. One that is known is told of again where it
+            // was found by a scan before, or while former programs are still attached beside these.
+            None if !cgroup.gone && !self.registry.knows(cgroup.id) => self.maps.forget(cgroup.id),
             None => {}
         }
     }

@@ -7,6 +7,7 @@ use crate::lab::Peer;
 use crate::pace;
 use crate::refusals::lsm;
 use crate::restart::Bpffs;
+use crate::shared;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::fs;
@@ -35,7 +36,7 @@ pub struct Play {
 fn play() -> Result<Play> {
     let group = Group::make()?;
     let containers = [Container::start(&group)?, Container::start(&group)?];
-    play_with(group, containers, "runtime_exec = \"deny\"", None)
+    play_with(group, containers, "runtime_exec = \"deny\"", Some(shared::pins()?.pins("keep")))
 }
 
 /// With containers and settings of the caller's; `rest` is what else is in `[baseline]`.
@@ -123,9 +124,10 @@ fn baseline(folder: &Path, arguments: &[&str]) -> Result<(bool, String)> {
     Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
 }
 
-/// A hundred times from each of four tasks, by what the shell has built in.
+/// A hundred times on a host, from each of four tasks, by what the shell has built in.
 fn often(command: &str) -> String {
-    format!("for t in 1 2 3 4; do (i=0; while [ $i -lt 100 ]; do {command}; i=$((i+1)); done) & done; wait")
+    let times = pace::times(100);
+    format!("for t in 1 2 3 4; do (i=0; while [ $i -lt {times} ]; do {command}; i=$((i+1)); done) & done; wait")
 }
 
 /// Refused where LSM programs can, else killed before its first instruction.

@@ -6,13 +6,18 @@ use crate::daemon::outcome;
 use crate::lab::Peer;
 use crate::pace;
 use crate::restart::Bpffs;
+use crate::shared;
 use anyhow::{Context, Result, ensure};
 use std::net::{TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
-/// From each of [`TASKS`] at once.
+/// From each of [`TASKS`] at once, on a host.
 const TIMES: usize = 100;
 const TASKS: usize = 4;
+
+fn times() -> usize {
+    pace::times(TIMES)
+}
 
 /// Any program, and these connections.
 fn baseline(connects: &[(&str, &str, u16, &str)]) -> String {
@@ -33,7 +38,8 @@ fn say(kind: &str, port: u16, failed: &str) -> String {
 
 /// As often as that, from as many tasks at once.
 fn often(command: &str) -> String {
-    let round = format!("i=0; while [ $i -lt {TIMES} ]; do {command}; i=$((i+1)); done");
+    let times = times();
+    let round = format!("i=0; while [ $i -lt {times} ]; do {command}; i=$((i+1)); done");
     format!("bash -c 'for t in $(seq {TASKS}); do ({round}) & done; wait'")
 }
 
@@ -67,7 +73,7 @@ fn received(socket: &UdpSocket) -> usize {
 }
 
 fn play(group: Group, containers: [Container; 2]) -> Result<Play> {
-    play_with(group, containers, "runtime_exec = \"deny\"", None)
+    play_with(group, containers, "runtime_exec = \"deny\"", Some(shared::pins()?.pins("keep")))
 }
 
 /// By another port, by another program, by another protocol, by the second datagram of a socket: not a byte leaves, and
@@ -89,14 +95,14 @@ pub fn unexpected_connections_never_leave() -> Result<()> {
 
     one.run(&often(&say("tcp", other.port()?, "refused")))?;
     ensure!(other.reached() == 0, "a connection got through");
-    ensure!(length(one, "/tmp/refused") == (TIMES * TASKS) as u64, "{} were refused", length(one, "/tmp/refused"));
+    ensure!(length(one, "/tmp/refused") == (times() * TASKS) as u64, "{} were refused", length(one, "/tmp/refused"));
     let alert = play.daemon.await_alert("baseline_connect", one.id())?;
     ensure!(outcome(&alert) == "denied", "outcome {}: {}", outcome(&alert), alert["message"]);
     ensure!(alert["bulkhead"]["enforced_by"] == "cgroup", "enforced by {}", alert["bulkhead"]["enforced_by"]);
 
     one.run(&often(&say("tcp", good.port, "failed")))?;
     ensure!(length(one, "/tmp/failed") == 0, "{} of what it has failed", length(one, "/tmp/failed"));
-    let whole = TIMES * TASKS * "hello\n".len();
+    let whole = times() * TASKS * "hello\n".len();
     let until = Instant::now() + pace::wait(Duration::from_secs(5));
     while good.received() < whole && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(20));

@@ -114,6 +114,7 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("findings_freeze_quarantine_and_stop", Needs::Daemon, responses::findings_freeze_quarantine_and_stop),
     ("a_set_cannot_outrun_the_killer", Needs::Daemon, kill_set::a_set_cannot_outrun_the_killer),
     ("killed_daemon_leaves_enforcement", Needs::Daemon, restart::killed_daemon_leaves_enforcement),
+    ("container_made_meanwhile_is_held", Needs::Daemon, restart::container_made_meanwhile_is_held),
     ("taint_survives_a_killed_daemon", Needs::Daemon, restart::taint_survives_a_killed_daemon),
     (
         "stopped_daemon_leaves_enforcement_with_keep",
@@ -134,8 +135,6 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("container_cannot_freeze_the_daemon_or_leave", Needs::Daemon, tamper::container_cannot_freeze_the_daemon_or_leave),
     ("daemon_is_not_the_first_to_go", Needs::Daemon, tamper::daemon_is_not_the_first_to_go),
     ("control_socket_refuses_containers", Needs::Daemon, tamper::control_socket_refuses_containers),
-    // It leaves no daemon for the next.
-    ("container_cannot_touch_maps_or_pins", Needs::Daemon, tamper::container_cannot_touch_maps_or_pins),
     ("container_to_cron_child_is_one_incident", Needs::Daemon, incidents::container_to_cron_child_is_one_incident),
     ("the_case_is_one_incident", Needs::Daemon, chain::the_case_is_one_incident),
     ("exception_spares_what_it_names", Needs::Daemon, incidents::exception_spares_what_it_names),
@@ -153,8 +152,10 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("baseline_drift_lock_holds_for_code", Needs::Daemon, held_back::drift_lock_holds_for_code),
     ("baseline_forbidden_starts_have_no_effect", Needs::Daemon, held_back::no_forbidden_start_has_an_effect),
     ("quiet_baseline_protects_by_itself", Needs::Daemon, baselines::quiet_baseline_protects_by_itself),
-    ("enforcement_is_verified", Needs::Daemon, canaries::enforcement_is_verified),
     ("broken_baseline_changes_nothing", Needs::Daemon, baselines::broken_baseline_changes_nothing),
+    ("enforcement_is_verified", Needs::Daemon, canaries::enforcement_is_verified),
+    // It leaves nothing for the next.
+    ("container_cannot_touch_maps_or_pins", Needs::Daemon, tamper::container_cannot_touch_maps_or_pins),
     ("policy_off_label", Needs::Daemon, engine::policy_off_label),
 ];
 

@@ -138,6 +138,18 @@ pub fn killed_daemon_leaves_enforcement() -> Result<()> {
     Ok(())
 }
 
+/// A container that was made while no daemon ran is one like any other to the next, which finds it and is told of it.
+pub fn container_made_meanwhile_is_held() -> Result<()> {
+    let mut stage = stage("protect", "keep")?;
+    stage.daemon.kill_9()?;
+    let made = Container::start(&stage.group)?;
+    let next = stage.successor()?;
+    // By then it has read what it was told meanwhile.
+    std::thread::sleep(crate::pace::wait(Duration::from_secs(1)));
+    ensure!(!attack_works(&made)?, "it is not held");
+    next.await_alert("reverse_shell", made.id()).map(drop)
+}
+
 /// What was downloaded under one daemon is a download to the next, and in the time between.
 pub fn taint_survives_a_killed_daemon() -> Result<()> {
     let mut stage = stage("protect", "keep")?;

@@ -76,10 +76,12 @@ impl Stage {
     }
 
     /// Waits for one more finding of what was tried than there were, with the outcome that the mode asks for.
-    fn found(&self, what: &str, before: usize) -> Result<()> {
+    fn found(&self, what: &str, before: usize) -> Result<Value> {
         let tried = |row: &Value| Self::tried(row, self.container.id(), what);
         let row = self.watch.daemon.await_nth(&format!("finding of {what}"), ALERT_WAIT, before, tried);
-        self.judged(&row.with_context(|| self.missed())?)
+        let row = row.with_context(|| self.missed())?;
+        self.judged(&row)?;
+        Ok(row)
     }
 
     fn missed(&self) -> String {
@@ -193,6 +195,11 @@ pub fn container_cannot_kill_or_trace_the_daemon() -> Result<()> {
     Ok(())
 }
 
+/// Did an LSM program refuse it?
+fn is_refused(row: &Value) -> bool {
+    outcome(row) == "denied" && row["bulkhead"]["enforced_by"] == "lsm"
+}
+
 /// Does the daemon say that this is among its doors?
 fn has_door(stage: &Stage, door: &str) -> bool {
     let rows = stage.watch.daemon.rows();
@@ -203,30 +210,39 @@ fn has_door(stage: &Stage, door: &str) -> bool {
 fn reaches(stage: &Stage) -> Result<()> {
     let (pid, place) = (stage.watch.daemon.pid(), stage.place()?);
     let pidfd = format!("my $p = syscall(434, {pid}, 0)");
+    // Of one process it is told once that it tampers. Opening memory is an open, which is told first where opens are seen
+    // as they begin, and tracing.
+    let late = has_door(stage, "open by syscall_tracepoint") && has_door(stage, "trace by fentry");
+    let memory = if late { "trace" } else { "own_file_written" };
     let acts = [
-        ("trace", format!("syscall(101, 0x4206, {pid}, 0, 0)")),
-        (
-            "own_file_written",
-            format!("open(M, \"+<\", \"/proc/{pid}/mem\"); sysseek(M, {place}, 0); syswrite(M, \"evil\")"),
-        ),
+        ("trace", format!("syscall(101, 0x4206, {pid}, 0, 0) == 0 or die")),
+        (memory, format!("open(M, \"+<\", \"/proc/{pid}/mem\") or die; sysseek(M, {place}, 0); syswrite(M, \"evil\")")),
         (
             "trace",
             format!(
-                "my $b = \"evil\"; my $l = pack(\"QQ\", at($b), 4); my $r = pack(\"QQ\", {place}, 4); syscall(311, {pid}, $l, 1, $r, 1, 0)"
+                "my $b = \"evil\"; my $l = pack(\"QQ\", at($b), 4); my $r = pack(\"QQ\", {place}, 4); syscall(311, {pid}, $l, 1, $r, 1, 0) == 4 or die"
             ),
         ),
         ("trace", format!("{pidfd}; syscall(438, $p, 3, 0) >= 0 or die")),
-        ("own_file_written", format!("open(M, \">\", \"/proc/{pid}/oom_score_adj\")")),
-        ("resources", format!("syscall(141, 0, {pid}, 1)")),
-        ("resources", format!("my $c = pack(\"Q\", 1); syscall(203, {pid}, 8, $c)")),
-        ("resources", format!("my $l = pack(\"QQ\", 1 << 20, 1 << 20); syscall(302, {pid}, 7, $l, 0)")),
+        ("own_file_written", format!("open(M, \">\", \"/proc/{pid}/oom_score_adj\") or die")),
+        ("resources", format!("syscall(141, 0, {pid}, 1) == 0 or die")),
+        ("resources", format!("my $c = pack(\"Q\", 1); syscall(203, {pid}, 8, $c) == 0 or die")),
+        (
+            "resources",
+            format!(
+                "my $l = pack(\"QQ\", 0, 0); syscall(302, {pid}, 7, 0, $l) == 0 or die; \
+                 syscall(302, {pid}, 7, $l, 0) == 0 or die"
+            ),
+        ),
     ];
     let enforced = stage.mode == "protect";
     for (what, act) in acts {
         let (before, memory) = (stage.count(what), stage.memory()?);
         stage.perl(&act).with_context(|| act.clone())?;
-        stage.found(what, before).with_context(|| act.clone())?;
-        ensure!(!enforced || lsm() || !stage.lived(), "lives on after: {act}");
+        let row = stage.found(what, before).with_context(|| act.clone())?;
+        // Each says whether it did what it wanted: one that was refused ends by itself, one that was not by a kill.
+        ensure!(stage.lived() != enforced, "{}: {act}", if enforced { "it worked" } else { "it did not work" });
+        ensure!(!enforced || !lsm() || is_refused(&row), "not refused: {act}: {row}");
         let written = stage.memory()? == *b"evil";
         // A single call comes too early for the kill at its end; one at its beginning, by fentry, keeps it from writing.
         let begins = lsm() || has_door(stage, "trace by fentry");
@@ -261,8 +277,9 @@ fn stops(stage: &Stage) -> Result<()> {
         }
         ensure!((stage.state()? == 'T') != refused, "state {} after: {act}", stage.state()?);
         stage.watch.daemon.signal(Signal::CONT)?;
-        stage.found("signal", before).with_context(|| act.clone())?;
+        let row = stage.found("signal", before).with_context(|| act.clone())?;
         ensure!(stage.mode == "monitor" || refused || !stage.lived(), "lives on after: {act}");
+        ensure!(!refused || is_refused(&row), "not refused: {act}: {row}");
     }
     Ok(())
 }
@@ -289,8 +306,7 @@ fn kills(stage: &mut Stage) -> Result<()> {
     ensure!(!protect || !stage.lived(), "who killed the daemon lives on");
     ensure!(!protect || !attack_works(&stage.container)?, "the door is open");
     stage.watch = shared::watch(stage.mode)?;
-    stage.found("signal", 0).context("told by the next daemon")?;
-    Ok(())
+    stage.found("signal", 0).context("told by the next daemon").map(drop)
 }
 
 /// Turned away whatever the mode; the connection itself is refused where it can be.

@@ -1,10 +1,11 @@
 //! What io_uring does for a container without a system call, judged by a daemon that has neither LSM nor fentry for
 //! it. This program is the attacker as well: `uring …` in its arguments.
 
-use crate::container::{Container, Group};
-use crate::daemon::{ALERT_WAIT, Daemon, Settings, is_alert, outcome};
+use crate::container::Container;
+use crate::daemon::{ALERT_WAIT, is_alert, outcome};
 use crate::lab::Peer;
 use crate::pace;
+use crate::shared::{self, Watch};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::io::Read as _;
@@ -61,27 +62,26 @@ pub fn act() -> Option<ExitCode> {
 struct Stage {
     mode: &'static str,
     container: Container,
-    daemon: Daemon,
+    watch: Arc<Watch>,
     host: tempfile::TempDir,
-    me: String,
-    _group: Group,
+    me: &'static str,
 }
 
 impl Stage {
     fn new(mode: &'static str) -> Result<Self> {
-        let group = Group::make()?;
-        let daemon = Daemon::start(&group, &Settings { avoid: "\"lsm\", \"fentry\"", ..Settings::mode(mode) })?;
+        let watch = shared::watch_by_last_doors(mode)?;
         let host = tempfile::tempdir()?;
-        let container = Container::start_with(&group, Some(host.path()))?;
-        let me = std::env::current_exe()?.display().to_string();
-        Ok(Self { mode, container, daemon, host, me, _group: group })
+        let container = Container::start_with(&watch.group, Some(host.path()))?;
+        // The container has the host's root, not what is mounted on it.
+        fs::copy(std::env::current_exe()?, host.path().join("attacker")).context("copy this program")?;
+        Ok(Self { mode, container, watch, host, me: "/mnt/attacker" })
     }
 
     /// Plays it and waits for the alert about the file, dealt with as the mode says.
     fn play(&self, kind: &str, act: &str, file: &str) -> Result<()> {
         self.container.run(&format!("{} uring {act}", self.me))?;
         let what = format!("{} {kind} of {file} after {act}", self.mode);
-        let alert = self.daemon.await_row(&what, ALERT_WAIT, |row| {
+        let alert = self.watch.daemon.await_row(&what, ALERT_WAIT, |row| {
             let path = row["file"]["path"].as_str().unwrap_or_default();
             is_alert(row, kind, self.container.id()) && path.ends_with(file)
         })?;
@@ -132,7 +132,7 @@ pub fn ring_names_are_judged() -> Result<()> {
         }
         let received = serve(&stage)?;
         stage.container.run(&format!("{} uring ask /mnt/innocent", stage.me))?;
-        stage.daemon.await_alert("docker_socket", stage.container.id()).with_context(|| mode)?;
+        stage.watch.daemon.await_alert("docker_socket", stage.container.id()).with_context(|| mode)?;
         let received = received.load(Ordering::SeqCst);
         ensure!((received > 0) == (mode == "monitor"), "{mode}: the runtime received {received} bytes");
     }
@@ -152,13 +152,14 @@ pub fn ring_downloads_are_tainted() -> Result<()> {
             ensure!(saved.contains("touch"), "{mode}: the download itself did not work: `{how}`");
             stage.container.run(&format!("sh {file}"))?;
             let what = format!("{mode} download_exec of {file}");
-            stage.daemon.await_row(&what, ALERT_WAIT, |row| {
+            stage.watch.daemon.await_row(&what, ALERT_WAIT, |row| {
                 is_alert(row, "download_exec", stage.container.id()) && row["file"]["path"] == file.as_str()
             })?;
             let ran = fs::symlink_metadata(stage.container.path("/tmp/ran")).is_ok();
             ensure!(ran == (mode == "monitor"), "{mode}: wrong effect after `{how}`");
         }
     }
+    shared::retire_last();
     Ok(())
 }
 

@@ -19,6 +19,19 @@ pub struct MustRun {
     pub guest: BTreeMap<String, Vec<String>>,
     /// Tests of some guests besides, by cgroup layout.
     pub guest_pure: BTreeMap<String, Vec<String>>,
+    /// What guests of a kernel series are not asked for.
+    #[serde(default)]
+    pub guest_without: BTreeMap<String, Without>,
+}
+
+/// A door that a kernel does not have, and the tests that are about it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Without {
+    /// Kind of door, as `bulkhead check` names it.
+    pub door: String,
+    /// Privileged tests.
+    pub tests: Vec<String>,
 }
 
 impl MustRun {
@@ -59,6 +72,7 @@ mod tests {
             slow: vec!["floods".into()],
             guest: BTreeMap::new(),
             guest_pure: BTreeMap::new(),
+            guest_without: BTreeMap::new(),
         }
     }
 
@@ -70,6 +84,16 @@ mod tests {
     fn what_is_slow_must_run_otherwise() {
         let list = MustRun::read().unwrap();
         assert!(list.slow.iter().all(|name| list.privileged.contains(name)));
+    }
+
+    #[test]
+    fn what_guests_are_not_asked_for_is_asked_of_others() {
+        let list = MustRun::read().unwrap();
+        let all: Vec<&String> = list.guest.values().flatten().collect();
+        assert!(list.guest_without.values().flat_map(|without| &without.tests).all(|name| all.contains(&name)));
+        assert!(
+            list.guest.values().chain(list.guest_pure.values()).flatten().all(|name| list.privileged.contains(name))
+        );
     }
 
     #[test]

@@ -23,8 +23,9 @@ struct Row {
     missed: bool,
 }
 
-/// Plays the scenarios: all files in monitor mode, and again in protect mode; if `quick`, the first file in monitor mode.
-pub fn play(quick: bool, only: Option<&str>) -> Result<Tally> {
+/// Plays the scenarios on this daemon: all files in monitor mode, and again in protect mode; if `quick`, the first file in
+/// monitor mode.
+pub fn play(quick: bool, only: Option<&str>, daemon: &Path) -> Result<Tally> {
     let scratch = Scratch::new()?;
     let mut total = Tally::default();
     for (mode, files) in rounds(&scenario_files()?, quick) {
@@ -33,7 +34,7 @@ pub fn play(quick: bool, only: Option<&str>) -> Result<Tally> {
             None => files,
         };
         if !files.is_empty() {
-            total.add(play_files(mode, &files, &scratch.0)?);
+            total.add(play_files(mode, &files, daemon, &scratch.0)?);
         }
     }
     Ok(total)
@@ -67,11 +68,13 @@ fn scenario_files() -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn play_files(mode: &str, files: &[PathBuf], scratch: &Path) -> Result<Tally> {
+fn play_files(mode: &str, files: &[PathBuf], daemon: &Path, scratch: &Path) -> Result<Tally> {
     let rows = scratch.join("rows.json");
     let myself = std::env::current_exe().context("find this program")?;
     let mut command = Command::new(myself);
-    command.arg("scenarios").args(files).args(["--mode", mode, "--json"]).arg(&rows).current_dir(workspace::root());
+    command.arg("scenarios").args(files).args(["--mode", mode, "--json"]).arg(&rows);
+    // Whoever builds something meanwhile is not waited for.
+    command.arg("--monitor").arg(daemon).current_dir(workspace::root());
     let (status, output) = tee(&mut command)?;
     let mut tally = Tally::of_summary(&output, status.success());
     tally.outcomes = outcomes(&fs::read_to_string(&rows).unwrap_or_default());

@@ -61,6 +61,15 @@ pub fn all() -> Vec<Boot> {
         .collect()
 }
 
+/// Each kernel once, every layout and both lists among them: what `cargo xtask test` boots.
+pub fn each_kernel() -> Vec<Boot> {
+    let with = |boot: &Boot| match boot.series.as_str() {
+        "6.12" | "7" => !boot.lsm,
+        _ => boot.lsm,
+    };
+    all().into_iter().filter(with).collect()
+}
+
 /// Is a boot the first or the last of its layout among those of a run? They run what depends on the layout.
 pub fn is_outermost(boot: &Boot, boots: &[Boot]) -> bool {
     let mut alike = boots.iter().filter(|other| other.layout == boot.layout);
@@ -88,6 +97,16 @@ mod tests {
         for layout in [Layout::V1, Layout::Hybrid, Layout::V2] {
             assert!(boots.iter().any(|boot| boot.layout == layout && boot.lsm), "{layout}");
             assert!(boots.iter().any(|boot| boot.layout == layout && !boot.lsm), "{layout}");
+        }
+    }
+
+    #[test]
+    fn each_kernel_is_there_once_and_every_layout_and_list() {
+        let (all, some) = (all(), each_kernel());
+        for boot in &all {
+            assert_eq!(some.iter().filter(|other| other.series == boot.series).count(), 1, "{boot}");
+            assert!(some.iter().any(|other| other.layout == boot.layout), "{boot}");
+            assert!(some.iter().any(|other| other.lsm == boot.lsm), "{boot}");
         }
     }
 

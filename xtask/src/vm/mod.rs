@@ -16,6 +16,7 @@ mod passed;
 mod payload;
 mod qemu;
 mod report;
+pub mod stage;
 mod verified;
 
 use crate::build::{self, Profile};
@@ -23,7 +24,6 @@ use crate::lab;
 use crate::lab::process::Interrupt;
 use crate::lab::workshop::Workshop;
 use crate::test::required::MustRun;
-use crate::test::tally::Tally;
 use crate::workspace;
 use anyhow::{Context, Result, bail};
 use kernel::Kernel;
@@ -90,29 +90,11 @@ pub fn cache_dir() -> PathBuf {
     std::env::var_os("BULKHEAD_VM_DIR").map_or_else(|| workspace::target_dir().join("vm"), PathBuf::from)
 }
 
-/// Boots the matrix on this daemon: one result for each guest, and
-/// one for the verifier's counts.
-pub fn play_matrix(daemon: &Path) -> Result<Tally> {
-    let monitor = Some(daemon.to_owned());
-    let options = Options { all: true, monitor, limit: LIMIT, jobs: AT_A_TIME, ..Options::default() };
-    let boots = matrix::all();
-    let floor = prepare(&options, &boots)?;
-    let reports = floor.boot_all(&boots)?;
-    println!("\n{}", report::table(&reports));
-    let grown = verified::faults(&verified::counts(&reports), &verified::recorded()?);
-    for fault in &grown {
-        println!("verifier: {fault}");
-    }
-    let mut results: Vec<(String, bool)> =
-        reports.iter().map(|report| (format!("kernel {}", report.boot), report.is_good())).collect();
-    results.push(("verifier instruction counts".to_owned(), grown.is_empty()));
-    Ok(Tally::of_named(results))
-}
-
 /// Boots what was asked for; whether all of it was good.
 pub fn run(options: &Options) -> Result<bool> {
     let boots = boots(options)?;
-    let floor = prepare(options, &boots)?;
+    let interrupt = Interrupt::install()?;
+    let floor = prepare(options, Means::ready(&boots, &interrupt)?, interrupt)?;
     if let Some(command) = &options.run {
         return boots.iter().try_fold(true, |good, boot| Ok(floor.run_command(boot, command)? && good));
     }
@@ -124,7 +106,8 @@ pub fn run(options: &Options) -> Result<bool> {
         verified::record(&counts)?;
         if !options.check {
             let page = workspace::root().join("docs/kernel-support.md");
-            fs::write(&page, page::page(&reports)).with_context(|| format!("write {}", page.display()))?;
+            fs::write(&page, page::page(&reports, &floor.must_run.guest_without))
+                .with_context(|| format!("write {}", page.display()))?;
         }
     } else if options.record {
         println!("not recorded: only a run in which every guest passed is");
@@ -138,16 +121,36 @@ pub fn run(options: &Options) -> Result<bool> {
     Ok(good)
 }
 
-/// Gets together what boots are made from.
-fn prepare(options: &Options, boots: &[Boot]) -> Result<Floor> {
-    if !crate::process::is_root() {
-        return Err(crate::process::Failure::privilege("the guests' root disk is made as root"));
+/// What boots need and is not built here.
+#[derive(Debug)]
+struct Means {
+    cache: PathBuf,
+    qemu: Qemu,
+    disk: PathBuf,
+    kernels: BTreeMap<String, Kernel>,
+}
+
+impl Means {
+    /// Finds it in the cache or gets it.
+    fn ready(boots: &[Boot], interrupt: &Interrupt) -> Result<Self> {
+        if !crate::process::is_root() {
+            return Err(crate::process::Failure::privilege("the guests' root disk is made as root"));
+        }
+        let cache = cache_dir();
+        fs::create_dir_all(&cache).with_context(|| format!("make {}", cache.display()))?;
+        forget_old_boots(&cache);
+        let qemu = Qemu::ready(&cache, interrupt)?;
+        let lab = lab::cache_dir();
+        fs::create_dir_all(&lab).with_context(|| format!("make {}", lab.display()))?;
+        let disk = disk::ready(&cache, &Workshop::new(&lab, &cache.join("scratch"), interrupt))?;
+        let kernels = kernels(boots, &cache, interrupt)?;
+        Ok(Self { cache, qemu, disk, kernels })
     }
-    let interrupt = Interrupt::install()?;
-    let cache = cache_dir();
-    fs::create_dir_all(&cache).with_context(|| format!("make {}", cache.display()))?;
-    forget_old_boots(&cache);
-    let qemu = Qemu::ready(&cache, &interrupt)?;
+}
+
+/// Builds what runs in guests.
+fn prepare(options: &Options, means: Means, interrupt: Interrupt) -> Result<Floor> {
+    let Means { cache, qemu, disk, kernels } = means;
     let daemon = match &options.monitor {
         Some(program) => program.clone(),
         None => build::all(Profile::Release)?,
@@ -157,10 +160,6 @@ fn prepare(options: &Options, boots: &[Boot]) -> Result<Floor> {
     let tests: Vec<_> = tests.into_iter().map(|program| ("privileged".to_owned(), program)).collect();
     let payload = Payload::pack(&daemon, &tests, &[], &scratch);
     fs::remove_dir_all(&scratch).context("remove a scratch folder")?;
-    let lab = lab::cache_dir();
-    fs::create_dir_all(&lab).with_context(|| format!("make {}", lab.display()))?;
-    let disk = disk::ready(&cache, &Workshop::new(&lab, &cache.join("scratch"), &interrupt))?;
-    let kernels = kernels(boots, &cache, &interrupt)?;
     let must_run = MustRun::read()?;
     let (only, check, limit, resume) = (options.only.clone(), options.check, options.limit, options.resume);
     let (payload, jobs) = (payload?, options.jobs.max(1));
@@ -264,7 +263,10 @@ impl Floor {
         let kernel = self.kernels.get(&boot.series).context("no such kernel")?;
         let asked = self.asked(boot, outermost);
         let (outcome, key) = self.power_on(boot, kernel, &self.test_job(&asked))?;
-        let report = Report::of(boot, &kernel.release, &outcome, asked);
+        let mut report = Report::of(boot, &kernel.release, &outcome, asked);
+        if let Some(without) = self.must_run.guest_without.get(&boot.series) {
+            report.judge_absence(&without.door);
+        }
         if report.is_good() {
             passed::keep(&self.cache, &key, &outcome)?;
         }
@@ -279,6 +281,10 @@ impl Floor {
         let mut groups = self.must_run.guest.clone();
         if outermost && let Some(names) = self.must_run.guest_pure.get(&boot.layout.to_string()) {
             groups.insert("responses".to_owned(), names.clone());
+        }
+        if let Some(without) = self.must_run.guest_without.get(&boot.series) {
+            groups.values_mut().for_each(|names| names.retain(|name| !without.tests.contains(name)));
+            groups.retain(|_, names| !names.is_empty());
         }
         if let Some(word) = &self.only {
             groups.values_mut().for_each(|names| names.retain(|name| name.contains(word.as_str())));

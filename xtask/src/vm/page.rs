@@ -1,13 +1,17 @@
 //! docs/kernel-support.md, from a run of the whole matrix.
 
 use super::report::{Check, Report};
-use std::collections::BTreeSet;
+use crate::test::required::Without;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-/// The page.
-pub fn page(reports: &[Report]) -> String {
+/// The page; `without` are the tests that guests of a series are not asked for.
+pub fn page(reports: &[Report], without: &BTreeMap<String, Without>) -> String {
     let mut text = String::from(include_str!("kernel-support-head.md"));
     text.push_str(&boots(reports));
+    for (series, Without { door, tests }) in without {
+        let _ = writeln!(text, "\nGuests of {series} have no `{door}` and are not asked for {}.", tests.join(", "));
+    }
     text.push_str("\n## Doors\n\nBy which door each fact comes in, and how far an act can be stopped there.\n\n");
     text.push_str(&doors(reports));
     text.push_str(

@@ -58,7 +58,7 @@ pub struct Step {
     pub door: String,
     /// `active`, `not_needed`, `refused`.
     pub state: String,
-    /// Why it was refused.
+    /// Why it was refused, or what the kernel lacks for one that is not needed.
     pub why: String,
     /// `deny`, `kill`, `observe`.
     pub power: String,
@@ -114,6 +114,17 @@ impl Report {
         self.faults.extend(faults.collect::<Vec<_>>());
     }
 
+    /// A guest that was not asked for tests because its kernel has no such door says so itself.
+    pub fn judge_absence(&mut self, door: &str) {
+        let steps = self.ladder.iter().flat_map(|check| &check.ladder.steps).filter(|step| step.door == door);
+        let there: Vec<&str> =
+            steps.filter(|step| !step.why.starts_with(LACKS)).map(|step| step.program.as_str()).collect();
+        if !there.is_empty() {
+            let programs = there.join(", ");
+            self.faults.push(format!("tests are left out for want of a {door}, but `bulkhead check` has {programs}"));
+        }
+    }
+
     /// A guest that was given `bpf` as a security module and did not get it proves nothing, and the
     /// other way round.
     fn judge_modules(&mut self, results: &str) {
@@ -164,6 +175,9 @@ impl Report {
         format!("{}/{}", passed.count(), names.len())
     }
 }
+
+/// How `bulkhead check` begins what a kernel lacks for a door.
+const LACKS: &str = "this kernel has no ";
 
 /// Did the verifier walk a program and refuse it (EACCES), or give up (E2BIG)? Where loads of a kind are not allowed at
 /// all it has walked nothing.
@@ -276,6 +290,16 @@ mod tests {
             assert!(faults.iter().any(|found| found.contains(fault)), "{fault}: {faults:?}");
         }
         assert!(!judged(GOOD, End::Died("panic".to_owned())).is_good());
+    }
+
+    #[test]
+    fn a_door_that_is_there_is_tested() {
+        let lacking = GOOD.replace("\"active\",\"why\":\"\"", "\"not_needed\",\"why\":\"this kernel has no x.y\"");
+        for (results, good) in [(GOOD, false), (lacking.as_str(), true)] {
+            let mut report = judged(results, End::Finished);
+            report.judge_absence("lsm");
+            assert_eq!(report.is_good(), good, "{:?}", report.faults);
+        }
     }
 
     fn refused(why: &str) -> String {

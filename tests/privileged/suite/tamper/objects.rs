@@ -1,6 +1,6 @@
 //! Maps, links, pins and files of the daemon, from a container that can reach them.
 
-use super::{Stage, stage};
+use super::{Stage, is_refused, stage};
 use crate::pace;
 use crate::refusals::lsm;
 use crate::shared;
@@ -141,5 +141,12 @@ fn files(stage: &Stage) -> Result<()> {
     // Without LSM the first is gone before the kill.
     let expected = if !protect { 0..=0 } else { all - usize::from(!lsm())..=all };
     ensure!(expected.contains(&left), "{left} of {all} pins are left");
+    if protect && lsm() {
+        // It is not empty and stays in any case; who is refused is told EPERM.
+        let before = stage.count("own_file_removed");
+        stage.perl(&format!("rmdir \"{inside}/links\" or $! == 1 or die"))?;
+        let row = stage.found("own_file_removed", before).context("rmdir")?;
+        ensure!(stage.lived() && is_refused(&row), "rmdir was not refused: {row}");
+    }
     Ok(())
 }
