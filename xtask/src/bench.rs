@@ -5,6 +5,7 @@
 
 mod container;
 pub mod daemon;
+mod held;
 mod kernel_time;
 pub mod machine;
 mod page;
@@ -45,6 +46,9 @@ pub struct Options {
     /// Measure only how fast recordings are judged: the repository's own, N times; needs neither root nor a kernel half.
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "200", conflicts_with_all = ["json", "page"])]
     replay: Option<u64>,
+    /// Measure only whether it costs more to hold containers to baselines when there are more entries and containers.
+    #[arg(long, conflicts_with_all = ["json", "page", "replay"])]
+    held: bool,
 }
 
 /// Measures and reports.
@@ -61,6 +65,10 @@ pub fn run(options: &Options) -> Result<()> {
     build::object(&setup::run(Purpose::Build)?)?;
     let daemon = build::daemon(Profile::Release)?;
     let bench = Bench { daemon, interrupted: catch_signals()?, scratch: Scratch::new()? };
+    if options.held {
+        let interrupted = || bench.interrupted.load(Ordering::Relaxed);
+        return held::run(&bench.daemon, &bench.scratch, options.rounds, &interrupted);
+    }
     let mut report = Report::new(machine::describe(), options.rounds);
     for round in 1..=options.rounds {
         eprintln!("bench: round {round} of {}", options.rounds);
@@ -164,7 +172,7 @@ impl Bench {
     fn pressure(&self, report: &mut Report) -> Result<()> {
         let daemon = self.start()?;
         let container = Container::make()?;
-        report.pressure(pressure::apply(&daemon, &container, &self.scratch.0)?);
+        report.pressure(pressure::apply(&daemon, &container, &self.scratch.0, pressure::Door::Joined)?);
         container.remove()?;
         daemon.stop()
     }

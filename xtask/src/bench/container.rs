@@ -11,6 +11,7 @@ pub struct Container {
     folders: Vec<PathBuf>,
     /// Folders `…/docker` that were not there before.
     parents: Vec<PathBuf>,
+    id: String,
 }
 
 impl Container {
@@ -21,18 +22,23 @@ impl Container {
             bail!("neither a cgroup v2 nor a v1 pids hierarchy is mounted");
         }
         let id = random_id()?;
-        let mut container = Self { folders: Vec::new(), parents: Vec::new() };
+        let mut container = Self { folders: Vec::new(), parents: Vec::new(), id };
         for mount in mounts {
             let parent = mount.join("docker");
             if !parent.exists() {
                 fs::create_dir(&parent).with_context(|| format!("create {}", parent.display()))?;
                 container.parents.push(parent.clone());
             }
-            let folder = parent.join(&id);
+            let folder = parent.join(&container.id);
             fs::create_dir(&folder).with_context(|| format!("create {}", folder.display()))?;
             container.folders.push(folder);
         }
         Ok(container)
+    }
+
+    /// 64 hex digits.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// The `cgroup.procs` files to join it by.

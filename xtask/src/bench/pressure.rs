@@ -43,13 +43,22 @@ pub struct Pressure {
     pub daemon_peak_rss_bytes: u64,
 }
 
+/// How the workers came into the container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// They were put there.
+    Joined,
+    /// And were started there again, as programs of the container's own.
+    Started,
+}
+
 /// Drives both rates in one container and reads the daemon's counters before and after.
-pub fn apply(daemon: &Daemon, container: &Container, scratch: &Path) -> Result<Pressure> {
+pub fn apply(daemon: &Daemon, container: &Container, scratch: &Path, door: Door) -> Result<Pressure> {
     let before = daemon.counters();
     let cpu_before = daemon.cpu()?;
-    let execs = start(Work::Exec, container, scratch)?;
+    let execs = start(Work::Exec, container, scratch, door)?;
     let openers: Vec<Paced> =
-        (0..OPEN_WORKERS).map(|_| start(Work::Open, container, scratch)).collect::<Result<_>>()?;
+        (0..OPEN_WORKERS).map(|_| start(Work::Open, container, scratch, door)).collect::<Result<_>>()?;
     let opens_made = openers.into_iter().map(finish).sum::<Result<u64>>()?;
     let execs_made = finish(execs)?;
     std::thread::sleep(DRAIN);
@@ -67,9 +76,12 @@ pub fn apply(daemon: &Daemon, container: &Container, scratch: &Path) -> Result<P
     })
 }
 
-fn start(work: Work, container: &Container, scratch: &Path) -> Result<Paced> {
+fn start(work: Work, container: &Container, scratch: &Path, door: Door) -> Result<Paced> {
     let mut command = worker::command(work, scratch)?;
     command.arg("--paced-s").arg(SECONDS.to_string());
+    if door == Door::Started {
+        command.arg("--again");
+    }
     for procs in container.procs() {
         command.arg("--join").arg(procs);
     }

@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 /// One operation in so many is done beforehand, unmeasured: caches, branch predictors, first page faults.
 const WARM_UP_PART: u32 = 10;
 
+/// Starts the worker anew within its container.
+pub const SHELL: &str = "/bin/sh";
+
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
@@ -84,6 +87,9 @@ pub struct WorkerOptions {
     /// Instead of measuring once, keep a rate for this many seconds.
     #[arg(long)]
     paced_s: Option<u64>,
+    /// Having joined, start this program again, as a program that the container itself has started.
+    #[arg(long)]
+    again: bool,
 }
 
 /// Starts a worker and returns its nanoseconds per operation.
@@ -93,6 +99,17 @@ pub fn measure(work: Work, place: Place<'_>, scratch: &Path) -> Result<f64> {
         for procs in container.procs() {
             command.arg("--join").arg(procs);
         }
+    }
+    let said = capture(&mut command)?;
+    said.trim().parse().with_context(|| format!("a worker said {said:?}"))
+}
+
+/// The same of a worker that is a program of the container's own, not one that was put there.
+pub fn measure_inside(work: Work, container: &Container, scratch: &Path) -> Result<f64> {
+    let mut command = command(work, scratch)?;
+    command.arg("--again");
+    for procs in container.procs() {
+        command.arg("--join").arg(procs);
     }
     let said = capture(&mut command)?;
     said.trim().parse().with_context(|| format!("a worker said {said:?}"))
@@ -109,6 +126,17 @@ pub fn command(work: Work, scratch: &Path) -> Result<Command> {
 pub fn work(options: &WorkerOptions) -> Result<()> {
     for procs in &options.join {
         std::fs::write(procs, "0").with_context(|| format!("join {}", procs.display()))?;
+    }
+    if options.again {
+        use std::os::unix::process::CommandExt as _;
+        // By way of another program: a process that starts the very file it came in with is a runtime on its way.
+        let mut command = Command::new(SHELL);
+        command.args(["-c", "exec \"$0\" \"$@\""]).arg(std::env::current_exe().context("find this program")?);
+        command.args(["bench-worker", options.work.name(), "--scratch"]).arg(&options.scratch);
+        if let Some(seconds) = options.paced_s {
+            command.arg("--paced-s").arg(seconds.to_string());
+        }
+        return Err(command.exec()).context("start this program again");
     }
     if let Some(seconds) = options.paced_s {
         let done = super::pressure::pace(options.work, Duration::from_secs(seconds), &options.scratch)?;

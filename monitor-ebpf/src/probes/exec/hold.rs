@@ -12,11 +12,16 @@ use aya_ebpf::macros::btf_map;
 use core::hint::black_box;
 use monitor_common::exec::{STDIO_DEVICE, STDIO_FILE, STDIO_NONE, STDIO_PIPE};
 use monitor_common::file::FILE_FOREIGN_SB;
-use monitor_common::state::{CLASS_INTERPRETER, CLASS_SHELL, TASK_INTERPRETER, TASK_SHELL, UNTOLD_EXEC};
+use monitor_common::state::{
+    CLASS_INTERPRETER, CLASS_SHELL, TASK_INTERPRETER, TASK_PACKAGE_SCRIPT, TASK_SHELL, UNTOLD_EXEC,
+};
 
 /// Arguments that are longer than so many words are always told.
 pub const WORDS: usize = 64;
 const BYTES: u32 = WORDS as u32 * 8;
+
+/// What a process may be. That it is below a shell means something with `TASK_PACKAGE_MANAGER` only.
+const UNREMARKABLE: u32 = TASK_SHELL | TASK_INTERPRETER | TASK_PACKAGE_SCRIPT;
 
 /// How long a start that was told stands for others like it. A detector that adds things up within ten seconds still
 /// sees one of each.
@@ -47,7 +52,7 @@ pub fn hold(room: &mut Room) -> Option<()> {
     }
     let exe = &room.scratch.exe;
     let entry = provenance::entry(room.scratch.tgid)?;
-    if exe.flags & (DRIFT | FILE_FOREIGN_SB) != 0 || entry.flags & !(TASK_SHELL | TASK_INTERPRETER) != 0 {
+    if exe.flags & (DRIFT | FILE_FOREIGN_SB) != 0 || entry.flags & !UNREMARKABLE != 0 {
         return None;
     }
     let shape = mix(mix(shape, entry.container), exe.ino ^ u64::from(exe.dev) << 32);
