@@ -340,6 +340,7 @@ impl Field {
                 "quarantine of established connections"
             }
             Self::SockV6Daddr => "IPv6 addresses of peers",
+            Self::SockPeerPid | Self::PidNumbers => "shells whose connection is another process's, over a socket file",
             Self::SockType => "telling streams from datagrams",
             Self::UnixPeer | Self::UnixAddr | Self::UnixPath | Self::UnixAddressName => "container runtime sockets",
             Self::RegsFirstArg
