@@ -31,11 +31,11 @@ const ENGINE_IMAGE: &str = "busybox";
 /// What to run.
 #[derive(clap::Args, Debug)]
 pub struct Options {
-    /// Leave out the slow part: privileged tests that take long, all scenario files but the first, scenarios in
-    /// protect mode, and other kernels.
+    /// Leave out the slow part: privileged tests that take long, all scenario files but the first, and scenarios in
+    /// protect mode.
     #[arg(long)]
     pub quick: bool,
-    /// Boot the whole matrix of kernels (`cargo xtask vm --all`) instead of one guest of each.
+    /// Boot one guest of each kernel as well, beside the scenarios (all of them: `cargo xtask vm --all`).
     #[arg(long, conflicts_with = "quick")]
     pub guests: bool,
     /// Only tests and scenarios whose name contains this.
@@ -101,11 +101,11 @@ fn run_privileged(binaries: &[TestBinary], options: &Options, results: &mut Resu
     }
     results.privileged = Some(privileged);
     let scenarios = || scenarios::play(options.quick, only, &daemon);
-    if options.quick || only.is_some() {
+    if !options.guests || only.is_some() {
         results.scenarios = Some(scenarios()?);
         return Ok(());
     }
-    let (scenarios, guests) = match Guests::ready(options.guests, &interrupt)? {
+    let (scenarios, guests) = match Guests::ready(&interrupt)? {
         Ok(guests) => guests.play_beside(&daemon, scenarios)?,
         Err(skipped) => (scenarios()?, skipped),
     };

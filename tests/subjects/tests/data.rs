@@ -28,6 +28,8 @@ struct Scenario {
     #[serde(default)]
     engine_args: Vec<String>,
     #[serde(default)]
+    baseline: String,
+    #[serde(default)]
     setup: String,
     #[serde(default)]
     beside: String,
@@ -171,6 +173,7 @@ fn scenarios() {
                 assert!(!scenario.effect.is_empty(), "{id}: prevention is promised but nothing shows it");
                 assert!(scenario.host_run.is_empty(), "{id}: the host is alert-only");
             }
+            assert!(scenario.baseline.parse::<toml::Table>().is_ok(), "{id}: {}", scenario.baseline);
             shell_syntax(id, &scenario);
         }
     }

@@ -1,4 +1,4 @@
-//! Guests as a stage of `cargo xtask test`: one of each kernel, or the whole matrix, beside another stage that mostly
+//! Guests as a stage of `cargo xtask test`: one of each kernel, beside another stage that mostly
 //! waits and must not wait for them.
 
 use super::matrix::{self, Boot};
@@ -24,8 +24,8 @@ impl Guests {
     ///
     /// # Errors
     /// The run is interrupted.
-    pub fn ready(whole: bool, interrupt: &Interrupt) -> Result<Result<Self, Tally>> {
-        let boots = if whole { matrix::all() } else { matrix::each_kernel() };
+    pub fn ready(interrupt: &Interrupt) -> Result<Result<Self, Tally>> {
+        let boots = matrix::each_kernel();
         match Means::ready(&boots, interrupt) {
             Ok(means) => Ok(Ok(Self { boots, means, interrupt: interrupt.clone() })),
             Err(error) if interrupt.is_set() => Err(error),
