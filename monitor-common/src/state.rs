@@ -40,8 +40,8 @@ pub const TASK_PACKAGE_SCRIPT: u32 = 1 << 14;
 /// Serves inbound sessions by design (sshd, inetd, …) out of the image.
 pub const TASK_SESSION_SERVER: u32 = 1 << 12;
 
-/// Fetches what somebody has asked for by name, out of the image: version control, a language's package manager. It, and what it
-/// starts besides shells and interpreters; it has no other privilege.
+/// Fetches what somebody has asked for by name, out of the image: version control, a language's package manager. What it starts
+/// (`npx curl …`) is none by that; it has no other privilege.
 pub const TASK_FETCHER: u32 = 1 << 16;
 
 /// Is what the program writes trusted, wherever it came from?

@@ -13,8 +13,8 @@ use monitor_common::header::Reason;
 use monitor_common::net::Peer;
 use monitor_common::policy::POLICY_OFF;
 use monitor_common::state::{
-    self, CLASS_INTERPRETER, CLASS_SHELL, HOST, InodeKey, Origin, Pipe, TASK_ENTERING, TASK_EXE_TAINTED, TASK_FETCHER,
-    TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_PACKAGE_SCRIPT, TASK_READS_STDIN, TASK_TAINTED, Taint, WRITES,
+    self, CLASS_INTERPRETER, CLASS_SHELL, HOST, InodeKey, Origin, Pipe, TASK_ENTERING, TASK_EXE_TAINTED, TASK_NET_OUT,
+    TASK_PACKAGE_MANAGER, TASK_PACKAGE_SCRIPT, TASK_READS_STDIN, TASK_TAINTED, Taint, WRITES,
 };
 
 /// Stages a taint is followed through at once (`a | b | c | …`).
@@ -327,5 +327,5 @@ pub fn taint_of(key: &InodeKey, from: &mut Origin) -> Option<()> {
 }
 
 /// Flags that survive an exec.
-pub const KEPT_FLAGS: u32 = TASK_PACKAGE_MANAGER | TASK_PACKAGE_SCRIPT | TASK_FETCHER;
+pub const KEPT_FLAGS: u32 = TASK_PACKAGE_MANAGER | TASK_PACKAGE_SCRIPT;
 const _: () = assert!(KEPT_FLAGS & TASK_EXE_TAINTED == 0);

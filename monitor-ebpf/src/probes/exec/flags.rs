@@ -67,8 +67,6 @@ fn new_flags(inherited: u32, container: u64, scratch: &Scratch, is_runtime: bool
     let class = scratch.class | script;
     if !drift && class & CLASS_FETCHER != 0 {
         flags |= TASK_FETCHER;
-    } else if drift || scratch.class & (CLASS_SHELL | CLASS_INTERPRETER) != 0 {
-        flags &= !TASK_FETCHER;
     }
     if !drift && class & CLASS_PACKAGE_MANAGER != 0 {
         flags = flags & !TASK_PACKAGE_SCRIPT | TASK_PACKAGE_MANAGER;
