@@ -20,4 +20,4 @@ pub mod state;
 
 /// Version of every layout in this crate. It is part of each record, and the daemon refuses an
 /// object that was built with another one.
-pub const ABI_VERSION: u16 = 4;
+pub const ABI_VERSION: u16 = 5;

@@ -103,8 +103,8 @@ pub struct InodeKey {
     pub ino: u64,
     /// Device, kernel encoding.
     pub dev: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// `i_generation` where a file that is to be marked later is kept; 0 in keys, and where it is not known.
+    pub generation: u32,
 }
 const _: () = assert!(size_of::<InodeKey>() == 16);
 
@@ -133,8 +133,12 @@ pub struct Taint {
     pub origin: Origin,
     /// Container of the writer.
     pub container: u64,
+    /// `i_generation` of the file, 0 if it was not known: the number and device are given out again.
+    pub generation: u32,
+    /// Zero.
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<Taint>() == 56);
+const _: () = assert!(size_of::<Taint>() == 64);
 
 /// Files a task has opened for writing that are remembered until it connects.
 pub const WRITES: usize = 4;
@@ -358,6 +362,17 @@ pub const RESPONSE_CGROUP: u32 = 1 << 1;
 pub const RESPONSE_SOCKET: u32 = 1 << 2;
 /// [`Config::responses`]: a set of processes is being killed.
 pub const RESPONSE_DOOM: u32 = 1 << 3;
+
+/// Value of the `DOOMED` map: a set of processes that is being killed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Doomed {
+    /// Whose.
+    pub container: u64,
+    /// Processes that were born into it, and died before their first instruction.
+    pub born: u64,
+}
+const _: () = assert!(size_of::<Doomed>() == 16);
 
 /// Key of the `QUARANTINE` map: what tells that a socket belongs to a quarantined container.
 #[repr(C)]

@@ -5,7 +5,7 @@ use aya_ebpf::macros::btf_map;
 use monitor_common::field;
 use monitor_common::policy::Policy;
 use monitor_common::profile::Bound;
-use monitor_common::state::{Config, CutKey, InodeKey, LossKey, Pipe, Socket, Taint, Task};
+use monitor_common::state::{Config, CutKey, Doomed, InodeKey, LossKey, Pipe, Socket, Taint, Task};
 
 /// Offsets of [`field::FIELDS`], written by the daemon before load and frozen.
 #[unsafe(no_mangle)]
@@ -60,9 +60,9 @@ pub static QUARANTINE: HashMap<CutKey, u64, 16384> = HashMap::new();
 #[btf_map]
 pub static PROFILES: HashMap<u64, Bound, 4096> = HashMap::new();
 
-/// Sets of processes that are being killed: lineage id of the outermost, and its container.
+/// Sets of processes that are being killed: by the lineage id of the outermost.
 #[btf_map]
-pub static DOOMED: HashMap<u32, u64, 1024> = HashMap::new();
+pub static DOOMED: HashMap<u32, Doomed, 1024> = HashMap::new();
 
 /// What may change while the programs run.
 #[btf_map]

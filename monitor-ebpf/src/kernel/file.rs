@@ -176,7 +176,7 @@ impl Inode {
     #[inline(always)]
     pub fn key(self) -> Option<InodeKey> {
         let dev = self.0.follow(Field::InodeSb)?.get(Field::SbDev)?;
-        Some(InodeKey { ino: self.0.get(Field::InodeNumber)?, dev, reserved: 0 })
+        Some(InodeKey { ino: self.0.get(Field::InodeNumber)?, dev, generation: 0 })
     }
 
     /// Device number of a device file.
@@ -243,14 +243,34 @@ impl Inode {
         if magic != OVERLAYFS_MAGIC {
             return 0;
         }
-        // struct ovl_inode: `struct inode vfs_inode; struct dentry *__upperdentry;` stand in this
-        // order since 4.13 (fs/overlayfs/ovl_entry.h); overlayfs is often a module without BTF
-        // here, so the place is taken from the size of struct inode.
-        let upper = offset(Field::InodeSizeOf).and_then(|size| read::<u64>(self.0.raw().wrapping_add(size).cast()));
-        match upper {
+        match self.upper() {
             Some(0) | None => FILE_OVERLAY,
             Some(_) => FILE_OVERLAY | FILE_UPPER,
         }
+    }
+
+    /// Of a file on overlayfs the address of its dentry in the layer that is written, 0 if it is not there.
+    ///
+    /// struct ovl_inode: `struct inode vfs_inode; struct dentry *__upperdentry;` stand in this order since 4.13
+    /// (fs/overlayfs/ovl_entry.h); overlayfs is often a module without BTF here, so the place is taken from the
+    /// size of struct inode.
+    #[inline(always)]
+    fn upper(self) -> Option<u64> {
+        read(self.0.raw().wrapping_add(offset(Field::InodeSizeOf)?).cast())
+    }
+
+    /// What tells the file from those that had its number before (file systems draw or count it anew for each),
+    /// 0 if that is not known. `None` if overlayfs has it in a lower layer only, from where numbers of the upper
+    /// one may come again: nobody has written it.
+    #[inline(always)]
+    pub fn generation(self) -> Option<u32> {
+        let magic = self.0.follow(Field::InodeSb).and_then(|sb| sb.get::<u64>(Field::SbMagic));
+        if magic != Some(OVERLAYFS_MAGIC) {
+            return Some(self.0.get(Field::InodeGeneration).unwrap_or(0));
+        }
+        let Some(upper) = self.upper() else { return Some(0) };
+        let written = Object::new(upper as *const u8)?.follow(Field::DentryInode);
+        Some(written.and_then(|inode| inode.get(Field::InodeGeneration)).unwrap_or(0))
     }
 
     /// Does it lie in a layer of the image of whoever has this root file system?

@@ -85,7 +85,7 @@ impl Sock {
         let dentry = self.0.embedded(Field::UnixPath)?.follow(Field::PathDentry)?;
         let inode = dentry.follow(Field::DentryInode)?;
         let dev = inode.follow(Field::InodeSb)?.get(Field::SbDev)?;
-        Some(InodeKey { ino: inode.get(Field::InodeNumber)?, dev, reserved: 0 })
+        Some(InodeKey { ino: inode.get(Field::InodeNumber)?, dev, generation: 0 })
     }
 
     /// Address of the bound path's text (NUL-terminated), as the server gave it.

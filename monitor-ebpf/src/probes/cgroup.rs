@@ -175,7 +175,7 @@ fn try_attach(ctx: &BtfTracePointContext) -> Option<()> {
             entry.flags = TASK_ENTERING;
             // The daemon's own children are there to be judged (canaries), and run what the daemon runs.
             let by_daemon = config().is_some_and(|config| task.parent().and_then(Task::tgid) == Some(config.self_tgid));
-            let nothing = InodeKey { ino: 0, dev: 0, reserved: 0 };
+            let nothing = InodeKey { ino: 0, dev: 0, generation: 0 };
             entry.last_open = if by_daemon { nothing } else { provenance::program_of(task) };
         }
         // Leaving: only somebody outside may take a process out of its container; a root process

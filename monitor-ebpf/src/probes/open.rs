@@ -10,6 +10,7 @@ use crate::kernel::{Object, copy_words};
 use crate::record::{self, Judgement};
 use crate::reflex::{guard, marks, own, provenance, sensitive};
 use aya_ebpf::btf_maps::HashMap;
+use aya_ebpf::helpers::bpf_probe_read_user;
 use aya_ebpf::helpers::generated::bpf_probe_read_user_str;
 use aya_ebpf::macros::{btf_map, fentry, lsm, tracepoint};
 use aya_ebpf::programs::{FEntryContext, LsmContext, TracePointContext};
@@ -32,6 +33,7 @@ use monitor_common::state::{
 const READ_BY_ALL: u32 = 0o004;
 /// arch/x86/entry/syscalls/syscall_64.tbl
 const NR_OPEN: u64 = 2;
+const NR_CREAT: u64 = 85;
 const NR_OPENAT: u64 = 257;
 const NR_OPENAT2: u64 = 437;
 /// A path is read in pieces, and so many of them.
@@ -138,7 +140,7 @@ fn regular(
         return written(task, tgid, entry, file, inode, &key, mode, means);
     }
     let origin = &mut Origin::zeroed();
-    if provenance::taint_of(&key, origin).is_none() {
+    if provenance::taint_of(&key, inode, origin).is_none() {
         if entry.script != 0 {
             forget_impostor(entry, file, inode);
         }
@@ -229,14 +231,15 @@ fn written(
     mode: u32,
     means: guard::Means,
 ) -> Option<Judgement> {
+    let key = &InodeKey { generation: inode.generation().unwrap_or(0), ..*key };
     if provenance::is_source(entry.flags) {
         if entry.origin.hops <= provenance::MAX_HOPS {
             provenance::taint_inode(tgid, key);
         }
-    } else if mode & FMODE_CREATED != 0 || file.flags()? & O_TRUNC != 0 {
+    } else if mode & FMODE_CREATED != 0 || file.flags()? & O_TRUNC != 0 || truncates() {
         // New content by somebody without a connection: an inode number is used again, or the
         // file is written over.
-        marks::forget_file(key);
+        marks::forget_file(&InodeKey { generation: 0, ..*key });
     }
     if entry.container == HOST {
         return None;
@@ -321,6 +324,25 @@ fn path_opened() -> Option<u64> {
         NR_OPENAT | NR_OPENAT2 => argument(Field::RegsSecondArg),
         _ => None,
     }
+}
+
+/// Does the running open empty the file? Once it has, the file's own flags do not tell any more (fs/open.c,
+/// `do_dentry_open`).
+#[inline(always)]
+fn truncates() -> bool {
+    let flags = match argument(Field::RegsNumber) {
+        Some(NR_CREAT) => return true,
+        Some(NR_OPEN) => argument(Field::RegsSecondArg),
+        Some(NR_OPENAT) => argument(Field::RegsThirdArg),
+        Some(NR_OPENAT2) => {
+            argument(Field::RegsThirdArg).and_then(|how| {
+                // SAFETY: the helper checks the address; `struct open_how` begins with the flags.
+                unsafe { bpf_probe_read_user(how as *const u64) }.ok()
+            })
+        }
+        _ => None,
+    };
+    flags.is_some_and(|flags| flags & u64::from(O_TRUNC) != 0)
 }
 
 /// Hash of the last name of a path.

@@ -80,7 +80,7 @@ fn objection(
     origin: &mut Origin,
 ) -> Option<(Reason, u32)> {
     let key = inode.key()?;
-    if provenance::taint_of(&key, origin).is_some() {
+    if provenance::taint_of(&key, inode, origin).is_some() {
         // Its segments are mapped next: the same thing, seen again.
         entry.last_open = key;
         return Some((Reason::DownloadExec, FILE_TAINTED));
@@ -182,7 +182,7 @@ fn judge(task: Task, tgid: u32, entry: &mut state::Task, file: File, means: guar
     }
     let key = inode.key()?;
     let origin = &mut Origin::zeroed();
-    let tainted = provenance::taint_of(&key, origin).is_some();
+    let tainted = provenance::taint_of(&key, inode, origin).is_some();
     if !tainted || origin.tgid == tgid || (entry.last_open.ino == key.ino && entry.last_open.dev == key.dev) {
         return locked(task, tgid, entry, file, inode, means);
     }

@@ -2,6 +2,7 @@
 //! the fork and dies on its way to its first instruction. The daemon kills those that live already.
 
 use crate::maps::{DOOMED, config};
+use crate::share;
 use aya_ebpf::helpers::bpf_send_signal;
 use core::hint::black_box;
 use monitor_common::lineage::{self, LINEAGE};
@@ -50,12 +51,17 @@ pub fn at_fork(child: &mut Task) {
             return;
         }
         let id = child.lineage[i];
-        // SAFETY: read at once.
-        if unsafe { DOOMED.get(&id) }.is_some_and(|container| *container == child.container) {
-            child.flags |= TASK_DOOMED;
-            kill_current();
-            return;
+        let Some(set) = DOOMED.get_ptr_mut(&id) else { continue };
+        // SAFETY: a live map value; only its number changes, by atomic addition.
+        unsafe {
+            if (*set).container != child.container {
+                continue;
+            }
+            share::add(&raw mut (*set).born, 1);
         }
+        child.flags |= TASK_DOOMED;
+        kill_current();
+        return;
     }
 }
 

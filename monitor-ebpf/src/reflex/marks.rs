@@ -3,6 +3,7 @@
 //! forgotten, makes them in a second table with others of its kind. See docs/adr/0008-who-loses-in-a-flood.md.
 
 use crate::kernel::copy_words;
+use crate::kernel::file::Inode;
 use crate::maps::{INODES, SOCKETS};
 use crate::record::now;
 use crate::share::add;
@@ -90,19 +91,20 @@ pub fn file(key: &InodeKey, taint: &Taint) {
     }
 }
 
-/// Origin of a file's taint; `None` if it has none.
+/// Origin of a file's taint; `None` if it has none. Marks of files that had its number before are none of its.
 #[inline(always)]
-pub fn of_file(key: &InodeKey, from: &mut Origin) -> Option<()> {
+pub fn of_file(key: &InodeKey, file: Inode, from: &mut Origin) -> Option<()> {
     // SAFETY: copied at once.
-    if let Some(taint) = unsafe { INODES.get(key) } {
-        copy_words(&taint.origin, from);
-        return Some(());
-    }
-    if !is_crowded(FILES) {
+    let taint = match unsafe { INODES.get(key) } {
+        // SAFETY: as above.
+        None if is_crowded(FILES) => unsafe { CROWD_INODES.get(key) }?,
+        found => found?,
+    };
+    let now = file.generation()?;
+    if taint.generation != 0 && now != 0 && taint.generation != now {
         return None;
     }
-    // SAFETY: as above.
-    copy_words(&unsafe { CROWD_INODES.get(key) }?.origin, from);
+    copy_words(&taint.origin, from);
     Some(())
 }
 

@@ -61,7 +61,7 @@ pub fn create<'a>(tgid: u32, task: Task, container: u64, parent_tgid: u32) -> Op
 #[inline(always)]
 pub fn program_of(task: Task) -> InodeKey {
     let file = task.mm().and_then(Mm::executable);
-    file.and_then(File::inode).and_then(Inode::key).unwrap_or(InodeKey { ino: 0, dev: 0, reserved: 0 })
+    file.and_then(File::inode).and_then(Inode::key).unwrap_or(InodeKey { ino: 0, dev: 0, generation: 0 })
 }
 
 /// Is the program that is started still the runtime's own, on its way to the container's? That is a memfd, or the very file
@@ -122,20 +122,22 @@ pub fn set_origin(origin: &mut Origin, tgid: u32, start_ns: u64, peer: &Peer, ti
 /// The process's bytes go into a file: taints it with where they come from.
 #[inline(always)]
 pub fn taint_inode(tgid: u32, key: &InodeKey) {
-    taint_file(tgid, key.ino, key.dev);
+    taint_file(tgid, key.ino, key.dev, key.generation);
 }
 
 /// A function of its own (see [`super`]).
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn taint_file(tgid: u32, ino: u64, dev: u32) -> u32 {
+extern "C" fn taint_file(tgid: u32, ino: u64, dev: u32, generation: u32) -> u32 {
     let Some(task) = entry(tgid) else { return 0 };
     let mut taint = core::mem::MaybeUninit::<Taint>::uninit();
-    // SAFETY: both fields are written before the map reads them; Taint has no padding.
+    // SAFETY: all fields are written before the map reads them; Taint has no padding.
     unsafe {
         copy_words(&task.origin, &mut (*taint.as_mut_ptr()).origin);
         (*taint.as_mut_ptr()).container = task.container;
-        marks::file(&InodeKey { ino, dev, reserved: 0 }, taint.assume_init_ref());
+        (*taint.as_mut_ptr()).generation = generation;
+        (*taint.as_mut_ptr()).reserved = 0;
+        marks::file(&InodeKey { ino, dev, generation: 0 }, taint.assume_init_ref());
     }
     0
 }
@@ -179,7 +181,7 @@ pub fn taint_chain(tgid: u32, first: &InodeKey) -> Option<Sink> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn taint_downstream(tgid: u32, ino: u64, dev: u32) -> u64 {
-    Sink::to_number(downstream(tgid, InodeKey { ino, dev, reserved: 0 }))
+    Sink::to_number(downstream(tgid, InodeKey { ino, dev, generation: 0 }))
 }
 
 #[inline(always)]
@@ -322,8 +324,8 @@ pub fn is_source(flags: u32) -> bool {
 
 /// Taint of an executable or file; `None` if it has none.
 #[inline(always)]
-pub fn taint_of(key: &InodeKey, from: &mut Origin) -> Option<()> {
-    marks::of_file(key, from)
+pub fn taint_of(key: &InodeKey, file: Inode, from: &mut Origin) -> Option<()> {
+    marks::of_file(key, file, from)
 }
 
 /// Flags that survive an exec.

@@ -12,7 +12,7 @@ use monitor_common::header::Reason;
 use monitor_common::own::OwnKey;
 use monitor_common::policy::{POLICY_BOUND, Policy};
 use monitor_common::profile::Bound;
-use monitor_common::state::{Config, CutKey, Fingerprint, Held, InodeKey, LossKey, Task};
+use monitor_common::state::{Config, CutKey, Doomed, Fingerprint, Held, InodeKey, LossKey, Task};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 use std::os::fd::AsFd as _;
@@ -47,7 +47,7 @@ pub struct Maps {
     sequence: PerCpuArray<MapData, u64>,
     lost: PerCpuArray<MapData, u64>,
     pub(super) quarantine: HashMap<MapData, Raw<CutKey>, u64>,
-    pub(super) doomed: HashMap<MapData, u32, u64>,
+    pub(super) doomed: HashMap<MapData, u32, Raw<Doomed>>,
     own: HashMap<MapData, Raw<OwnKey>, u64>,
     /// Entries of `sensitive` that no configuration names.
     own_names: BTreeSet<u64>,

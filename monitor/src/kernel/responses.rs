@@ -1,7 +1,7 @@
 //! The kernel half's part in responses: what is quarantined, and which sets of processes are being killed.
 
 use super::maps::{Maps, Raw, note};
-use monitor_common::state::{CutKey, Task};
+use monitor_common::state::{CutKey, Doomed, Task};
 
 /// Looks at a task at most: the map is walked while it changes, and a walk that meets a deleted key
 /// begins anew.
@@ -47,7 +47,12 @@ impl Maps {
 
     /// From now on who is born into this line dies.
     pub fn doom(&mut self, lineage: u32, container: u64) {
-        note("DOOMED", self.doomed.insert(lineage, container, 0));
+        note("DOOMED", self.doomed.insert(lineage, Raw(Doomed { container, born: 0 }), 0));
+    }
+
+    /// How many were born into this line since, and died.
+    pub fn born(&self, lineage: u32) -> u64 {
+        self.doomed.get(&lineage, 0).map_or(0, |set| set.0.born)
     }
 
     /// Ends that.

@@ -221,7 +221,7 @@ fn host_mounts() -> Option<u64> {
 /// Socket files of the container runtimes as they are now.
 pub fn runtime_sockets(maps: &mut Maps, configured: &Path) {
     for socket in sockets::runtime_sockets([configured]) {
-        maps.set_runtime_socket(InodeKey { ino: socket.inode.ino, dev: socket.inode.dev, reserved: 0 });
+        maps.set_runtime_socket(InodeKey { ino: socket.inode.ino, dev: socket.inode.dev, generation: 0 });
     }
 }
 

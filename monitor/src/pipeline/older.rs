@@ -95,7 +95,7 @@ fn found_line(maps: &Maps, tgid: u32, task: &mut Task) {
 
 fn pipe(stdio: &Stdio) -> InodeKey {
     match stdio {
-        Stdio::Pipe(inode) => InodeKey { ino: inode.ino, dev: inode.dev, reserved: 0 },
+        Stdio::Pipe(inode) => InodeKey { ino: inode.ino, dev: inode.dev, generation: 0 },
         _ => InodeKey::default(),
     }
 }

@@ -274,14 +274,21 @@ impl Held {
         let over = hunt.run(reflex, registry);
         *self.spent.entry(hunt.container()).or_default() += hunt.age();
         let (processes, took_us) = hunt.take_killed();
+        let born = hunt.born(reflex);
         if over {
             hunt.end(reflex, self.hunts.is_empty());
         } else {
             self.hunts.push((hunt, HUNT_TICKS));
         }
-        let remark = if over { "" } else { "not finished in time: gone on with" };
-        let done = Done { by: vec!["pidfd".into()], processes, remark: remark.into() };
-        (!done.processes.is_empty() || !over).then_some(Report { deed: Deed::Kill, result: Ok(done), took_us })
+        let mut remarks = Vec::new();
+        if born > 0 {
+            remarks.push(format!("{born} more died in the kernel as they were born"));
+        }
+        if !over {
+            remarks.push("not finished in time: gone on with".into());
+        }
+        let done = Done { by: vec!["pidfd".into()], processes, remark: remarks.join("; ") };
+        (!done.processes.is_empty() || !done.remark.is_empty()).then_some(Report { deed: Deed::Kill, result: Ok(done), took_us })
     }
 
     /// What is to be hunted now, if anything: of a container that has had its time for this second, nothing

@@ -63,6 +63,11 @@ impl Hunt {
         &self.killed
     }
 
+    /// How many were born into it since it began, and died in the kernel.
+    pub fn born(&self, reflex: &dyn Reflex) -> u64 {
+        self.lines.iter().map(|line| reflex.born(*line)).sum()
+    }
+
     /// How long it has been on.
     pub fn age(&self) -> Duration {
         self.begun.elapsed()

@@ -186,10 +186,20 @@ fn finish(
     }
     if means.held.may_hunt(container.key) {
         hunt.look(&*means.reflex, means.registry);
+        if hunt.killed().is_empty() {
+            // A culprit that lives for one fork at a time may be between two of its processes.
+            hunt.run(&*means.reflex, means.registry);
+        }
     }
     if let Outcome::Killed { processes, .. } = &by_kernel {
         hunt.by_kernel(processes);
     }
+    let by_kernel = match by_kernel {
+        Outcome::Observed if hunt.killed().is_empty() && hunt.born(&*means.reflex) > 0 => {
+            Outcome::Killed { by: EnforcedBy::Signal, processes: Vec::new() }
+        }
+        other => other,
+    };
     Acted { outcome: settled(by_kernel, hunt.killed().to_vec(), why), reports: Vec::new(), hunt: Some(hunt) }
 }
 

@@ -19,6 +19,8 @@ pub trait Reflex {
     fn uncut(&mut self, key: CutKey);
     /// Who is born into this line from now on dies.
     fn doom(&mut self, lineage: u32, container: ContainerKey);
+    /// How many were born into it since, and died.
+    fn born(&self, lineage: u32) -> u64;
     /// Ends that.
     fn pardon(&mut self, lineage: u32);
     /// A living process.
@@ -55,6 +57,10 @@ impl Reflex for Maps {
 
     fn doom(&mut self, lineage: u32, container: ContainerKey) {
         Maps::doom(self, lineage, container);
+    }
+
+    fn born(&self, lineage: u32) -> u64 {
+        Maps::born(self, lineage)
     }
 
     fn pardon(&mut self, lineage: u32) {

@@ -16,6 +16,7 @@ pub(crate) struct Notes {
     pub(crate) bits: u32,
     pub(crate) cuts: HashMap<CutKey, ContainerKey>,
     pub(crate) doomed: HashMap<u32, ContainerKey>,
+    pub(crate) born: HashMap<u32, u64>,
     pub(crate) tasks: HashMap<u32, Task>,
 }
 
@@ -38,6 +39,9 @@ impl Reflex for Notes {
     }
     fn doom(&mut self, lineage: u32, container: ContainerKey) {
         self.doomed.insert(lineage, container);
+    }
+    fn born(&self, lineage: u32) -> u64 {
+        self.born.get(&lineage).copied().unwrap_or(0)
     }
     fn pardon(&mut self, lineage: u32) {
         self.doomed.remove(&lineage);

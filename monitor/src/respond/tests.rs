@@ -136,6 +136,20 @@ fn what_the_kernel_did_is_told() {
     assert!(matches!(observed, Outcome::Refused { why } if why.contains("already ended")));
 }
 
+#[test]
+fn who_dies_in_the_kernel_while_its_line_is_hunted_is_told() {
+    let gone = ProcessKey { tgid: 4_000_000, start_ns: 7_000_000_000 };
+    let (rules, registry) = (rules(Mode::Protect, Action::Kill), registry());
+    let (mut notes, mut held) = (Notes::default(), Held::default());
+    notes.born.insert(monitor_common::lineage::id(gone.tgid, gone.start_ns), 2);
+    let mut means =
+        Means { rules: &rules, registry: &registry, reflex: &mut notes, held: &mut held, stop: None };
+    let acted = super::act(&mut means, &event(KEY, Verdict::Observed, Rung::None, gone), &miner(gone), &[]);
+    assert_eq!(acted.outcome, Outcome::Killed { by: EnforcedBy::Signal, processes: Vec::new() });
+    let report = held.pursue(&mut notes, &registry, acted.hunt.unwrap()).unwrap();
+    assert!(report.result.unwrap().remark.starts_with("2 more died"));
+}
+
 fn task(tgid: u32, start_ns: u64, line: &[u32]) -> monitor_common::state::Task {
     let mut task: monitor_common::state::Task = bytemuck::Zeroable::zeroed();
     (task.container, task.start_ns, task.depth) = (KEY, start_ns, line.len() as u32 + 1);

@@ -53,9 +53,9 @@ fn layouts() -> Vec<Layout> {
         profile::Bound { profile, init, holds }
         profile::PortKey { profile, protocol, port }
         profile::Destination { profile, ports, exe, family, addr }
-        state::InodeKey { ino, dev, reserved }
+        state::InodeKey { ino, dev, generation }
         state::Origin { tgid, hops, start_ns, peer, time_ns }
-        state::Taint { origin, container }
+        state::Taint { origin, container, generation, reserved }
         state::Task {
             start_ns, container, flags, parent_tgid, stdin, stdout, fifo_out, writes, write_next, script, origin, last_open,
             lineage, depth, exec_id, unix_peer, exe, shape, parent_start_ns, children, untold, reserved
@@ -66,6 +66,7 @@ fn layouts() -> Vec<Layout> {
         state::CgroupChange { header, parent, gone, hierarchy, path }
         state::LossKey { container, kind, reserved }
         state::CutKey { id, kind, reserved }
+        state::Doomed { container, born }
         state::Config { default_enforce, watch_host, self_tgid, responses, release, holds_back, heartbeat_ns, limit_ns, seed }
         state::Held { execs, forks, exits }
     }

@@ -7,6 +7,7 @@ use crate::lab::Peer;
 use crate::pace;
 use crate::refusals::lsm;
 use crate::restart::Bpffs;
+use crate::shared;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::fs;
@@ -35,7 +36,7 @@ pub struct Play {
 fn play() -> Result<Play> {
     let group = Group::make()?;
     let containers = [Container::start(&group)?, Container::start(&group)?];
-    play_with(group, containers, "runtime_exec = \"deny\"", None)
+    play_with(group, containers, "runtime_exec = \"deny\"", Some(shared::pins()?.pins("keep")))
 }
 
 /// With containers and settings of the caller's; `rest` is what else is in `[baseline]`.

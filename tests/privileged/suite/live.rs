@@ -254,6 +254,9 @@ impl Reflex for NoReflex {
     }
     fn uncut(&mut self, _key: CutKey) {}
     fn doom(&mut self, _lineage: u32, _container: ContainerKey) {}
+    fn born(&self, _lineage: u32) -> u64 {
+        0
+    }
     fn pardon(&mut self, _lineage: u32) {}
     fn task(&self, _tgid: u32) -> Option<Task> {
         None

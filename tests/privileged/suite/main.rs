@@ -25,6 +25,7 @@ mod incidents;
 mod kill_set;
 mod lab;
 mod live;
+mod numbers;
 mod outside;
 mod pace;
 mod packages;
@@ -130,6 +131,8 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("overflow_without_a_daemon_is_counted", Needs::Daemon, storm::overflow_without_a_daemon_is_counted),
     ("rows_of_a_killed_daemon_are_counted", Needs::Daemon, storm::rows_of_a_killed_daemon_are_counted),
     ("flood_costs_only_the_flooder", Needs::Daemon, flood::flood_costs_only_the_flooder),
+    ("a_number_used_again_bears_no_mark", Needs::Daemon, numbers::a_number_used_again_bears_no_mark),
+    ("what_is_written_over_bears_no_mark", Needs::Daemon, numbers::what_is_written_over_bears_no_mark),
     ("marks_survive_a_flood_of_marks", Needs::Daemon, flood::marks_survive_a_flood_of_marks),
     ("container_cannot_kill_or_trace_the_daemon", Needs::Daemon, tamper::container_cannot_kill_or_trace_the_daemon),
     ("container_cannot_freeze_the_daemon_or_leave", Needs::Daemon, tamper::container_cannot_freeze_the_daemon_or_leave),

@@ -3,6 +3,8 @@
 use super::look::DRIFT;
 use super::{Room, Scratch};
 use crate::kernel::clear_words;
+use crate::kernel::file::{File, Inode};
+use crate::kernel::task::Task;
 use crate::reflex::{program, provenance};
 use monitor_common::argv::Form;
 use monitor_common::exec::{STDIO_FILE, STDIO_INET_OUT, STDIO_PIPE, STDIO_UNIX, Stdio};
@@ -23,9 +25,13 @@ pub fn renew(room: &mut Room) -> Option<()> {
     entry.script = scratch.script;
     entry.stdin = key_if(&scratch.stdio[0], STDIO_UNIX);
     entry.stdout = key_if(&scratch.stdio[1], STDIO_FILE);
-    entry.fifo_out = InodeKey { ino: 0, dev: 0, reserved: 0 };
+    if scratch.stdio[1].kind == STDIO_FILE {
+        let file = scratch.task().and_then(Task::descriptors).and_then(|all| all.file(1)).and_then(File::inode);
+        entry.stdout.generation = file.and_then(Inode::generation).unwrap_or(0);
+    }
+    entry.fifo_out = InodeKey { ino: 0, dev: 0, generation: 0 };
     if !is_runtime {
-        entry.last_open = InodeKey { ino: 0, dev: 0, reserved: 0 };
+        entry.last_open = InodeKey { ino: 0, dev: 0, generation: 0 };
     }
     clear_words(&mut entry.writes);
     entry.write_next = 0;
@@ -96,8 +102,8 @@ fn new_flags(inherited: u32, container: u64, scratch: &Scratch, is_runtime: bool
 #[inline(always)]
 fn key_if(stdio: &Stdio, other: u32) -> InodeKey {
     if stdio.kind == STDIO_PIPE || stdio.kind == other {
-        InodeKey { ino: stdio.ino, dev: stdio.dev, reserved: 0 }
+        InodeKey { ino: stdio.ino, dev: stdio.dev, generation: 0 }
     } else {
-        InodeKey { ino: 0, dev: 0, reserved: 0 }
+        InodeKey { ino: 0, dev: 0, generation: 0 }
     }
 }

@@ -2,6 +2,8 @@
 
 use super::{Room, Scratch};
 use crate::kernel::copy_words;
+use crate::kernel::file::File;
+use crate::kernel::task::Task;
 use crate::record::Judgement;
 use crate::reflex::{guard, provenance};
 use monitor_common::exec::{
@@ -54,7 +56,7 @@ fn judgement(entry: &mut state::Task, tgid: u32, scratch: &mut Scratch) -> Judge
 /// A pipe on standard input or output.
 #[inline(always)]
 fn judge_stdin(entry: &mut state::Task, tgid: u32, scratch: &mut Scratch, text: bool) -> Option<Found> {
-    let mut down = InodeKey { ino: 0, dev: 0, reserved: 0 };
+    let mut down = InodeKey { ino: 0, dev: 0, generation: 0 };
     if scratch.stdio[1].kind == STDIO_PIPE {
         down = entry.stdout;
         provenance::writes(&down, tgid);
@@ -81,8 +83,9 @@ fn judge_stdin(entry: &mut state::Task, tgid: u32, scratch: &mut Scratch, text: 
 /// A file on standard input: `sh < downloaded`, or a copier of it.
 #[inline(always)]
 fn judge_stdin_file(entry: &mut state::Task, scratch: &mut Scratch, text: bool) -> Option<Found> {
-    let key = InodeKey { ino: scratch.stdio[0].ino, dev: scratch.stdio[0].dev, reserved: 0 };
-    provenance::taint_of(&key, &mut scratch.origin)?;
+    let key = InodeKey { ino: scratch.stdio[0].ino, dev: scratch.stdio[0].dev, generation: 0 };
+    let file = scratch.task().and_then(Task::descriptors)?.file(0)?.inode()?;
+    provenance::taint_of(&key, file, &mut scratch.origin)?;
     scratch.origin.hops += 1;
     if scratch.origin.hops > provenance::MAX_HOPS {
         return None;
@@ -136,8 +139,9 @@ fn judge_socket(
 /// The executable itself.
 #[inline(always)]
 fn judge_file(entry: &mut state::Task, scratch: &mut Scratch) -> Option<Found> {
-    let key = InodeKey { ino: scratch.exe.ino, dev: scratch.exe.dev, reserved: 0 };
-    if provenance::taint_of(&key, &mut scratch.origin).is_some() {
+    let key = InodeKey { ino: scratch.exe.ino, dev: scratch.exe.dev, generation: 0 };
+    let file = scratch.file().and_then(File::inode);
+    if file.is_some_and(|file| provenance::taint_of(&key, file, &mut scratch.origin).is_some()) {
         entry.flags |= TASK_EXE_TAINTED;
         scratch.exe.flags |= FILE_TAINTED;
         return Some(Found { reason: Reason::DownloadExec, peer_tgid: scratch.origin.tgid });
