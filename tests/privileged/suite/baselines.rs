@@ -27,9 +27,10 @@ pub struct Play {
     /// Both of the image `play:1`.
     pub containers: [Container; 2],
     baselines: PathBuf,
+    settings: Settings,
     // Dropped last.
     _folder: tempfile::TempDir,
-    _group: Group,
+    group: Group,
 }
 
 /// Two containers of one image, under a daemon that learns.
@@ -60,7 +61,7 @@ pub fn play_with(group: Group, containers: [Container; 2], rest: &str, pins: Opt
         ..Settings::mode("protect")
     };
     let daemon = Daemon::start(&group, &settings)?;
-    Ok(Play { daemon, containers, baselines, _folder: folder, _group: group })
+    Ok(Play { daemon, containers, baselines, settings, _folder: folder, group })
 }
 
 impl Play {
@@ -101,6 +102,13 @@ impl Play {
             ensure!(Instant::now() < until, "the change is not read:\n{}", self.daemon.log());
             std::thread::sleep(Duration::from_millis(20));
         }
+        Ok(())
+    }
+
+    /// The daemon is killed, and another starts with the same settings.
+    fn restart(&mut self) -> Result<()> {
+        self.daemon.kill_9()?;
+        self.daemon = Daemon::start(&self.group, &self.settings)?;
         Ok(())
     }
 
@@ -244,6 +252,48 @@ pub fn baseline_holds_the_service_without_a_daemon() -> Result<()> {
     job(service, &format!("{}; ls / > /still-works", attack("/alone")))?;
     ensure!(!service.path("/alone").exists(), "it ended with the daemon");
     ensure!(fs::metadata(service.path("/still-works"))?.len() > 0, "what was learned is stopped");
+    Ok(())
+}
+
+/// What is in the file is held to by a daemon's successor, in a container that taught nothing of it, and on a host that
+/// has nothing but the file; nothing is learned for that.
+pub fn baseline_file_is_all_it_takes() -> Result<()> {
+    let start = || -> Result<(Group, [Container; 2])> {
+        let group = Group::make()?;
+        let containers = [Container::start_as(&group, SERVICE)?, Container::start_as(&group, SERVICE)?];
+        Ok((group, containers))
+    };
+    let holds = |play: &Play, container: &Container| -> Result<()> {
+        job(container, "rm -f /effect /works; perl -e 'open F, \">/effect\"'; ls / > /works")?;
+        ensure!(!container.path("/effect").exists(), "what is not in the baseline ran");
+        ensure!(fs::metadata(container.path("/works"))?.len() > 0, "what was learned is stopped");
+        is_stopped(&play.daemon.await_alert("baseline_exec", container.id())?)?;
+        ensure!(play.deviations(container) == 1, "what was learned is told of");
+        Ok(())
+    };
+    let (pins, (group, containers)) = (Bpffs::mount()?, start()?);
+    let mut play = play_with(group, containers, "", Some(pins.pins("keep")))?;
+    job(&play.containers[0], "ls / > /dev/null")?;
+    play.await_text("learned", |text| ["/ls\"", "/rm\"", "/sleep\""].iter().all(|exe| text.contains(exe)))?;
+    play.change(&["promote", "play", "--quiet", "0"])?;
+    play.change(&["promote", "play", "--quiet", "0", "--force"])?;
+    let text = play.text();
+    for what in ["first daemon", "its successor"] {
+        for container in &play.containers {
+            holds(&play, container).with_context(|| what.to_owned())?;
+        }
+        play.restart()?;
+    }
+    ensure!(play.text() == text, "it was written again");
+    drop(play);
+
+    let (group, containers) = start()?;
+    let play = play_with(group, containers, "", None)?;
+    play.write(&text)?;
+    for container in &play.containers {
+        holds(&play, container).context("another host")?;
+    }
+    ensure!(play.text() == text, "it was learned anew");
     Ok(())
 }
 

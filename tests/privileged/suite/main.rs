@@ -149,6 +149,7 @@ const TESTS: &[(&str, Needs, Body)] = &[
         Needs::Daemon,
         baselines::baseline_holds_the_service_without_a_daemon,
     ),
+    ("baseline_file_is_all_it_takes", Needs::Daemon, baselines::baseline_file_is_all_it_takes),
     ("unexpected_connections_never_leave", Needs::Daemon, connects::unexpected_connections_never_leave),
     ("connections_are_held_without_a_daemon", Needs::Daemon, connects::connections_are_held_without_a_daemon),
     ("baseline_counts_what_it_expects", Needs::Daemon, held_back::expected_starts_are_counted),
