@@ -66,6 +66,13 @@ pub const fn may_install(flags: u32) -> bool {
 /// Belongs to a set that is being killed: dies before its first instruction.
 pub const TASK_DOOMED: u32 = 1 << 15;
 
+/// Descends from the first process of a container that was made while the monitor watched: the entry point, and what
+/// it starts.
+pub const TASK_BEGINS: u32 = 1 << 17;
+
+/// For how long an entry point may install its image's own jobs and profile, ns since its start.
+pub const STARTUP_NS: u64 = 30_000_000_000;
+
 /// No two of them are the same bit.
 const _: () = {
     let bits = [
@@ -86,6 +93,7 @@ const _: () = {
         TASK_PACKAGE_SCRIPT,
         TASK_DOOMED,
         TASK_FETCHER,
+        TASK_BEGINS,
     ];
     let (mut i, mut seen) = (0, 0);
     while i < bits.len() {

@@ -273,6 +273,14 @@ impl Inode {
         Some(written.and_then(|inode| inode.get(Field::InodeGeneration)).unwrap_or(0))
     }
 
+    /// Does it lie on the overlay that is somebody's root file system?
+    #[inline(always)]
+    pub fn is_on_root_overlay(self, root_sb: Option<Object>) -> bool {
+        let sb = self.0.follow(Field::InodeSb);
+        let magic = sb.and_then(|sb| sb.get::<u64>(Field::SbMagic));
+        sb.is_some() && sb == root_sb && magic == Some(OVERLAYFS_MAGIC)
+    }
+
     /// Does it lie in a layer of the image of whoever has this root file system?
     #[inline(always)]
     pub fn is_of_image(self, root_sb: Option<Object>) -> Option<bool> {

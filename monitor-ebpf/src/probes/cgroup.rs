@@ -16,7 +16,7 @@ use core::hint::black_box;
 use monitor_common::header::Kind;
 use monitor_common::own::Attempt;
 use monitor_common::policy::{POLICY_OFF, POLICY_WATCHED, Policy};
-use monitor_common::state::{CgroupChange, HOST, InodeKey, TASK_ENTERING};
+use monitor_common::state::{CgroupChange, HOST, InodeKey, TASK_BEGINS, TASK_ENTERING};
 
 /// Longest directory name looked at; `cri-containerd-<64 hex>.scope` has 85 bytes.
 const NAME_LEN: usize = 128;
@@ -64,6 +64,7 @@ fn try_mkdir(ctx: &BtfTracePointContext) -> Option<()> {
     // SAFETY: copied at once.
     let inherited = unsafe { CONTAINERS.get(&parent) }.copied();
     let policy = if names_a_container(cgroup) {
+        provenance::is_made(id);
         Policy { root: id, enforce: config().map_or(0, |config| config.default_enforce), flags: POLICY_WATCHED }
     } else {
         inherited?
@@ -171,8 +172,9 @@ fn try_attach(ctx: &BtfTracePointContext) -> Option<()> {
             if entry.container != policy.root {
                 doom::found_line(entry, tgid);
             }
+            let begins = if entry.container == policy.root { entry.flags & TASK_BEGINS } else { 0 };
             entry.container = policy.root;
-            entry.flags = TASK_ENTERING;
+            entry.flags = TASK_ENTERING | begins | provenance::begins(policy.root);
             // The daemon's own children are there to be judged (canaries), and run what the daemon runs.
             let by_daemon = config().is_some_and(|config| task.parent().and_then(Task::tgid) == Some(config.self_tgid));
             let nothing = InodeKey { ino: 0, dev: 0, generation: 0 };

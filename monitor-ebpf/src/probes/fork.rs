@@ -10,7 +10,7 @@ use aya_ebpf::macros::{btf_tracepoint, tracepoint};
 use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use monitor_common::exec::Fork;
 use monitor_common::header::Kind;
-use monitor_common::state::{HOST, TASK_DOOMED, TASK_ENTERED, TASK_ENTERING, UNTOLD_EXEC, UNTOLD_FORK};
+use monitor_common::state::{HOST, TASK_BEGINS, TASK_DOOMED, TASK_ENTERED, TASK_ENTERING, UNTOLD_EXEC, UNTOLD_FORK};
 
 /// Offset of `ret` in every `syscalls:sys_exit_*` record; see `descriptor`.
 const RET: usize = 16;
@@ -51,6 +51,7 @@ fn forked(parent: Task, child: Task) -> Option<()> {
             // clone3(CLONE_INTO_CGROUP) makes the child in another cgroup, without an attach.
             if made.container == HOST && parent.css_set() != child.css_set() {
                 made.container = provenance::container_of(child)?;
+                made.flags = made.flags & !TASK_BEGINS | provenance::begins(made.container);
                 doom::found_line(made, tgid);
             } else {
                 doom::continue_line(made, tgid);
@@ -76,7 +77,7 @@ fn forked(parent: Task, child: Task) -> Option<()> {
                 return None;
             }
             let made = provenance::create(tgid, child, container, parent_tgid)?;
-            made.flags |= TASK_ENTERING;
+            made.flags |= TASK_ENTERING | provenance::begins(container);
             made.last_open = provenance::program_of(child);
             (made, parent.start_ns().unwrap_or(0))
         }

@@ -167,7 +167,9 @@ fn named(at: *const u8, from: *const u8, means: guard::Means, only_refused: bool
     // and the verifier refuses that.
     let replaced = black_box(at.inode().map_or(0, |inode| inode.0.raw() as u64));
     let created = if replaced == 0 { FILE_CREATED } else { 0 };
-    let judgement = sensitive::judge(entry, tgid, reason, created != 0 && sensitive::is_hidden(at), means);
+    let made = created != 0 && sensitive::is_hidden(at);
+    let is_set_up = sensitive::sets_up(task, entry, reason, at);
+    let judgement = sensitive::judge(entry, tgid, reason, made, is_set_up, means);
     if only_refused && !judgement.denied() || !judgement.tells() {
         return None;
     }

@@ -259,7 +259,8 @@ fn written(
     }
     let bits = FILE_SENSITIVE | FILE_WRITE | if mode & FMODE_CREATED != 0 { FILE_CREATED } else { 0 };
     let made = mode & FMODE_CREATED != 0 && file.dentry().is_some_and(sensitive::is_hidden);
-    let judgement = sensitive::judge(entry, tgid, reason, made, means);
+    let is_set_up = sensitive::sets_up(task, entry, reason, file.dentry()?);
+    let judgement = sensitive::judge(entry, tgid, reason, made, is_set_up, means);
     tell(task, entry, file, bits, reason, &entry.origin, &judgement)
 }
 

@@ -18,7 +18,7 @@ use monitor_common::file::{
 };
 use monitor_common::hash;
 use monitor_common::header::{Kind, Reason};
-use monitor_common::state::{self, HOST, Origin};
+use monitor_common::state::{self, HOST, Origin, TASK_NET_OUT, TASK_TAINTED};
 
 /// As in `descriptor`.
 const RET: usize = 16;
@@ -115,6 +115,26 @@ pub struct Found<'a> {
     pub reason: Reason,
 }
 
+impl Found<'_> {
+    /// As [`sensitive::sets_up`], for crontabs alone. A mount at the container's own `/etc` or `/var` is not told from the container's files
+    /// by an absolute path: the daemon does that, after the act as these hooks do.
+    #[inline(always)]
+    fn sets_up(&self, task: Task, entry: &state::Task) -> bool {
+        if self.reason as u8 != Reason::PersistenceCron as u8
+            || entry.flags & (TASK_NET_OUT | TASK_TAINTED) != 0
+            || !provenance::is_starting_up(entry)
+        {
+            return false;
+        }
+        let bytes = &self.walk.bytes;
+        let is_system = matches!(bytes, [b'/', b'e', b't', b'c', b'/', ..] | [b'/', b'v', b'a', b'r', b'/', ..]);
+        match self.base {
+            Some(base) => base.inode().is_some_and(|inode| inode.is_on_root_overlay(task.root_sb())),
+            None => is_system,
+        }
+    }
+}
+
 /// Looks at a path that starts from the folder behind a descriptor; `copy` brings its text to an address, up to a
 /// length, and answers like the kernel's helpers.
 #[inline(always)]
@@ -160,7 +180,8 @@ pub fn judge(task: Task, tgid: u32, entry: &state::Task, found: &Found<'_>, bit:
     if bit == FILE_REMOVED && found.reason as u8 != Reason::Tamper as u8 {
         return None;
     }
-    let judgement = sensitive::judge(entry, tgid, found.reason, false, guard::Means::Kill);
+    let is_set_up = bit == FILE_NAMED && found.sets_up(task, entry);
+    let judgement = sensitive::judge(entry, tgid, found.reason, false, is_set_up, guard::Means::Kill);
     if !judgement.tells() {
         return None;
     }

@@ -58,7 +58,7 @@ fn try_open_taken(ctx: &TracePointContext) -> Option<()> {
     if found.reason as u8 == Reason::Tamper as u8 {
         return None;
     }
-    let judgement = sensitive::judge(entry, tgid, found.reason, false, guard::Means::Kill);
+    let judgement = sensitive::judge(entry, tgid, found.reason, false, false, guard::Means::Kill);
     if !judgement.stops() && !(judgement.tells() && request.is_silent()?) {
         return None;
     }

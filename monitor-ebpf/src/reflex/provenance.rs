@@ -6,14 +6,17 @@ use crate::kernel::copy_words;
 use crate::kernel::file::{File, Inode};
 use crate::kernel::task::{Mm, Task};
 use crate::maps::{CONTAINERS, PIPES, TASKS, ZERO_PIPE, ZERO_TASK, config};
+use crate::record::now;
 use crate::reflex::{doom, marks};
 use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::btf_maps::LruHashMap;
+use aya_ebpf::macros::btf_map;
 use monitor_common::file::{FILE_MEMFD, FILE_OVERLAY, FileRef};
 use monitor_common::header::Reason;
 use monitor_common::net::Peer;
 use monitor_common::policy::POLICY_OFF;
 use monitor_common::state::{
-    self, CLASS_INTERPRETER, CLASS_SHELL, HOST, InodeKey, Origin, Pipe, TASK_ENTERING, TASK_EXE_TAINTED, TASK_NET_OUT,
+    self, CLASS_INTERPRETER, CLASS_SHELL, HOST, InodeKey, Origin, Pipe, STARTUP_NS, TASK_BEGINS, TASK_ENTERING, TASK_EXE_TAINTED, TASK_NET_OUT,
     TASK_PACKAGE_MANAGER, TASK_PACKAGE_SCRIPT, TASK_READS_STDIN, TASK_TAINTED, Taint, WRITES,
 };
 
@@ -55,6 +58,39 @@ pub fn create<'a>(tgid: u32, task: Task, container: u64, parent_tgid: u32) -> Op
     made.parent_tgid = parent_tgid;
     doom::found_line(made, tgid);
     Some(made)
+}
+
+/// Containers that were made while the programs watched: when their first process was put into them, ns since boot, 0 before
+/// that.
+#[btf_map]
+static BEGUN: LruHashMap<u64, u64, 4096> = LruHashMap::new();
+
+/// A container is made. Told of once: another daemon's programs may be attached beside these.
+#[inline(always)]
+pub fn is_made(container: u64) {
+    let _ = BEGUN.insert(&container, &0, u64::from(BPF_NOEXIST));
+}
+
+/// A process is put into a container: [`TASK_BEGINS`] if it is the first one.
+#[inline(always)]
+pub fn begins(container: u64) -> u32 {
+    let Some(begun) = BEGUN.get_ptr_mut(&container) else { return 0 };
+    // SAFETY: a word of a live map value; a runtime puts one process after another in.
+    unsafe {
+        if begun.read_volatile() != 0 {
+            return 0;
+        }
+        begun.write_volatile(now());
+    }
+    TASK_BEGINS
+}
+
+/// Is what its entry point does still part of the container's start?
+#[inline(always)]
+pub fn is_starting_up(entry: &state::Task) -> bool {
+    // SAFETY: read at once.
+    let begun = unsafe { BEGUN.get(&entry.container) }.copied().unwrap_or(0);
+    entry.flags & TASK_BEGINS != 0 && begun != 0 && now().saturating_sub(begun) < STARTUP_NS
 }
 
 /// The file that a process runs: of one that enters a container it is its runtime's ([`is_runtime`]).
@@ -329,5 +365,5 @@ pub fn taint_of(key: &InodeKey, file: Inode, from: &mut Origin) -> Option<()> {
 }
 
 /// Flags that survive an exec.
-pub const KEPT_FLAGS: u32 = TASK_PACKAGE_MANAGER | TASK_PACKAGE_SCRIPT;
+pub const KEPT_FLAGS: u32 = TASK_PACKAGE_MANAGER | TASK_PACKAGE_SCRIPT | TASK_BEGINS;
 const _: () = assert!(KEPT_FLAGS & TASK_EXE_TAINTED == 0);

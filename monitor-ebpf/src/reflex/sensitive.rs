@@ -3,8 +3,9 @@
 
 use crate::kernel::Object;
 use crate::kernel::file::Dentry;
+use crate::kernel::task::Task;
 use crate::record::Judgement;
-use crate::reflex::guard;
+use crate::reflex::{guard, provenance};
 use aya_ebpf::btf_maps::HashMap;
 use aya_ebpf::macros::btf_map;
 use core::mem::MaybeUninit;
@@ -43,18 +44,40 @@ extern "C" fn entry_name(entry: u64) -> u32 {
 /// Does its name begin with a dot, as those of start-up files in a home do?
 #[inline(always)]
 pub fn is_hidden(entry: Dentry) -> bool {
-    entry_is_hidden(entry.0.raw() as u64) != 0
+    entry_begins(entry.0.raw() as u64) == HIDDEN
 }
 
-/// A function of its own (see [`super`]).
+/// Answers of [`entry_begins`].
+const HIDDEN: u32 = 1;
+const LOADERS: u32 = 2;
+
+/// How its name begins: with a dot, or as those of the dynamic loader's files do. A function of its own (see [`super`]).
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn entry_is_hidden(entry: u64) -> u32 {
-    let mut buffer = MaybeUninit::<[u8; COMPONENT_LEN]>::uninit();
-    // SAFETY: the helper writes at least one byte.
+extern "C" fn entry_begins(entry: u64) -> u32 {
+    let mut buffer = MaybeUninit::<[u8; COMPONENT_LEN]>::zeroed();
+    // SAFETY: zeroed.
     let bytes = unsafe { &mut *buffer.as_mut_ptr() };
     let copied = Object::new(entry as *const u8).and_then(|entry| Dentry(entry).name(bytes));
-    u32::from(copied.is_some() && bytes[0] == b'.')
+    match bytes {
+        _ if copied.is_none() => 0,
+        [b'.', ..] => HIDDEN,
+        [b'l', b'd', b'.', b's', b'o', ..] => LOADERS,
+        _ => 0,
+    }
+}
+
+/// May it be an entry point's that installs its image's own jobs or profile before it starts the service? The daemon, which
+/// knows more, judges that. A preloaded library or a key is never part of it, nor is anything that came from outside, nor a file that is not
+/// on the container's own overlay.
+#[inline(always)]
+pub fn sets_up(task: Task, entry: &state::Task, reason: Reason, at: Dentry) -> bool {
+    let own_business = reason as u8 == Reason::PersistenceCron as u8
+        || reason as u8 == Reason::PersistenceOther as u8 && entry_begins(at.0.raw() as u64) != LOADERS;
+    own_business
+        && entry.flags & (TASK_NET_OUT | TASK_TAINTED) == 0
+        && provenance::is_starting_up(entry)
+        && at.inode().or_else(|| at.parent()?.inode()).is_some_and(|inode| inode.is_on_root_overlay(task.root_sb()))
 }
 
 /// Class of the file at an entry.
@@ -88,9 +111,17 @@ pub fn class_of(own: u32, up: u32, top: u32) -> Reason {
     Reason::None
 }
 
-/// Judges a write to a file of class `reason`; a package manager's own is nothing. `made`: a new one in somebody's home.
+/// Judges a write to a file of class `reason`; a package manager's own is nothing. `made`: a new one in somebody's home;
+/// `is_set_up`: [`sets_up`].
 #[inline(always)]
-pub fn judge(entry: &state::Task, tgid: u32, reason: Reason, made: bool, means: guard::Means) -> Judgement {
+pub fn judge(
+    entry: &state::Task,
+    tgid: u32,
+    reason: Reason,
+    made: bool,
+    is_set_up: bool,
+    means: guard::Means,
+) -> Judgement {
     // A program of the image that makes a new start-up file in a home (`useradd -m` and its .bashrc) is left to
     // the daemon, which knows its name; what appends to one, or a shell that makes one, is not.
     let maker = reason as u8 == Reason::PersistenceOther as u8
@@ -100,7 +131,7 @@ pub fn judge(entry: &state::Task, tgid: u32, reason: Reason, made: bool, means: 
     let key_by_script = reason as u8 == Reason::PersistenceSshKey as u8 && entry.flags & TASK_PACKAGE_SCRIPT != 0;
     if reason as u8 == Reason::Watched as u8 || state::may_install(entry.flags) && !key_by_script {
         Judgement::NOTHING
-    } else if maker {
+    } else if maker || is_set_up {
         Judgement::told(reason, 0)
     } else {
         guard::act(means, entry.container, tgid, reason, 0)

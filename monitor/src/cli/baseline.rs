@@ -1,6 +1,7 @@
 //! `bulkhead baseline`: the files of the folder, looked at and changed. A running daemon reads what changes within a
 //! second; none is needed.
 
+mod edit;
 mod promote;
 
 use super::{CliError, CliResult, ConfigArg, Exit, print};
@@ -43,6 +44,11 @@ pub enum BaselineCommand {
         old: String,
         /// Another
         new: String,
+    },
+    /// Change the text of one in $VISUAL or $EDITOR; what is not accepted changes nothing
+    Edit {
+        /// Its name, or the beginning of it
+        name: String,
     },
     /// Check all of them, or files; changes nothing
     Validate {
@@ -136,6 +142,7 @@ pub(super) fn main(args: &BaselineArgs) -> CliResult {
         BaselineCommand::List => shelf.list(),
         BaselineCommand::Show { name } => shelf.show(name),
         BaselineCommand::Diff { old, new } => shelf.diff(old, new),
+        BaselineCommand::Edit { name } => edit::main(&shelf, name, &edit::editor()),
         BaselineCommand::Validate { files } => shelf.validate(files),
         BaselineCommand::Merge { name, files } => shelf.merge(name, files),
         BaselineCommand::Export { name, configmap } => shelf.export(name, configmap.as_deref()),

@@ -116,7 +116,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             drift_alert: false,
-            startup_ns: 30_000_000_000,
+            startup_ns: monitor_common::state::STARTUP_NS,
             miner_alert: 60,
             miner_kill: 90,
             weights: Weights::default(),

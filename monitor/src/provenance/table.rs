@@ -39,6 +39,8 @@ pub struct ProcessTable {
     limits: Limits,
     nodes: HashMap<ProcessKey, Process>,
     by_tgid: HashMap<u32, ProcessKey>,
+    /// Where processes were first seen and moved to; what has left since is taken out at the next sweep.
+    by_container: HashMap<ContainerKey, HashSet<ProcessKey>>,
     resolver: Option<Box<dyn Resolve>>,
     now_ns: u64,
     swept_ns: u64,
@@ -53,7 +55,8 @@ impl Default for ProcessTable {
 impl ProcessTable {
     /// An empty table.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, nodes: HashMap::new(), by_tgid: HashMap::new(), resolver: None, now_ns: 0, swept_ns: 0 }
+        let (nodes, by_tgid, by_container) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { limits, nodes, by_tgid, by_container, resolver: None, now_ns: 0, swept_ns: 0 }
     }
 
     /// Asks `resolver` about processes that no event told of.
@@ -96,8 +99,7 @@ impl ProcessTable {
 
     /// Puts in a process found by other means (the scan at start).
     pub fn insert(&mut self, process: Process) {
-        self.index(process.key);
-        self.nodes.insert(process.key, process);
+        self.put(process);
         self.sweep_if_due();
     }
 
@@ -156,7 +158,8 @@ impl ProcessTable {
 
     /// The living processes of a container.
     pub fn in_container(&self, container: ContainerKey) -> impl Iterator<Item = &Process> {
-        self.nodes.values().filter(move |p| p.container == container && p.alive())
+        let keys = self.by_container.get(&container).into_iter().flatten();
+        keys.filter_map(|key| self.nodes.get(key)).filter(move |p| p.container == container && p.alive())
     }
 
     /// Top of the tree `key` belongs to: its outermost ancestor inside the same container. On the
@@ -193,6 +196,7 @@ impl ProcessTable {
     fn exec(&mut self, event: &Event, exec: &Exec) {
         self.ensure(exec.parent, HOST);
         let program = Arc::new(Program::new(exec, event.id, event.time_ns));
+        self.place(event.process, event.container);
         let node = self.node(event.process, event.container);
         node.replaced = (!node.program.exe.is_empty()).then_some(node.program.inode);
         let replaced = std::mem::replace(&mut node.program, program);
@@ -217,6 +221,7 @@ impl ProcessTable {
         let inherited = self.get(parent).map(|p| (Arc::clone(&p.program), p.task_flags, p.listening, p.comm.clone()));
         let program = inherited.as_ref().map(|(program, ..)| Arc::clone(program));
         self.index(event.process);
+        self.place(event.process, event.container);
         let make = || Process::running(event.process, event.container, program.unwrap_or_default());
         let node = self.nodes.entry(event.process).or_insert_with(make);
         if parent != event.process {
@@ -281,10 +286,23 @@ impl ProcessTable {
         let resolved = self.resolver.as_mut().and_then(|r| r.resolve(key));
         // Without a resolver an unknown parent stays unknown: a made-up container would be a lie.
         if let Some(process) = resolved {
-            self.index(key);
-            self.nodes.insert(key, process);
+            self.put(process);
         } else if container != HOST {
+            self.place(key, container);
             self.node(key, container);
+        }
+    }
+
+    fn put(&mut self, process: Process) {
+        self.index(process.key);
+        self.place(process.key, process.container);
+        self.nodes.insert(process.key, process);
+    }
+
+    /// The process is, or will be, in this container.
+    fn place(&mut self, key: ProcessKey, container: ContainerKey) {
+        if self.nodes.get(&key).is_none_or(|node| node.container != container) {
+            self.by_container.entry(container).or_default().insert(key);
         }
     }
 
@@ -328,6 +346,11 @@ impl ProcessTable {
         if self.nodes.len() > self.limits.processes {
             self.shrink(&needed);
         }
+        let nodes = &self.nodes;
+        self.by_container.retain(|container, keys| {
+            keys.retain(|key| nodes.get(key).is_some_and(|p| p.container == *container));
+            !keys.is_empty()
+        });
     }
 
     fn shrink(&mut self, needed: &HashSet<ProcessKey>) {

@@ -153,3 +153,24 @@ fn what_a_process_of_the_host_was_started_as_is_kept() {
         assert_eq!(began_as.as_deref(), kept.then_some("sh -c bash -c 'bash -i'"));
     }
 }
+
+#[test]
+fn a_container_has_its_living_processes_and_those_that_moved_in() {
+    let mut table = ProcessTable::new(Limits { processes: 100, linger_ns: 6_000 });
+    let members = |table: &ProcessTable, container: u64| {
+        let mut pids: Vec<u32> = table.in_container(container).map(|p| p.key.tgid).collect();
+        pids.sort_unstable();
+        pids
+    };
+    fork(&mut table, 10, 1, 1);
+    fork(&mut table, 11, 10, 2);
+    assert_eq!(members(&table, 7), [10, 11]);
+    let mut moved = event(11, 3, Body::Fork { parent: key(10), comm: "runc".into() });
+    moved.container = 8;
+    table.apply(&moved);
+    assert_eq!((members(&table, 7), members(&table, 8)), (vec![10], vec![11]));
+    exit(&mut table, 11, 4);
+    assert!(members(&table, 8).is_empty());
+    fork(&mut table, 12, 10, 20_000);
+    assert!(members(&table, 8).is_empty() && members(&table, 7) == [10, 12], "after a sweep");
+}

@@ -9,7 +9,7 @@ use crate::shared::{self, Watch};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often a race is tried.
 const TRIES: usize = 50;
@@ -179,6 +179,35 @@ pub fn cron_and_key_writes() -> Result<()> {
             ensure!((outcome(&alert) == "observed") == (mode == "monitor"), "{mode}: outcome {}", outcome(&alert));
         }
     }
+    Ok(())
+}
+
+/// An entry point that installs its image's own jobs before it starts the service is left alone, in `protect` as well; for a
+/// session that does the same, or the entry point that preloads a library, nothing is changed.
+pub fn entry_point_installs_its_own_jobs() -> Result<()> {
+    let watch = shared::watch("protect")?;
+    let entry_point = "sh -c 'mkdir -p /etc/cron.d /var/spool/cron; echo \"* * * * * root true\" > /etc/cron.d/own; \
+                       echo \"* * * * * true\" > /tmp/tab; mv /tmp/tab /var/spool/cron/root; \
+                       echo export OWN=1 > /etc/profile.d/own.sh; touch /tmp/is-up; \
+                       (echo /tmp/x.so > /etc/ld.so.preload); sleep infinity'";
+    let container = Container::start_as(&watch.group, entry_point)?;
+    let until = Instant::now() + pace::wait(Duration::from_secs(5));
+    while !container.path("/tmp/is-up").exists() {
+        ensure!(Instant::now() < until, "the entry point was stopped: {:?}", watch.daemon.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for file in ["/etc/cron.d/own", "/var/spool/cron/root", "/etc/profile.d/own.sh"] {
+        ensure!(fs::metadata(container.path(file)).is_ok_and(|file| file.len() > 0), "{file} was not written");
+    }
+    let alert = watch.daemon.await_alert("persistence_other", container.id())?;
+    ensure!(alert["file"]["path"] == "/etc/ld.so.preload", "{}", alert["message"]);
+    let preload = fs::read_to_string(container.path("/etc/ld.so.preload")).unwrap_or_default();
+    ensure!(preload.is_empty(), "the preloaded library was written");
+    ensure!(watch.daemon.alerts("persistence_cron", container.id()).is_empty(), "its own jobs are told of");
+    container.run("echo '* * * * * root true # attacker' > /etc/cron.d/attacker")?;
+    watch.daemon.await_alert("persistence_cron", container.id())?;
+    let written = fs::read_to_string(container.path("/etc/cron.d/attacker")).unwrap_or_default();
+    ensure!(written.is_empty(), "a session's crontab was written");
     Ok(())
 }
 

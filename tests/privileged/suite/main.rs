@@ -70,6 +70,7 @@ const TESTS: &[(&str, Needs, Body)] = &[
     ("downloaded_script_never_runs", Needs::Daemon, attacks::downloaded_script_never_runs),
     ("sourced_script_is_found", Needs::Daemon, attacks::sourced_script_is_found),
     ("cron_and_key_writes", Needs::Daemon, attacks::cron_and_key_writes),
+    ("entry_point_installs_its_own_jobs", Needs::Daemon, attacks::entry_point_installs_its_own_jobs),
     ("host_mount_write_is_escape", Needs::Daemon, attacks::host_mount_write_is_escape),
     ("host_root_is_escape", Needs::Daemon, outside::host_root_is_escape),
     ("shadow_reads_are_judged", Needs::Daemon, outside::shadow_reads_are_judged),

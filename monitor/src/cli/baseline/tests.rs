@@ -112,3 +112,26 @@ fn a_configmap_holds_the_file_as_it_is() {
     assert!(map.contains("  web_1_abc.toml: |\n    # ours\n    image = \"web:1\"\n"), "{map}");
     assert!(!is_object_name("A") && !is_object_name("") && is_object_name("bulkhead.baselines-1"));
 }
+
+#[test]
+fn an_edit_counts_if_it_is_accepted() {
+    let (folder, shelf) = shelf(&[("web.toml", OLD)]);
+    let text = || std::fs::read_to_string(shelf.path("web")).unwrap();
+    let files = || std::fs::read_dir(folder.path()).unwrap().flatten().filter(|f| f.path().is_file()).count();
+    edit::main(&shelf, "we", "sed -i s/80/8080/").unwrap();
+    assert_eq!(text(), OLD.replace("80", "8080"));
+    let before = files();
+    edit::main(&shelf, "web", "true").unwrap();
+    assert_eq!(files(), before, "the draft stays");
+
+    let refused = edit::main(&shelf, "web", "sed -i s/listen/lisen/").unwrap_err();
+    assert_eq!(refused.exit(), Exit::Usage);
+    let said = refused.to_string();
+    assert!(said.contains("lisen") && said.contains("nothing is changed, your text is in"), "{said}");
+    let failed = edit::main(&shelf, "web", "sed -i s/8080/1/ \"$1\"; false").unwrap_err().to_string();
+    assert!(failed.contains("ended with"), "{failed}");
+    // Somebody is faster.
+    let other = format!("sed -i s/8080/90/ {}; sed -i s/8080/91/", shelf.path("web").display());
+    assert!(edit::main(&shelf, "web", &other).unwrap_err().to_string().contains("meanwhile"));
+    assert_eq!(text(), OLD.replace("80", "90"));
+}
