@@ -16,8 +16,9 @@ use monitor_common::header::Reason;
 use monitor_common::net::Peer;
 use monitor_common::policy::POLICY_OFF;
 use monitor_common::state::{
-    self, CLASS_INTERPRETER, CLASS_SHELL, HOST, InodeKey, Origin, Pipe, STARTUP_NS, TASK_BEGINS, TASK_ENTERING, TASK_EXE_TAINTED, TASK_NET_OUT,
-    TASK_PACKAGE_MANAGER, TASK_PACKAGE_SCRIPT, TASK_READS_STDIN, TASK_TAINTED, Taint, WRITES,
+    self, CLASS_INTERPRETER, CLASS_SHELL, HOST, InodeKey, Origin, Pipe, STARTUP_NS, TASK_BEGINS, TASK_ENTERING,
+    TASK_EXE_TAINTED, TASK_NET_OUT, TASK_PACKAGE_MANAGER, TASK_PACKAGE_SCRIPT, TASK_READS_STDIN, TASK_TAINTED, Taint,
+    WRITES,
 };
 
 /// Stages a taint is followed through at once (`a | b | c | …`).

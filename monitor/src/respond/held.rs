@@ -288,7 +288,11 @@ impl Held {
             remarks.push("not finished in time: gone on with".into());
         }
         let done = Done { by: vec!["pidfd".into()], processes, remark: remarks.join("; ") };
-        (!done.processes.is_empty() || !done.remark.is_empty()).then_some(Report { deed: Deed::Kill, result: Ok(done), took_us })
+        (!done.processes.is_empty() || !done.remark.is_empty()).then_some(Report {
+            deed: Deed::Kill,
+            result: Ok(done),
+            took_us,
+        })
     }
 
     /// What is to be hunted now, if anything: of a container that has had its time for this second, nothing

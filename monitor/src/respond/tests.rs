@@ -142,8 +142,7 @@ fn who_dies_in_the_kernel_while_its_line_is_hunted_is_told() {
     let (rules, registry) = (rules(Mode::Protect, Action::Kill), registry());
     let (mut notes, mut held) = (Notes::default(), Held::default());
     notes.born.insert(monitor_common::lineage::id(gone.tgid, gone.start_ns), 2);
-    let mut means =
-        Means { rules: &rules, registry: &registry, reflex: &mut notes, held: &mut held, stop: None };
+    let mut means = Means { rules: &rules, registry: &registry, reflex: &mut notes, held: &mut held, stop: None };
     let acted = super::act(&mut means, &event(KEY, Verdict::Observed, Rung::None, gone), &miner(gone), &[]);
     assert_eq!(acted.outcome, Outcome::Killed { by: EnforcedBy::Signal, processes: Vec::new() });
     let report = held.pursue(&mut notes, &registry, acted.hunt.unwrap()).unwrap();

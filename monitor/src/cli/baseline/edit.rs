@@ -3,8 +3,8 @@
 use super::Shelf;
 use crate::baseline::Baseline;
 use crate::baseline::write::{lock, replace};
-use crate::config::ConfigError;
 use crate::cli::{CliError, CliResult, Exit, print, read};
+use crate::config::ConfigError;
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -20,7 +20,8 @@ pub(super) fn main(shelf: &Shelf, wanted: &str, editor: &str) -> CliResult {
     let path = shelf.path(&name);
     let before = read(&path)?;
     let draft = draft(&path, &before)?;
-    let kept = |why: String| CliError::failure(format!("{why}; nothing is changed, your text is in {}", draft.display()));
+    let kept =
+        |why: String| CliError::failure(format!("{why}; nothing is changed, your text is in {}", draft.display()));
     // As other programs do: what the variable says may have arguments.
     let status = Command::new("sh").arg("-c").arg(format!("{editor} \"$1\"")).arg("editor").arg(&draft).status();
     match status {
@@ -65,7 +66,8 @@ fn draft(path: &Path, text: &str) -> Result<PathBuf, CliError> {
         }
     };
     let drafts = (1..DRAFTS).find_map(free);
-    let (draft, file) = drafts.ok_or_else(|| CliError::failure(format!("too many drafts beside {}", path.display())))?;
+    let (draft, file) =
+        drafts.ok_or_else(|| CliError::failure(format!("too many drafts beside {}", path.display())))?;
     file.and_then(|mut file| file.write_all(text.as_bytes()))
         .map_err(|error| CliError::failure(format!("{}: {error}", draft.display())))?;
     Ok(draft)
