@@ -31,13 +31,10 @@ const ENGINE_IMAGE: &str = "busybox";
 /// What to run.
 #[derive(clap::Args, Debug)]
 pub struct Options {
-    /// Leave out the slow part: privileged tests that take long, all scenario files but the first, and scenarios in
-    /// protect mode.
+    /// Leave out the slow part: privileged tests that take long, all scenario files but the first, scenarios in protect
+    /// mode, and the guests with other kernels.
     #[arg(long)]
     pub quick: bool,
-    /// Boot one guest of each kernel as well, beside the scenarios (all of them: `cargo xtask vm --all`).
-    #[arg(long, conflicts_with = "quick")]
-    pub guests: bool,
     /// Only tests and scenarios whose name contains this.
     #[arg(long, value_name = "WORD")]
     pub only: Option<String>,
@@ -101,7 +98,8 @@ fn run_privileged(binaries: &[TestBinary], options: &Options, results: &mut Resu
     }
     results.privileged = Some(privileged);
     let scenarios = || scenarios::play(options.quick, only, &daemon);
-    if !options.guests || only.is_some() {
+    // One of each kernel; all of them: `cargo xtask vm --all`.
+    if options.quick || only.is_some() {
         results.scenarios = Some(scenarios()?);
         return Ok(());
     }
