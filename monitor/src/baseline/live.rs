@@ -419,8 +419,7 @@ fn seen(held: &Held, container: &str, clock: &Clock) -> Seen {
 
 /// Is it in a session that was started from outside, rather than below the container's first process?
 fn is_session(event: &Event, cx: &Context<'_>) -> bool {
-    let Some(init) = cx.containers.init(event.container) else { return false };
-    event.container != HOST && cx.processes.tree_root(event.process) != init
+    event.container != HOST && cx.is_of_entry_point(event) == Some(false)
 }
 
 fn deviation(event: &Event, act: &Act, name: &str) -> Detection {

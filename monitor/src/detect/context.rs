@@ -149,14 +149,17 @@ impl<'a> Context<'a> {
 
     /// Does it belong to the tree of the container's own entry point, which is still starting?
     pub fn is_starting_up(&self, event: &Event) -> bool {
-        let Some(init) = self.containers.init(event.container) else {
-            return false;
-        };
-        let Some(start) = self.containers.started_ns(event.container) else {
-            return false;
-        };
-        event.time_ns.saturating_sub(start) < self.settings.startup_ns
-            && self.processes.tree_root(event.process) == init
+        let start = self.containers.started_ns(event.container);
+        start.is_some_and(|start| event.time_ns.saturating_sub(start) < self.settings.startup_ns)
+            && self.is_of_entry_point(event) == Some(true)
+    }
+
+    /// Is it the container's first program, or does it descend from that, rather than from a session of the runtime's? Above
+    /// it there may be steps of the runtime's, in the container as well. `None`: it is not known which that was.
+    pub fn is_of_entry_point(&self, event: &Event) -> Option<bool> {
+        let init = self.containers.init(event.container)?;
+        let mut above = self.processes.ancestors(event.process).take_while(|a| a.container == event.container);
+        Some(event.process == init || above.any(|a| a.key == init))
     }
 
     /// Does the program sit in the image, as far as the flags tell?

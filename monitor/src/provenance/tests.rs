@@ -164,13 +164,13 @@ fn a_container_has_its_living_processes_and_those_that_moved_in() {
     };
     fork(&mut table, 10, 1, 1);
     fork(&mut table, 11, 10, 2);
-    assert_eq!(members(&table, 7), [10, 11]);
+    assert_eq!(members(&table, 7), [1, 10, 11]);
     let mut moved = event(11, 3, Body::Fork { parent: key(10), comm: "runc".into() });
     moved.container = 8;
     table.apply(&moved);
-    assert_eq!((members(&table, 7), members(&table, 8)), (vec![10], vec![11]));
+    assert_eq!((members(&table, 7), members(&table, 8)), (vec![1, 10], vec![11]));
     exit(&mut table, 11, 4);
     assert!(members(&table, 8).is_empty());
     fork(&mut table, 12, 10, 20_000);
-    assert!(members(&table, 8).is_empty() && members(&table, 7) == [10, 12], "after a sweep");
+    assert!(members(&table, 8).is_empty() && members(&table, 7) == [1, 10, 12], "after a sweep");
 }
