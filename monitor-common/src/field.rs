@@ -155,6 +155,8 @@ fields! {
     InodeLinks = ["inode.i_nlink", "inode.__i_nlink"] required,
     /// Size of struct inode: overlayfs keeps the upper dentry right behind it.
     InodeSizeOf = ["sizeof inode"] required,
+    /// How many have it open for writing, negative: how many execute it.
+    InodeWriters = ["inode.i_writecount"] required,
     /// What tells an inode from those that had its number before.
     InodeGeneration = ["inode.i_generation"] required,
     /// Device number of a device file.

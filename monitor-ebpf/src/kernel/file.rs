@@ -191,6 +191,12 @@ impl Inode {
         self.0.get(Field::InodeLinks)
     }
 
+    /// How many have it open for writing.
+    #[inline(always)]
+    pub fn writers(self) -> Option<i32> {
+        self.0.get(Field::InodeWriters)
+    }
+
     /// Bytes.
     #[inline(always)]
     pub fn size(self) -> Option<u64> {

@@ -10,7 +10,6 @@ use crate::kernel::{Object, copy_words};
 use crate::record::{self, Judgement};
 use crate::reflex::{guard, marks, own, provenance, sensitive};
 use aya_ebpf::btf_maps::HashMap;
-use aya_ebpf::helpers::bpf_probe_read_user;
 use aya_ebpf::helpers::generated::bpf_probe_read_user_str;
 use aya_ebpf::macros::{btf_map, fentry, lsm, tracepoint};
 use aya_ebpf::programs::{FEntryContext, LsmContext, TracePointContext};
@@ -33,7 +32,6 @@ use monitor_common::state::{
 const READ_BY_ALL: u32 = 0o004;
 /// arch/x86/entry/syscalls/syscall_64.tbl
 const NR_OPEN: u64 = 2;
-const NR_CREAT: u64 = 85;
 const NR_OPENAT: u64 = 257;
 const NR_OPENAT2: u64 = 437;
 /// A path is read in pieces, and so many of them.
@@ -236,7 +234,7 @@ fn written(
         if entry.origin.hops <= provenance::MAX_HOPS {
             provenance::taint_inode(tgid, key);
         }
-    } else if mode & FMODE_CREATED != 0 || file.flags()? & O_TRUNC != 0 || truncates() {
+    } else if mode & FMODE_CREATED != 0 || is_emptied(file, inode) {
         // New content by somebody without a connection: an inode number is used again, or the
         // file is written over.
         marks::forget_file(&InodeKey { generation: 0, ..*key });
@@ -262,6 +260,14 @@ fn written(
     let is_set_up = sensitive::sets_up(task, entry, reason, file.dentry()?);
     let judgement = sensitive::judge(entry, tgid, reason, made, is_set_up, means);
     tell(task, entry, file, bits, reason, &entry.origin, &judgement)
+}
+
+/// Is nothing left of what was in it, and nobody else about to write? Once a file is truncated, the open's own flags do not tell any
+/// more (fs/open.c, `do_dentry_open`), but then it is empty. A downloader that still has it open is to come.
+#[inline(always)]
+fn is_emptied(file: File, inode: Inode) -> bool {
+    let emptied = inode.size() == Some(0) || file.flags().is_some_and(|flags| flags & O_TRUNC != 0);
+    emptied && inode.writers() == Some(1)
 }
 
 /// A FIFO, or a pipe through /dev/fd or /proc: both ends are judged like a pipe's.
@@ -325,25 +331,6 @@ fn path_opened() -> Option<u64> {
         NR_OPENAT | NR_OPENAT2 => argument(Field::RegsSecondArg),
         _ => None,
     }
-}
-
-/// Does the running open empty the file? Once it has, the file's own flags do not tell any more (fs/open.c,
-/// `do_dentry_open`).
-#[inline(always)]
-fn truncates() -> bool {
-    let flags = match argument(Field::RegsNumber) {
-        Some(NR_CREAT) => return true,
-        Some(NR_OPEN) => argument(Field::RegsSecondArg),
-        Some(NR_OPENAT) => argument(Field::RegsThirdArg),
-        Some(NR_OPENAT2) => {
-            argument(Field::RegsThirdArg).and_then(|how| {
-                // SAFETY: the helper checks the address; `struct open_how` begins with the flags.
-                unsafe { bpf_probe_read_user(how as *const u64) }.ok()
-            })
-        }
-        _ => None,
-    };
-    flags.is_some_and(|flags| flags & u64::from(O_TRUNC) != 0)
 }
 
 /// Hash of the last name of a path.

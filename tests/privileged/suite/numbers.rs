@@ -16,6 +16,14 @@ const MARKS: &str = r##"use Socket; mkdir "/tmp/marks";
 socket(S, PF_INET, SOCK_DGRAM, 0) and connect(S, pack_sockaddr_in(9, inet_aton("127.0.0.1"))) or die;
 for my $i (1..@FILES@) { open(F, ">", "/tmp/marks/$i") or die; print F "#!/bin/sh\n"; }"##;
 
+/// Opens the file for a download long before it comes.
+const LATE: &str = r#"use IO::Socket::INET;
+my $s = IO::Socket::INET->new("127.0.0.1:@PORT@") or die;
+open(F, ">", "/tmp/late.sh"); open(O, ">", "/tmp/opened"); close(O);
+select(undef, undef, undef, 0.05) until -e "/tmp/emptied";
+print $s "GET / HTTP/1.0\r\n\r\n"; $s->flush;
+local $/; my $text = <$s>; $text =~ s/.*\r\n\r\n//s; print F $text;"#;
+
 /// (device of the root file system, inode number) of every file of a folder.
 fn numbers(container: &Container, folder: &str) -> Result<HashSet<(String, String)>> {
     let ended = container.run(&format!(
@@ -71,6 +79,14 @@ pub fn what_is_written_over_bears_no_mark() -> Result<()> {
     let ended = container.run(&format!("{fetch}; echo 'touch /tmp/own' > /tmp/x.sh; sh /tmp/x.sh"))?;
     ensure!(ended.success() && container.path("/tmp/own").exists(), "what was written over it did not run: {ended}");
     ensure!(watch.daemon.alerts("download_exec", container.id()).is_empty(), "and is told of");
+    // Whoever downloads has it open meanwhile: what is to come is a download all the same.
+    fs::write(container.path("/tmp/late.pl"), LATE.replace("@PORT@", &web.port.to_string()))?;
+    container.run(
+        "perl /tmp/late.pl & until [ -e /tmp/opened ]; do sleep 0.05; done; : > /tmp/late.sh; : > /tmp/emptied; wait; \
+         grep -q ran /tmp/late.sh && touch /tmp/came; sh /tmp/late.sh",
+    )?;
+    ensure!(container.path("/tmp/came").exists(), "nothing was downloaded");
+    ensure!(!container.path("/tmp/ran").exists(), "a download that was emptied before it came ran");
     // Its own text appended leaves the download in it.
     container.run(&format!("{fetch}; echo true >> /tmp/x.sh; sh /tmp/x.sh"))?;
     watch.daemon.await_alert("download_exec", container.id())?;
