@@ -186,7 +186,7 @@ fn finish(
     }
     if means.held.may_hunt(container.key) {
         hunt.look(&*means.reflex, means.registry);
-        if hunt.killed().is_empty() {
+        if hunt.killed().is_empty() && by_kernel == Outcome::Observed {
             // A culprit that lives for one fork at a time may be between two of its processes.
             hunt.run(&*means.reflex, means.registry);
         }
