@@ -368,3 +368,27 @@ fn quiet_ones_are_promoted_and_news_puts_it_off() {
     scene.exec(16, 5, &["nginx"]);
     assert_eq!(later(&mut scene, 9), ("\"protect\"".into(), false));
 }
+
+#[test]
+fn a_start_that_is_told_after_it_was_seen_keeps_its_parent() {
+    let mut scene = Scene::new(RuntimeExec::Deny);
+    scene.lab.fork(10, 5);
+    scene.exec(10, 5, &["sh"]);
+    scene.lab.fork(11, 10);
+    let now = scene.lab.event(11, Body::Exit { code: 0 }).time_ns;
+    let mut parent = |args: &[&str], time_ns: u64| {
+        let exec = crate::detect::exec_for_tests(10, args);
+        let event = Event { time_ns, ..scene.lab.event(11, Body::Exec(Box::new(exec))) };
+        scene.lab.send(event.clone());
+        let cx =
+            Context { processes: &scene.lab.table, settings: &scene.lab.settings, containers: scene.lab.facts.as_ref() };
+        match scene.baselines.observe(&event, &cx) {
+            Some(Act::Exec { parent, .. }) => parent,
+            other => panic!("{other:?}"),
+        }
+    };
+    // The look around, the start itself out of the ring, and what the process starts in its own place later.
+    let (seen, told, later) = (parent(&["sleep"], now), parent(&["sleep"], now - 1), parent(&["id"], now + 1));
+    assert!(seen.ends_with("/sh") && told == seen, "{seen} {told}");
+    assert!(later.ends_with("/sleep"), "{later}");
+}

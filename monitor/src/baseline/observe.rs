@@ -28,8 +28,16 @@ const MPTCP: u16 = 262;
 #[derive(Debug)]
 pub struct Observer {
     /// What the processes run that have started a program in a container themselves.
-    programs: Bounded<ProcessKey, SmolStr>,
+    programs: Bounded<ProcessKey, Runs>,
     names: Bounded<(ContainerKey, IpAddr), Vec<String>>,
+}
+
+/// What a process runs.
+#[derive(Clone, Debug)]
+struct Runs {
+    exe: SmolStr,
+    /// When it was seen to, ns since boot: at its start, or when the daemon looked around.
+    seen_ns: u64,
 }
 
 impl Default for Observer {
@@ -70,15 +78,21 @@ impl Observer {
     }
 
     fn exec(&mut self, event: &Event, exec: &Exec, cx: &Context<'_>) -> Act {
-        let parent = match self.programs.get(&event.process) {
-            Some(before) => before.to_string(),
+        let known = self.programs.get(&event.process);
+        // A start from before the daemon looked around is told of late: what was seen then is this program, or a later one.
+        let is_late = known.is_some_and(|runs| runs.seen_ns > event.time_ns);
+        let parent = match known.filter(|_| !is_late) {
+            Some(before) => before.exe.to_string(),
             None if cx.is_entered(event, exec.task_flags, exec.parent) => {
                 let is_first = cx.containers.init(event.container) == Some(event.process);
                 if is_first { START } else { RUNTIME_EXEC }.to_owned()
             }
             None => parent_program(event, exec, cx).unwrap_or_else(|| UNKNOWN.to_owned()),
         };
-        self.programs.insert(event.process, exec.exe.path.clone());
+        if !is_late {
+            let runs = Runs { exe: exec.exe.path.clone(), seen_ns: event.time_ns };
+            self.programs.insert(event.process, runs);
+        }
         Act::Exec {
             parent,
             exe: exec.exe.path.to_string(),
@@ -92,7 +106,7 @@ impl Observer {
     fn refused(&self, event: &Event, open: &Open, cx: &Context<'_>) -> Option<Act> {
         let is_first = cx.containers.init(event.container).is_none_or(|init| init == event.process);
         let parent = match self.programs.get(&event.process) {
-            Some(before) => before.to_string(),
+            Some(before) => before.exe.to_string(),
             None if open.task_flags & state::TASK_ENTERING != 0 => {
                 if is_first { START } else { RUNTIME_EXEC }.to_owned()
             }
