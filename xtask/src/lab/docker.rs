@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 /// dockerd and its containerd are up within two seconds on an idle machine; the rest is for a busy one.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// A plain call of the engine's API.
-const CALL_LIMIT: Duration = Duration::from_secs(60);
+/// A plain call of the engine's API. It waits for the disk, which on a busy machine has gigabytes to write first.
+const CALL_LIMIT: Duration = Duration::from_secs(240);
 
 /// The running engine; its containers and itself are ended when dropped.
 pub struct Docker {
