@@ -380,8 +380,11 @@ fn a_start_that_is_told_after_it_was_seen_keeps_its_parent() {
         let exec = crate::detect::exec_for_tests(10, args);
         let event = Event { time_ns, ..scene.lab.event(11, Body::Exec(Box::new(exec))) };
         scene.lab.send(event.clone());
-        let cx =
-            Context { processes: &scene.lab.table, settings: &scene.lab.settings, containers: scene.lab.facts.as_ref() };
+        let cx = Context {
+            processes: &scene.lab.table,
+            settings: &scene.lab.settings,
+            containers: scene.lab.facts.as_ref(),
+        };
         match scene.baselines.observe(&event, &cx) {
             Some(Act::Exec { parent, .. }) => parent,
             other => panic!("{other:?}"),
