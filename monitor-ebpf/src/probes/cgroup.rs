@@ -64,7 +64,7 @@ fn try_mkdir(ctx: &BtfTracePointContext) -> Option<()> {
     // SAFETY: copied at once.
     let inherited = unsafe { CONTAINERS.get(&parent) }.copied();
     let policy = if names_a_container(cgroup) {
-        provenance::is_made(id);
+        provenance::note_made(id);
         Policy { root: id, enforce: config().map_or(0, |config| config.default_enforce), flags: POLICY_WATCHED }
     } else {
         inherited?

@@ -68,7 +68,7 @@ static BEGUN: LruHashMap<u64, u64, 4096> = LruHashMap::new();
 
 /// A container is made. Told of once: another daemon's programs may be attached beside these.
 #[inline(always)]
-pub fn is_made(container: u64) {
+pub fn note_made(container: u64) {
     let _ = BEGUN.insert(&container, &0, u64::from(BPF_NOEXIST));
 }
 

@@ -38,6 +38,8 @@ struct Runs {
     exe: SmolStr,
     /// When it was seen to, ns since boot: at its start, or when the daemon looked around.
     seen_ns: u64,
+    /// The latest of its starts from before that, told of since.
+    told: Option<SmolStr>,
 }
 
 impl Default for Observer {
@@ -78,21 +80,24 @@ impl Observer {
     }
 
     fn exec(&mut self, event: &Event, exec: &Exec, cx: &Context<'_>) -> Act {
-        let known = self.programs.get(&event.process);
+        let exe = exec.exe.path.clone();
         // A start from before the daemon looked around is told of late: what was seen then is this program, or a later one.
-        let is_late = known.is_some_and(|runs| runs.seen_ns > event.time_ns);
-        let parent = match known.filter(|_| !is_late) {
-            Some(before) => before.exe.to_string(),
+        let before = match self.programs.get_mut(&event.process) {
+            Some(runs) if runs.seen_ns > event.time_ns => runs.told.replace(exe),
+            known => {
+                let before = known.map(|runs| runs.exe.clone());
+                self.programs.insert(event.process, Runs { exe, seen_ns: event.time_ns, told: None });
+                before
+            }
+        };
+        let parent = match before {
+            Some(before) => before.to_string(),
             None if cx.is_entered(event, exec.task_flags, exec.parent) => {
                 let is_first = cx.containers.init(event.container) == Some(event.process);
                 if is_first { START } else { RUNTIME_EXEC }.to_owned()
             }
             None => parent_program(event, exec, cx).unwrap_or_else(|| UNKNOWN.to_owned()),
         };
-        if !is_late {
-            let runs = Runs { exe: exec.exe.path.clone(), seen_ns: event.time_ns };
-            self.programs.insert(event.process, runs);
-        }
         Act::Exec {
             parent,
             exe: exec.exe.path.to_string(),
